@@ -1,0 +1,80 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Settings of every Swift target: Swift 6 mode, no implicit imports, memory safety checked, no warning left standing.
+let strict: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableExperimentalFeature("Lifetimes"),
+    .strictMemorySafety(),
+    .treatAllWarnings(as: .error),
+]
+
+let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let orderedCollections = Target.Dependency.product(name: "OrderedCollections", package: "swift-collections")
+
+func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: strict)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(name: name, dependencies: dependencies, swiftSettings: strict)
+}
+
+let package = Package(
+    name: "oplora",
+    products: [
+        .executable(name: "oplora", targets: ["oplora"])
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+    ],
+    targets: [
+        // Dependencies point down: a target imports only what stands below it.
+        .executableTarget(name: "oplora", dependencies: ["Commands"], swiftSettings: strict),
+        module(
+            "Commands",
+            [
+                "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "NativeCheckpoint",
+                "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", argumentParser, orderedCollections,
+            ]),
+        module("Verification", ["Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module(
+            "Training",
+            [
+                "HyperLoRA", "Transformer", "Tokenizer", "NativeCheckpoint", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors",
+                "Hashing", orderedCollections,
+            ]),
+        module("HyperLoRA", ["Kernels", "Tensors"]),
+        module("Transformer", ["Kernels", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
+        module("Tokenizer", ["JSON", "FileIO", orderedCollections]),
+        module("Adapters", ["Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module("NativeCheckpoint", ["CZlib", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module("Safetensors", ["JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module("Kernels", ["CKernels", "COneDNN", "FileIO", "Tensors"]),
+        module("JSON", ["CJSONC", orderedCollections]),
+        module("Hashing", ["CCrypto"]),
+        module("FileIO", []),
+        module("Tensors", []),
+
+        tests("TokenizerTests", ["Tokenizer", "JSON", "FileIO", orderedCollections]),
+        tests("NativeCheckpointTests", ["NativeCheckpoint", "JSON", "FileIO", "Tensors", "Hashing", "CZlib", orderedCollections]),
+        tests("AdaptersTests", ["Adapters", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        tests(
+            "VerificationTests",
+            ["Verification", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        tests("TrainingTests", ["Training", "HyperLoRA", "Transformer", "Kernels", "Safetensors", "Tensors", orderedCollections]),
+
+        .target(
+            name: "CKernels",
+            cSettings: [.treatAllWarnings(as: .error)],
+            linkerSettings: [.linkedLibrary("m"), .linkedLibrary("pthread", .when(platforms: [.linux]))]),
+        .systemLibrary(name: "CCrypto", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CZlib", providers: [.apt(["libz-dev"])]),
+        .systemLibrary(name: "CJSONC", providers: [.apt(["libjson-c-dev"])]),
+        .systemLibrary(name: "COneDNN", providers: [.apt(["libdnnl-dev"])]),
+    ]
+)

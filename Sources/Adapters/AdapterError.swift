@@ -1,0 +1,50 @@
+/// Why an adapter cannot be read, written or used.
+public struct AdapterError: Error, Sendable, Equatable {
+    /// One code for each way in which an adapter can be wrong; scripts may rely on the names.
+    public enum Code: String, Sendable, CaseIterable {
+        /// Neither a folder nor a file of a dialect that is known.
+        case unknownDialect
+        /// The configuration or the weights are not beside each other.
+        case missingFile
+        /// The configuration is not JSON, or a field of it has a wrong type.
+        case invalidConfiguration
+        /// A field of the configuration that changes the result asks for something that is not supported.
+        case unsupportedFeature
+        /// A pattern of the configuration is no regular expression.
+        case invalidPattern
+        /// A tensor that no part of the adapter claims.
+        case unexpectedTensor
+        /// One of the two factors of a module is missing.
+        case missingFactor
+        /// Factors whose shapes do not fit each other, or are no matrices.
+        case invalidShape
+        /// Factors in an element type that is not supported.
+        case unsupportedDType
+        /// The adapter has no module at all.
+        case empty
+        /// An alpha, a rank or a weight that gives no finite scale.
+        case invalidScale
+        /// An element of a factor is infinite or no number.
+        case notFinite
+    }
+
+    public let code: Code
+    public let path: String
+    /// The tensor, module or field that is at fault.
+    public let subject: String?
+    public let message: String
+
+    public init(_ code: Code, path: String, subject: String? = nil, _ message: String) {
+        self.code = code
+        self.path = path
+        self.subject = subject
+        self.message = message
+    }
+}
+
+extension AdapterError: CustomStringConvertible {
+    public var description: String {
+        guard let subject else { return "\(path): \(message)" }
+        return "\(path), \(subject): \(message)"
+    }
+}

@@ -1,0 +1,51 @@
+/// Why a merge was not made. Nothing has been published when one is thrown.
+public struct MergeError: Error, Sendable, Equatable {
+    /// One code for each reason; scripts may rely on the names.
+    public enum Code: String, Sendable, CaseIterable {
+        /// An adapter names a module whose weight the base does not hold.
+        case moduleNotInBase
+        /// The factors of a module do not fit its weight.
+        case shapeMismatch
+        /// A weight is in an element type in which it cannot be merged.
+        case unsupportedDType
+        /// An adapter of an embedding or head that share one matrix.
+        case tiedWeights
+        /// Alpha, rank and weight give no finite scale.
+        case invalidScale
+        /// An element of a factor is infinite or no number.
+        case factorNotFinite
+        /// An element of the base's weight is infinite or no number.
+        case baseNotFinite
+        /// An element of the result is too large for its element type.
+        case overflow
+        /// The output is one of the inputs, or lies in one.
+        case outputIsInput
+        /// No adapter was given, or one with no module.
+        case nothingToMerge
+        /// `config.json` of the base is not what it should be.
+        case invalidConfiguration
+        /// Somebody asked to stop.
+        case interrupted
+    }
+
+    public let code: Code
+    /// The file or folder at fault.
+    public let path: String
+    /// The tensor or module at fault.
+    public let tensor: String?
+    public let message: String
+
+    public init(_ code: Code, path: String, tensor: String? = nil, _ message: String) {
+        self.code = code
+        self.path = path
+        self.tensor = tensor
+        self.message = message
+    }
+}
+
+extension MergeError: CustomStringConvertible {
+    public var description: String {
+        guard let tensor else { return "\(path): \(message)" }
+        return "\(path), tensor \(tensor): \(message)"
+    }
+}

@@ -1,0 +1,172 @@
+internal import FileIO
+internal import JSON
+internal import OrderedCollections
+
+/// What an `adapter_config.json` says of the arithmetic. Reading one refuses everything that would change the result and
+/// that is not supported.
+struct PEFTConfiguration {
+    static let fileName = "adapter_config.json"
+    /// The largest configuration that is read, in bytes.
+    private static let maximumBytes = 16_000_000
+
+    let rank: Int
+    let alpha: Double
+    let isRankStabilised: Bool
+    /// In the order of the file, which decides between keys that match the same module.
+    let rankPattern: [(pattern: PEFTPattern, rank: Int)]
+    let alphaPattern: [(pattern: PEFTPattern, alpha: Double)]
+    let baseModel: String?
+    let targets: [String]
+
+    /// - Throws: `AdapterError` or `FileError`.
+    init(path: String) throws {
+        let root: JSONValue
+        do {
+            root = try JSONValue(parsing: try FileSystem.contents(of: path, limit: Self.maximumBytes))
+        } catch let error as JSONError {
+            throw AdapterError(.invalidConfiguration, path: path, "\(error)")
+        }
+        try self.init(root, path: path)
+    }
+
+    /// - Throws: `AdapterError`.
+    init(_ root: JSONValue, path: String) throws(AdapterError) {
+        guard let fields = root.objectValue else {
+            throw AdapterError(.invalidConfiguration, path: path, "the configuration is \(root.kind) and must be an object")
+        }
+        for (name, value) in fields { try Self.check(name, value, path: path) }
+        func wrong(_ name: String, _ wanted: String) -> AdapterError {
+            AdapterError(.invalidConfiguration, path: path, subject: name, "the field must be \(wanted) and is \(fields[name]?.kind ?? "missing")")
+        }
+        func pattern(_ key: String, of name: String) throws(AdapterError) -> PEFTPattern {
+            guard let pattern = PEFTPattern(key) else {
+                throw AdapterError(.invalidPattern, path: path, subject: name, "the key \"\(key)\" is no regular expression that can be read")
+            }
+            return pattern
+        }
+        guard let kind = fields["peft_type"]?.stringValue else { throw wrong("peft_type", "a string") }
+        guard kind == "LORA" else {
+            throw AdapterError(.unsupportedFeature, path: path, subject: "peft_type", "adapters of type \(kind) are not supported, only LORA")
+        }
+        guard let rank = fields["r"]?.integerValue, rank > 0 else { throw wrong("r", "a positive integer") }
+        guard let alpha = fields["lora_alpha"]?.doubleValue else { throw wrong("lora_alpha", "a number") }
+        self.rank = rank
+        self.alpha = alpha
+        isRankStabilised = fields["use_rslora"]?.boolValue ?? false
+        var rankPattern: [(PEFTPattern, Int)] = []
+        for (key, value) in fields["rank_pattern"]?.objectValue ?? [:] {
+            guard let number = value.integerValue, number > 0 else { throw wrong("rank_pattern", "a map to positive integers") }
+            rankPattern.append((try pattern(key, of: "rank_pattern"), number))
+        }
+        self.rankPattern = rankPattern
+        var alphaPattern: [(PEFTPattern, Double)] = []
+        for (key, value) in fields["alpha_pattern"]?.objectValue ?? [:] {
+            guard let number = value.doubleValue else { throw wrong("alpha_pattern", "a map to numbers") }
+            alphaPattern.append((try pattern(key, of: "alpha_pattern"), number))
+        }
+        self.alphaPattern = alphaPattern
+        baseModel = fields["base_model_name_or_path"]?.stringValue
+        if let expression = fields["target_modules"]?.stringValue {
+            targets = [expression]
+        } else {
+            targets = fields["target_modules"]?.arrayValue?.compactMap(\.stringValue) ?? []
+        }
+    }
+
+    func alpha(of module: ModulePath) -> Double {
+        alphaPattern.first { $0.pattern.matches(module) }?.alpha ?? alpha
+    }
+
+    func rank(of module: ModulePath) -> Int {
+        rankPattern.first { $0.pattern.matches(module) }?.rank ?? rank
+    }
+
+    // MARK: What is allowed
+
+    /// What a field may hold.
+    private enum Rule {
+        /// It changes nothing in the result, or is read above.
+        case free
+        /// It is read above; this is what it must be.
+        case boolean, object
+        /// It changes the result in a way that is not supported, unless it is null, false or empty.
+        case off(String)
+        /// Likewise, unless it is this string.
+        case only(String, String)
+        case initialisation
+    }
+
+    private static let rules: [String: Rule] = [
+        "peft_type": .free, "r": .free, "lora_alpha": .free, "base_model_name_or_path": .free, "target_modules": .free,
+        "use_rslora": .boolean, "rank_pattern": .object, "alpha_pattern": .object,
+        "auto_mapping": .free, "peft_version": .free, "revision": .free, "task_type": .free, "inference_mode": .free,
+        "exclude_modules": .free, "layers_to_transform": .free, "layers_pattern": .free, "lora_dropout": .free,
+        "megatron_config": .free, "megatron_core": .free, "runtime_config": .free, "qalora_group_size": .free,
+        // These shape the training or the first values of the factors only.
+        "eva_config": .free, "corda_config": .free, "lora_ga_config": .free, "loftq_config": .free,
+        "init_lora_weights": .initialisation,
+        "bias": .only("none", "trained biases"),
+        "use_dora": .off("DoRA (weight-decomposed adapters)"),
+        "lora_bias": .off("a bias on the B factors"),
+        "fan_in_fan_out": .off("weights stored as [in, out]"),
+        "modules_to_save": .off("whole modules trained and saved beside the factors"),
+        "target_parameters": .off("adapters of bare parameters (fused experts)"),
+        "trainable_token_indices": .off("trained token embeddings"),
+        "layer_replication": .off("replicated layers"),
+        "ensure_weight_tying": .off("adapters of tied weights"),
+        "use_qalora": .off("QA-LoRA"),
+        "use_bdlora": .off("BD-LoRA (block-diagonal adapters)"),
+        "alora_invocation_tokens": .off("activated LoRA, which applies to a part of the text only"),
+        "arrow_config": .off("Arrow routing between adapters"),
+        "kasa_config": .off("KaSA (knowledge-aware singular-value adapters)"),
+        "velora_config": .off("VeLoRA"),
+        "monteclora_config": .off("MonteCLoRA"),
+    ]
+
+    /// Initialisations that leave the base weight as it was. The others subtract their first update from it, so that the
+    /// adapter does not fit the base model's file.
+    private static let harmlessInitialisations: Set<String> = ["gaussian", "eva", "orthogonal"]
+
+    private static func check(_ name: String, _ value: JSONValue, path: String) throws(AdapterError) {
+        func refuse(_ what: String) -> AdapterError {
+            AdapterError(
+                .unsupportedFeature, path: path, subject: name,
+                "\(what) would change the result and is not supported; the field is \(value.serialized())")
+        }
+        switch rules[name] {
+        case .free?:
+            break
+        case .boolean?:
+            guard value.boolValue != nil || value.isNull else {
+                throw AdapterError(.invalidConfiguration, path: path, subject: name, "the field must be true or false and is \(value.kind)")
+            }
+        case .object?:
+            guard value.objectValue != nil || value.isNull else {
+                throw AdapterError(.invalidConfiguration, path: path, subject: name, "the field must be an object and is \(value.kind)")
+            }
+        case .off(let what)?:
+            guard isOff(value) else { throw refuse(what) }
+        case .only(let allowed, let what)?:
+            guard value.isNull || value == .string(allowed) else { throw refuse(what) }
+        case .initialisation?:
+            guard let scheme = value.stringValue else {
+                guard value.boolValue != nil || value.isNull else { throw refuse("an initialisation of this kind") }
+                return
+            }
+            guard harmlessInitialisations.contains(scheme.lowercased()) else {
+                throw refuse("the initialisation \(scheme), which changes the base weights before the training,")
+            }
+        case nil:
+            guard isOff(value) else { throw refuse("a field that is unknown here") }
+        }
+    }
+
+    private static func isOff(_ value: JSONValue) -> Bool {
+        switch value {
+        case .null, .bool(false): true
+        case .array(let elements): elements.isEmpty
+        case .object(let members): members.isEmpty
+        default: false
+        }
+    }
+}

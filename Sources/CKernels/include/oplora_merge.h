@@ -1,0 +1,51 @@
+// The merge of low-rank updates into stored weights, as the merge arithmetic defines it: the same bytes from every path.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+/// Element types that weights and factors may have.
+enum { oplora_merge_f32 = 0, oplora_merge_bf16 = 1, oplora_merge_f16 = 2, oplora_merge_f64 = 3 };
+
+/// Instruction sets, from the plainest on.
+enum { oplora_merge_portable = 0, oplora_merge_avx2 = 1, oplora_merge_avx512 = 2 };
+
+/// Columns that a panel of the packed A holds.
+enum { oplora_merge_panel = 16 };
+
+/// One adapter's part in the merge of one matrix W [out, in].
+typedef struct {
+    /// A [rank, in] in binary64, as oplora_merge_pack lays it out: panels of 16 columns, each [rank, 16], zero-padded.
+    const double *a;
+    /// B [out, rank] in binary64.
+    const double *b;
+    size_t rank;
+    double scale;
+    /// Not zero when every product of two factors is exact in binary64 (at most 24 significant bits on both sides), so
+    /// that a fused multiply-add gives the same sum as a product and a sum.
+    int products_are_exact;
+} oplora_merge_factors;
+
+/// What a block of rows says of itself.
+typedef struct {
+    /// Sum of d², where d = Σ s·acc is the update of an element.
+    double update_squared;
+    /// Sum of d·(W' − W), where W' is the stored element.
+    double update_times_change;
+    /// Not zero when an element of the result is infinite or no number.
+    int not_finite;
+} oplora_merge_sums;
+
+/// Whether this machine can run `path`.
+int oplora_merge_supports(int path);
+
+/// Widens `count` elements of `type` to binary64. Returns the index of the first one that is not finite, or -1.
+ptrdiff_t oplora_merge_widen(const void *source, int type, size_t count, double *wide);
+
+/// Lays A [rank, columns], in binary64, out in panels: `packed` takes ceil(columns / 16) · 16 · rank numbers.
+void oplora_merge_pack(const double *a, size_t rank, size_t columns, double *packed);
+
+/// Merges `rows` rows of `columns` elements: `weights` and `merged` point at the first of them, whose number in the
+/// whole matrix is `first_row` (it selects the rows of B). With no factors it converts from one type to the other.
+oplora_merge_sums oplora_merge_rows(int path, const void *weights, int weight_type, void *merged, int merged_type, size_t rows,
+                                    size_t columns, size_t first_row, const oplora_merge_factors *factors, size_t factor_count);

@@ -1,0 +1,137 @@
+internal import Adapters
+internal import ArgumentParser
+internal import HyperLoRA
+internal import Kernels
+internal import NativeCheckpoint
+internal import Training
+internal import Transformer
+internal import Verification
+
+/// `A` or `A:WEIGHT` on the command line.
+struct AdapterArgument: ExpressibleByArgument {
+    let path: String
+    let weight: Double
+
+    /// A colon with a number behind it is a weight; any other colon belongs to the path.
+    init?(argument: String) {
+        if let colon = argument.lastIndex(of: ":"), let weight = Double(argument[argument.index(after: colon)...]), colon != argument.startIndex {
+            guard weight.isFinite else { return nil }
+            (path, self.weight) = (String(argument[..<colon]), weight)
+        } else {
+            (path, weight) = (argument, 1)
+        }
+    }
+
+    /// Opens the adapter; a training run is collapsed on the fly.
+    func read() throws -> WeightedAdapter {
+        guard path.hasSuffix(".opck") else { return WeightedAdapter(try Adapter.read(path: path), weight: weight) }
+        return WeightedAdapter(try CollapsedRun(path: path).adapter, weight: weight)
+    }
+}
+
+/// A training run whose hypernetworks have been evaluated for the last time.
+struct CollapsedRun {
+    let checkpoint: TrainingCheckpoint
+    let parameters: any AdapterParameters
+
+    init(path: String) throws {
+        checkpoint = try TrainingCheckpoint(path: path)
+        // One thread is enough for what is a matrix-vector product for each module.
+        guard let pool = ThreadPool(threads: 1) else { throw UsageError("the system gives no thread", status: .inputOutput) }
+        parameters = try checkpoint.parameters(compute: Compute(pool: pool))
+    }
+
+    private var configuration: TrainingConfiguration { checkpoint.subject.configuration }
+
+    /// The factors of every module, on their way to a file.
+    func outputs() throws -> [AdapterOutput] {
+        try zip(parameters.modules, parameters.updates).map { module, update in
+            AdapterOutput(
+                path: try modulePath(module), rank: update.rank, alpha: configuration.alpha, loraA: update.a.array, loraB: update.b.array)
+        }
+    }
+
+    /// The factors as an adapter in memory.
+    var adapter: Adapter {
+        get throws {
+            Adapter(
+                path: checkpoint.file.path, dialect: .opck, weightsPath: nil, baseModel: checkpoint.subject.baseName, targets: configuration.targets,
+                modules: try zip(parameters.modules, parameters.updates).map { module, update in
+                    let rank = update.rank
+                    return AdapterModule(
+                        path: try modulePath(module), kind: .linear,
+                        loraA: FactorMatrix(name: module.name + ".lora_A", rows: rank, columns: module.input, values: update.a.array),
+                        loraB: FactorMatrix(name: module.name + ".lora_B", rows: module.out, columns: rank, values: update.b.array),
+                        alpha: configuration.alpha, scale: configuration.scale)
+                })
+        }
+    }
+
+    /// The parameters as the verifier takes them, straight from the file: it evaluates them in its own way.
+    func verifierModules() throws -> [RunModule] {
+        var values: [String: [Float]] = [:]
+        for tensor in parameters.tensors { values[tensor.name] = tensor.state.parameters.array }
+        return try parameters.modules.map { module in
+            func tensor(_ name: String) throws -> [Float] {
+                guard let array = values["\(module.name).\(name)"] else { throw UsageError("the run has no tensor \(module.name).\(name)", status: .malformedInput) }
+                return array
+            }
+            let path = try modulePath(module)
+            switch configuration.method {
+            case .lora: return .plain(path: path, rank: configuration.rank, loraA: try tensor("lora_A"), loraB: try tensor("lora_B"))
+            case .opLoRA:
+                return .hypernetwork(
+                    HypernetworkParameters(
+                        path: path, rank: configuration.rank, inputs: module.input, outputs: module.out, z: try tensor("hypernetwork.z"),
+                        w1: try tensor("hypernetwork.W1"), c1: try tensor("hypernetwork.c1"), w2: try tensor("hypernetwork.W2"),
+                        c2: try tensor("hypernetwork.c2")))
+            }
+        }
+    }
+
+    func verify(adapter: Adapter) throws -> CollapseVerdict {
+        CollapseVerifier.verify(
+            run: try verifierModules(), alpha: configuration.alpha, isRankStabilised: configuration.rankStabilized, adapter: adapter)
+    }
+
+    private func modulePath(_ module: AdaptedModule) throws -> ModulePath {
+        guard let path = ModulePath(module.name) else {
+            throw UsageError("\(checkpoint.file.path): \"\(module.name)\" is not a module's name", status: .malformedInput)
+        }
+        return path
+    }
+}
+
+extension Adapter {
+    /// The adapter as the transformer runs it, in F32.
+    ///
+    /// - Parameter weight: the user's, which multiplies each module's scale.
+    /// - Throws: `UsageError` for a module that the model does not have.
+    func updates(configuration: TransformerConfiguration, weight: Double) throws -> LowRankUpdates {
+        var left = Dictionary(uniqueKeysWithValues: modules.map { ($0.path.text, $0) })
+        var found: [String: LowRankUpdate] = [:]
+        for layer in 0..<configuration.layers {
+            for projection in Projection.allCases {
+                let name = projection.module(layer: layer)
+                guard let module = left.removeValue(forKey: name) else { continue }
+                let (out, input) = projection.shape(in: configuration)
+                guard module.inputs == input, module.outputs == out else {
+                    throw UsageError("\(path), module \(name): its factors make [\(module.outputs),\(module.inputs)] and the weight is [\(out),\(input)]", status: .malformedInput)
+                }
+                func view(_ matrix: FactorMatrix) -> FloatView {
+                    let values = matrix.doubles().map(Float.init)
+                    let view = FloatBuffer(count: values.count).view
+                    view.copy(from: values)
+                    return view
+                }
+                let (a, b) = (view(module.loraA), view(module.loraB))
+                // Nothing is trained here; the gradients are never written.
+                found[name] = LowRankUpdate(rank: module.rank, scale: Float(module.scale * weight), a: a, b: b, gradientA: a, gradientB: b)
+            }
+        }
+        if let name = left.keys.min() {
+            throw UsageError("\(path): the adapter has the module \(name), which is not a linear layer of the model's blocks", status: .malformedInput)
+        }
+        return LowRankUpdates(layers: configuration.layers) { found[$1.module(layer: $0)] }
+    }
+}

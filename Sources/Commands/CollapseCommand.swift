@@ -1,0 +1,65 @@
+internal import Adapters
+internal import ArgumentParser
+internal import HyperLoRA
+internal import JSON
+internal import Tensors
+internal import Training
+
+struct CollapseCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "collapse",
+        abstract: "Turn a training run into an ordinary LoRA adapter.",
+        discussion: """
+            Example:
+              oplora collapse run.opck --out adapter --verify
+
+            Evaluates every hypernetwork once and keeps A and B. The result is a PEFT folder that PEFT and everything that reads its \
+            adapters loads.
+            """)
+
+    @Argument(help: ArgumentHelp("The run.", valueName: "run.opck")) var runPath: String
+    @Option(help: ArgumentHelp("Folder to write.", valueName: "dir")) var out: String
+    @Option(help: ArgumentHelp("Element type of the factors: f32, bf16 or f16.", valueName: "type")) var dtype = "f32"
+    @Option(help: ArgumentHelp("peft.", valueName: "layout")) var layout = "peft"
+    @Flag(help: "Verify the written adapter against the hypernetworks.") var verify = false
+    @Flag(help: "Replace an existing output.") var force = false
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        _ = try elementType(dtype, allowingKeep: false)
+        if layout != "peft" { throw ValidationError("--layout is \"\(layout)\" and must be peft") }
+    }
+
+    func run() throws {
+        try refuseExisting(out, replacing: force, inputs: [runPath])
+        let collapsed = try CollapsedRun(path: runPath)
+        let modules = try collapsed.outputs()
+        let configuration = collapsed.checkpoint.subject.configuration
+        try PEFT.write(
+            modules, to: out,
+            options: PEFT.WriteOptions(
+                baseModel: collapsed.checkpoint.subject.baseName, dtype: try elementType(dtype, allowingKeep: false) ?? .f32,
+                dropout: configuration.dropout, isRankStabilised: configuration.rankStabilized, isReplacing: force))
+        let factors = modules.reduce(0) { $0 + $1.loraA.count + $1.loraB.count }
+        output.say(
+            "\(out): \(modules.count) modules, rank \(configuration.rank), \(Format.count(factors)) parameters of \(Format.count(collapsed.parameters.parameterCount)) that were trained"
+        )
+        if output.json {
+            Terminal.line(
+                (["schema": "oplora.collapse/1", "modules": .integer(modules.count), "rank": .integer(configuration.rank), "parameters": .integer(factors)]
+                    as JSONValue).serialized())
+        }
+        if verify { try report(try collapsed.verify(adapter: try Adapter.read(path: out)), output: output, quietJSON: true) }
+    }
+}
+
+/// `keep`, `f32`, `bf16` or `f16`; `nil` for keep.
+func elementType(_ text: String, allowingKeep: Bool) throws -> DType? {
+    switch text {
+    case "keep" where allowingKeep: return nil
+    case "f32": return .f32
+    case "bf16": return .bf16
+    case "f16": return .f16
+    default: throw ValidationError("--dtype is \"\(text)\" and must be one of \(allowingKeep ? "keep, " : "")f32, bf16, f16")
+    }
+}

@@ -1,0 +1,82 @@
+internal import Adapters
+internal import FileIO
+internal import JSON
+internal import NativeCheckpoint
+internal import Safetensors
+internal import Tokenizer
+internal import Training
+internal import Transformer
+
+/// The exit codes that scripts rely on.
+enum ExitStatus: Int32 {
+    case done = 0
+    case checkFailed = 1
+    case undecided = 3
+    case usage = 64
+    case malformedInput = 65
+    case missingInput = 66
+    case defect = 70
+    case cannotCreateOutput = 73
+    case inputOutput = 74
+    case interrupted = 130
+
+    /// The exit code of an error that a command threw; `nil` for those of the argument parser, which knows its own.
+    init?(of error: any Error) {
+        switch error {
+        case let verdict as Verdict: self = verdict.status
+        case let error as FileError: self = Self.status(of: error)
+        case let error as CheckpointError: self = error.fileError.map(Self.status(of:)) ?? .malformedInput
+        case let error as TrainingError:
+            switch error.code {
+            case .invalidOption, .noTargets: self = .usage
+            case .diverged: self = .checkFailed
+            case .interrupted: self = .interrupted
+            case .system: self = .inputOutput
+            default: self = .malformedInput
+            }
+        case let error as TransformerError: self = error.code == .sequenceTooLong ? .usage : .malformedInput
+        case let error as SafetensorsError: self = error.code == .noWeights ? .missingInput : .malformedInput
+        case is TokenizerError, is JSONError: self = .malformedInput
+        case let error as AdapterError: self = error.code == .missingFile ? .missingInput : .malformedInput
+        case let error as MergeError:
+            switch error.code {
+            case .outputIsInput: self = .cannotCreateOutput
+            case .interrupted: self = .interrupted
+            case .nothingToMerge: self = .usage
+            default: self = .malformedInput
+            }
+        case let error as UsageError: self = error.status
+        default: return nil
+        }
+    }
+
+    static func status(of error: FileError) -> ExitStatus {
+        switch error {
+        case .missing: .missingInput
+        case .wrongKind, .tooLarge, .truncated: .malformedInput
+        case .exists, .cannotCreate: .cannotCreateOutput
+        case .system: .inputOutput
+        }
+    }
+
+    /// What to print; `nil` where the command has said everything itself.
+    static func message(of error: any Error) -> String? {
+        error is Verdict ? nil : "\(error)"
+    }
+}
+
+/// A check that was carried out and did not hold; the command has printed why.
+struct Verdict: Error {
+    let status: ExitStatus
+}
+
+/// A combination of arguments that makes no sense.
+struct UsageError: Error, CustomStringConvertible {
+    let description: String
+    var status: ExitStatus = .usage
+
+    init(_ description: String, status: ExitStatus = .usage) {
+        self.description = description
+        self.status = status
+    }
+}

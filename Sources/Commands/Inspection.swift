@@ -1,0 +1,193 @@
+internal import Adapters
+internal import FileIO
+internal import HyperLoRA
+internal import JSON
+internal import NativeCheckpoint
+internal import OrderedCollections
+internal import Safetensors
+internal import Tensors
+internal import Training
+internal import Transformer
+
+/// What a file or folder holds, read from headers alone.
+struct Inspection {
+    struct Tensor {
+        let name: String
+        let dtype: DType
+        let shape: [Int]
+        let byteCount: Int
+        /// The file that holds it, by its last name.
+        let file: String
+
+        var elementCount: Int { shape.reduce(1, &*) }
+    }
+
+    enum Kind: String {
+        case model, adapter, run, tensors, checkpoint
+    }
+
+    let path: String
+    let kind: Kind
+    /// What it is, in lines of a few words each: architecture, method, last losses.
+    let facts: [String]
+    let tensors: [Tensor]
+    let metadata: OrderedDictionary<String, JSONValue>
+    let adapter: Adapter?
+
+    var parameters: Int { tensors.reduce(0) { $0 + $1.elementCount } }
+    var bytes: Int { tensors.reduce(0) { $0 + $1.byteCount } }
+
+    /// Finds out what is at `path`.
+    ///
+    /// - Throws: the errors of the format that it turns out to be; `UsageError` for something unknown.
+    init(path: String) throws {
+        self.path = path
+        let isFolder = try FileSystem.status(of: path).isFolder
+        if isFolder, FileSystem.exists(FileSystem.join(path, PEFT.configurationName)) {
+            let adapter = try Adapter.read(path: path)
+            self.adapter = adapter
+            kind = .adapter
+            facts = Self.facts(of: adapter)
+            let files = try SafetensorsFile(path: adapter.weightsPath ?? path)
+            (tensors, metadata) = (Self.tensors(of: files), Self.json(files.metadata))
+        } else if path.hasSuffix(".opck") {
+            let file = try CheckpointFile(path: path)
+            adapter = nil
+            tensors = file.tensors.values.map {
+                Tensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, byteCount: $0.byteCount, file: FileSystem.lastComponent(path))
+            }
+            metadata = file.metadata
+            kind = file.kind == TrainingCheckpoint.kind ? .run : .checkpoint
+            facts = kind == .run ? Self.facts(of: try TrainingCheckpoint(path: path)) : ["checkpoint of kind \(file.kind)"]
+        } else {
+            let files = try WeightFiles(path: path)
+            adapter = nil
+            kind = isFolder ? .model : .tensors
+            facts = isFolder ? Self.modelFacts(path, shards: files.shards.count) : []
+            tensors = files.shards.flatMap(Self.tensors(of:))
+            metadata = files.shards.first.map { Self.json($0.metadata) } ?? [:]
+        }
+    }
+
+    private static func tensors(of file: SafetensorsFile) -> [Tensor] {
+        let name = FileSystem.lastComponent(file.path)
+        return file.tensors.values.map { Tensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, byteCount: $0.byteCount, file: name) }
+    }
+
+    private static func json(_ metadata: OrderedDictionary<String, String>) -> OrderedDictionary<String, JSONValue> {
+        metadata.mapValues { .string($0) }
+    }
+
+    // MARK: Facts
+
+    private static func modelFacts(_ path: String, shards: Int) -> [String] {
+        var facts = ["base model in \(shards == 1 ? "one file" : "\(shards) shards")"]
+        do {
+            let c = try TransformerConfiguration(folder: path)
+            facts.append(
+                "\(c.modelType): \(c.layers) layers, hidden \(c.hiddenSize), intermediate \(c.intermediateSize), \(c.heads) heads of \(c.headDimension) with \(c.keyValueHeads) key-value heads"
+            )
+            facts.append("vocabulary \(Format.count(c.vocabularySize)), \(Format.count(c.maximumPositions)) positions, \(c.tiedEmbeddings ? "tied" : "untied") head")
+        } catch {
+            facts.append("not trainable here: \(error)")
+        }
+        return facts
+    }
+
+    private static func facts(of adapter: Adapter) -> [String] {
+        let ranks = Set(adapter.modules.map(\.rank)).sorted()
+        let scales = Set(adapter.modules.map(\.scale)).sorted()
+        var facts = [
+            "\(adapter.dialect.rawValue) adapter: \(adapter.modules.count) modules, rank \(ranks.map(String.init).joined(separator: ", ")), scale \(scales.map { Format.fixed($0, 4) }.joined(separator: ", "))"
+        ]
+        if let base = adapter.baseModel { facts.append("trained on \(base)") }
+        if !adapter.targets.isEmpty { facts.append("targets \(adapter.targets.joined(separator: ", "))") }
+        return facts + adapter.remarks
+    }
+
+    private static func facts(of run: TrainingCheckpoint) -> [String] {
+        let c = run.subject.configuration
+        var facts = [
+            "\(c.method.rawValue) run on \(run.subject.baseName), step \(run.progress.step) of \(c.steps)",
+            "rank \(c.rank), alpha \(Format.fixed(c.alpha, 2)), scale \(Format.fixed(c.scale, 4)), \(run.modules.count) modules, targets \(c.targets.joined(separator: ","))",
+        ]
+        if c.method == .opLoRA { facts.append("hypernetworks: width \(c.width), embedding \(c.embedding), z-std \(Format.scientific(c.initialization.zStandardDeviation))") }
+        facts.append("batch \(c.batchSize) × \(c.sequenceLength) tokens, learning rate \(Format.scientific(c.learningRate)) \(c.schedule.rawValue), seed \(c.seed)")
+        if let loss = run.progress.losses.last { facts.append("last training loss \(Format.fixed(Double(loss), 4)) nats a token") }
+        if let first = run.progress.evaluations.first, let last = run.progress.evaluations.last {
+            facts.append("held-out loss \(Format.fixed(first.loss, 4)) at step \(first.step), \(Format.fixed(last.loss, 4)) at step \(last.step)")
+        }
+        return facts
+    }
+
+    // MARK: Views
+
+    /// The tensors with repeated layers folded: `model.layers.{0…29}.self_attn.q_proj.weight  BF16 [576,576] ×30`.
+    func tree(_ tensors: [Tensor]) -> [String] {
+        struct Group: Hashable {
+            let pattern: [String]
+            let dtype: DType
+            let shape: [Int]
+        }
+        var groups: OrderedDictionary<Group, [[Int]]> = [:]
+        for tensor in tensors {
+            var numbers: [Int] = []
+            let pattern = tensor.name.split(separator: ".", omittingEmptySubsequences: false).map { part -> String in
+                guard let number = Int(part), String(number) == part else { return String(part) }
+                numbers.append(number)
+                return "{}"
+            }
+            groups[Group(pattern: pattern, dtype: tensor.dtype, shape: tensor.shape), default: []].append(numbers)
+        }
+        let lines = groups.map { group, places -> (String, String) in
+            var position = 0
+            let name = group.pattern.map { part -> String in
+                guard part == "{}" else { return part }
+                defer { position += 1 }
+                return Self.range(places.map { $0[position] })
+            }
+            let count = places.count > 1 ? " ×\(places.count)" : ""
+            return (name.joined(separator: "."), "\(group.dtype) \(describe(shape: group.shape))\(count)")
+        }
+        let width = lines.map(\.0.count).max() ?? 0
+        return lines.map { $0.0 + String(repeating: " ", count: width - $0.0.count + 2) + $0.1 }
+    }
+
+    /// `3`, `{0…29}`, or `{0,2,5}`.
+    private static func range(_ numbers: [Int]) -> String {
+        let sorted = Set(numbers).sorted()
+        guard let first = sorted.first, let last = sorted.last, sorted.count > 1 else { return numbers.first.map(String.init) ?? "" }
+        if last - first == sorted.count - 1 { return "{\(first)…\(last)}" }
+        return "{" + sorted.map(String.init).joined(separator: ",") + "}"
+    }
+
+    /// Elements and bytes of each element type, the largest first.
+    var byType: [(dtype: DType, tensors: Int, elements: Int, bytes: Int)] {
+        Dictionary(grouping: tensors, by: \.dtype).map { dtype, all in
+            (dtype, all.count, all.reduce(0) { $0 + $1.elementCount }, all.reduce(0) { $0 + $1.byteCount })
+        }.sorted { ($1.bytes, $0.dtype.rawValue) < ($0.bytes, $1.dtype.rawValue) }
+    }
+
+    func json(_ shown: [Tensor]) -> JSONValue {
+        var object: OrderedDictionary<String, JSONValue> = [
+            "schema": "oplora.inspect/1", "path": .string(path), "kind": .string(kind.rawValue), "parameters": .integer(parameters),
+            "bytes": .integer(bytes), "facts": .array(facts.map { .string($0) }), "metadata": .object(metadata),
+            "tensors": .array(
+                shown.map {
+                    [
+                        "name": .string($0.name), "dtype": .string($0.dtype.rawValue), "shape": .array($0.shape.map { .integer($0) }),
+                        "bytes": .integer($0.byteCount), "file": .string($0.file),
+                    ]
+                }),
+        ]
+        if let adapter {
+            object["adapter"] = [
+                "dialect": .string(adapter.dialect.rawValue), "rank": adapter.modules.map(\.rank).max().map { .integer($0) } ?? .null,
+                "alpha": adapter.modules.first.map { .real($0.alpha) } ?? .null,
+                "modules": .array(
+                    adapter.modules.map { ["module": .string($0.path.text), "rank": .integer($0.rank), "scale": .real($0.scale)] }),
+            ]
+        }
+        return .object(object)
+    }
+}

@@ -1,0 +1,39 @@
+internal import ArgumentParser
+
+#if canImport(Darwin)
+    internal import Darwin
+#else
+    internal import Glibc
+#endif
+
+/// The program: parses the arguments, runs one command, and turns its outcome into an exit code.
+public enum Program {
+    public static func main() -> Never {
+        Interruption.install()
+        do {
+            var command = try RootCommand.parseAsRoot()
+            try command.run()
+            exit(ExitStatus.done.rawValue)
+        } catch {
+            guard let status = ExitStatus(of: error) else { RootCommand.exit(withError: error) }
+            if let message = ExitStatus.message(of: error) { Terminal.error("oplora: \(message)") }
+            exit(status.rawValue)
+        }
+    }
+}
+
+struct RootCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "oplora",
+        abstract: "Train, collapse, merge, verify and inspect low-rank adapters.",
+        discussion: """
+            Exit codes: 0 done, and every check held; 1 a check said no; 3 the files cannot decide; 64 wrong usage; 65 malformed or \
+            inconsistent input; 66 input missing; 70 a defect in oplora; 73 output exists or cannot be made; 74 input or output failed; \
+            130 interrupted.
+            """,
+        version: "oplora 0.1.0",
+        subcommands: [
+            InspectCommand.self, TrainCommand.self, CollapseCommand.self, MergeCommand.self, VerifyCommand.self, TokenizeCommand.self,
+            LogitsCommand.self,
+        ])
+}

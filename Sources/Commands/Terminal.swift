@@ -1,0 +1,88 @@
+#if canImport(Darwin)
+    internal import Darwin
+#else
+    internal import Glibc
+#endif
+
+/// Standard output and standard error.
+enum Terminal {
+    static var errorIsTerminal: Bool { isatty(STDERR_FILENO) == 1 }
+
+    /// A line on standard output, at once, also into a pipe.
+    static func line(_ text: String) { write(text + "\n", to: STDOUT_FILENO) }
+
+    /// A line on standard error.
+    static func error(_ text: String) { write(text + "\n", to: STDERR_FILENO) }
+
+    /// Replaces the current line on standard error; for progress on a terminal.
+    static func progress(_ text: String) { write("\r\u{1B}[2K" + text, to: STDERR_FILENO) }
+
+    private static func write(_ text: String, to descriptor: Int32) {
+        var rest = Array(text.utf8)[...]
+        while !rest.isEmpty {
+            // Sound: the pointer is used only during the call. A closed pipe ends the output, not the work.
+            let written = unsafe rest.withUnsafeBytes { unsafe systemWrite(descriptor, $0.baseAddress, $0.count) }
+            guard written > 0 else { return }
+            rest = rest.dropFirst(written)
+        }
+    }
+
+    private static func systemWrite(_ descriptor: Int32, _ start: UnsafeRawPointer?, _ count: Int) -> Int {
+        #if canImport(Darwin)
+            unsafe Darwin.write(descriptor, start, count)
+        #else
+            unsafe Glibc.write(descriptor, start, count)
+        #endif
+    }
+}
+
+/// Numbers as people read them.
+enum Format {
+    /// A number with a fixed count of decimals.
+    static func fixed(_ value: Double, _ decimals: Int) -> String {
+        guard value.isFinite else { return "\(value)" }
+        guard abs(value) < 1e15 else { return "\(value)" }
+        var factor = 1.0
+        for _ in 0..<decimals { factor *= 10 }
+        let scaled = (value * factor).rounded()
+        let digits = String(Int(abs(scaled)))
+        let padded = String(repeating: "0", count: max(0, decimals + 1 - digits.count)) + digits
+        let sign = scaled < 0 ? "-" : ""
+        return decimals == 0 ? sign + padded : sign + padded.dropLast(decimals) + "." + padded.suffix(decimals)
+    }
+
+    /// A small or large number with three significant digits.
+    static func scientific(_ value: Double) -> String {
+        guard value.isFinite, value != 0 else { return "\(value)" }
+        var (mantissa, exponent) = (abs(value), 0)
+        while mantissa >= 9.995 { (mantissa, exponent) = (mantissa / 10, exponent + 1) }
+        while mantissa < 0.9995 { (mantissa, exponent) = (mantissa * 10, exponent - 1) }
+        return (value < 0 ? "-" : "") + fixed(mantissa, 2) + "e\(exponent)"
+    }
+
+    /// Bytes in decimal units.
+    static func bytes(_ count: Int) -> String {
+        let units = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")]
+        for (size, unit) in units where Double(count) >= size { return fixed(Double(count) / size, 2) + " " + unit }
+        return "\(count) bytes"
+    }
+
+    /// A count with thousands separated.
+    static func count(_ value: Int) -> String {
+        var digits = Array(String(abs(value)))
+        var position = digits.count - 3
+        while position > 0 {
+            digits.insert(",", at: position)
+            position -= 3
+        }
+        return (value < 0 ? "-" : "") + String(digits)
+    }
+
+    /// A span of time: `4m 05s`.
+    static func duration(_ seconds: Double) -> String {
+        let total = Int(max(0, seconds).rounded())
+        if total < 60 { return "\(total)s" }
+        func two(_ value: Int) -> String { value < 10 ? "0\(value)" : "\(value)" }
+        return total < 3600 ? "\(total / 60)m \(two(total % 60))s" : "\(total / 3600)h \(two(total / 60 % 60))m"
+    }
+}

@@ -1,0 +1,97 @@
+internal import Adapters
+internal import ArgumentParser
+internal import FileIO
+internal import JSON
+internal import Verification
+
+struct VerifyCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "verify",
+        abstract: "Prove that a merged model is base + adapter, or that an adapter is what its hypernetworks give.",
+        discussion: """
+            Examples:
+              oplora verify --base SmolLM2 --adapter adapter --merged merged
+              oplora verify --run run.opck --adapter adapter
+
+            Computes every merged weight from the definition, in code that shares nothing with merge, and accounts for every tensor of \
+            base, adapter and merged model. Exit code 0: all of it holds; 1: it does not, with the reason; 3: the updates are smaller than \
+            the rounding, so the files cannot tell.
+            """)
+
+    @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir")) var base: String?
+    @Option(help: ArgumentHelp("An adapter, with a weight if not 1; may be repeated.", valueName: "adapter[:weight]")) var adapter: [AdapterArgument]
+    @Option(help: ArgumentHelp("Folder or file of the merged model.", valueName: "dir")) var merged: String?
+    @Option(name: .customLong("run"), help: ArgumentHelp("A training run, to check a collapsed adapter against.", valueName: "run.opck"))
+    var runPath: String?
+    @Option(help: ArgumentHelp("Element type that the merged weights should have: keep, f32, bf16 or f16.", valueName: "type")) var dtype = "keep"
+    @Flag(help: "Let elements pass that another order or precision of summation explains.") var tolerant = false
+    @OptionGroup var threads: ThreadOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        if adapter.isEmpty { throw ValidationError("--adapter is needed") }
+        if runPath != nil {
+            if base != nil || merged != nil { throw ValidationError("--run checks a collapse; --base and --merged do not go with it") }
+            if adapter.count != 1 { throw ValidationError("--run checks one adapter") }
+        } else if base == nil || merged == nil {
+            throw ValidationError("--base and --merged are needed, or --run")
+        }
+        _ = try elementType(dtype, allowingKeep: true)
+    }
+
+    func run() throws {
+        if let runPath {
+            return try report(try CollapsedRun(path: runPath).verify(adapter: try adapter[0].read().adapter), output: output)
+        }
+        guard let base, let merged else { return }
+        let verdict = try MergeVerifier.verify(
+            base: base, adapters: try adapter.map { try $0.read() }, merged: merged,
+            options: MergeVerifier.Options(
+                threads: threads.count, dtype: try elementType(dtype, allowingKeep: true), toleratesRounding: tolerant,
+                isCancelled: { Interruption.isRequested }))
+        if output.json {
+            Terminal.line(verdict.json.serialized())
+        } else {
+            printFaults(verdict.faults, output: output)
+            let worst = verdict.modules.map(\.maxUlp).max() ?? 0
+            if verdict.isUndecidable {
+                output.say("undecided: rounding erased every update, so merged and not merged look the same")
+            } else if verdict.passes {
+                output.say(
+                    "pass: \(verdict.modules.count) modules are base + adapter, \(worst == 0 ? "every element correctly rounded" : "at most \(worst) ulp off"), every other tensor is the base's"
+                )
+            }
+        }
+        if verdict.isUndecidable { throw Verdict(status: .undecided) }
+        if !verdict.passes { throw Verdict(status: .checkFailed) }
+    }
+}
+
+/// Prints what the verification of a collapse found.
+///
+/// - Parameter quietJSON: print nothing where JSON was asked for, because another report has been printed.
+/// - Throws: `Verdict` when it does not hold.
+func report(_ verdict: CollapseVerdict, output: OutputOptions, quietJSON: Bool = false) throws {
+    if output.json, !quietJSON {
+        Terminal.line(
+            ([
+                "schema": "oplora.verify/1", "verdict": .string(verdict.passes ? "pass" : "fail"), "faults": .array(verdict.faults.map(\.json)),
+                "modules": .array(
+                    verdict.modules.map { ["module": .string($0.path.text), "worstDifference": .real($0.worstDifference), "shareOfBound": .real($0.worstShareOfBound)] }
+                ),
+            ] as JSONValue).serialized())
+    } else {
+        printFaults(verdict.faults, output: output)
+        if verdict.passes {
+            let worst = verdict.modules.map(\.worstShareOfBound).max() ?? 0
+            output.say(
+                "pass: \(verdict.modules.count) modules are what their hypernetworks give, at most \(Format.fixed(worst * 100, 1))% of the rounding bound off")
+        }
+    }
+    if !verdict.passes { throw Verdict(status: .checkFailed) }
+}
+
+private func printFaults(_ faults: [Fault], output: OutputOptions) {
+    guard !output.json else { return }
+    for fault in faults { Terminal.error("fail: \(fault.code.rawValue): \(fault.module): \(fault.message)") }
+}

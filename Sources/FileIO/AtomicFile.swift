@@ -1,0 +1,127 @@
+#if canImport(Darwin)
+    internal import Darwin
+#else
+    internal import Glibc
+#endif
+
+/// A file in the making that appears under its name only when it is whole.
+///
+/// Bytes go to a new sibling file. `publish` flushes it to the disk, renames it over the final name and flushes the
+/// folder, so at every moment the name holds the old file or the new one. A value that is dropped unpublished removes
+/// its sibling.
+public final class AtomicFile {
+    public let path: String
+    /// Bytes written so far.
+    public private(set) var position = 0
+
+    private let sibling: String
+    private var descriptor: Int32
+    private var buffer: [UInt8] = []
+    private static let bufferLimit = 1 << 16
+
+    /// Starts a file that will replace or create `path`.
+    ///
+    /// - Throws: `FileError.exists` when something is there and `replacing` is false, `.wrongKind` when a folder is
+    ///   there, `.cannotCreate` when the folder is missing or may not be written.
+    public init(path: String, replacing: Bool) throws(FileError) {
+        if FileSystem.exists(path) {
+            guard replacing else { throw .exists(path: path) }
+            guard !FileSystem.isFolder(path) else { throw .wrongKind(path: path, expected: "a file that can be replaced") }
+        }
+        self.path = path
+        var attempt = 0
+        while true {
+            let name = FileSystem.siblingName(of: path, attempt: attempt)
+            let opened = unsafe open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
+            if opened >= 0 {
+                sibling = name
+                descriptor = opened
+                return
+            }
+            guard errno == EEXIST, attempt < 100 else {
+                throw .cannotCreate(path: path, reason: errorText(errno))
+            }
+            attempt += 1
+        }
+    }
+
+    deinit {
+        guard descriptor >= 0 else { return }
+        close(descriptor)
+        _ = unsafe unlink(sibling)
+    }
+
+    /// Appends bytes.
+    public func write(_ bytes: RawSpan) throws(FileError) {
+        position += bytes.byteCount
+        if buffer.count + bytes.byteCount <= Self.bufferLimit {
+            unsafe bytes.withUnsafeBytes { unsafe buffer.append(contentsOf: $0) }
+            return
+        }
+        try flush()
+        if bytes.byteCount < Self.bufferLimit {
+            unsafe bytes.withUnsafeBytes { unsafe buffer.append(contentsOf: $0) }
+        } else {
+            try writeThrough(bytes)
+        }
+    }
+
+    public func write(_ bytes: [UInt8]) throws(FileError) {
+        // Sound: every bit pattern of a byte may be read as a raw byte.
+        try write(unsafe bytes.span.bytes)
+    }
+
+    /// Makes the file whole and visible under its name.
+    ///
+    /// - Parameter durable: whether to wait until the disk holds it; without, a power cut may lose the new file, never
+    ///   mix it with the old one.
+    public func publish(durable: Bool = true) throws(FileError) {
+        try flush()
+        if durable, fsync(descriptor) != 0 { throw .system(operation: "synchronising", path: path, errno: errno) }
+        let closing = close(descriptor)
+        let closeError = errno
+        descriptor = -1
+        guard closing == 0 else {
+            _ = unsafe unlink(sibling)
+            throw .system(operation: "closing", path: path, errno: closeError)
+        }
+        do {
+            try FileSystem.rename(sibling, to: path)
+        } catch {
+            _ = unsafe unlink(sibling)
+            throw error
+        }
+        if durable { try FileSystem.synchronize(folder: FileSystem.parent(of: path)) }
+    }
+
+    private func flush() throws(FileError) {
+        guard !buffer.isEmpty else { return }
+        let pending = buffer
+        buffer.removeAll(keepingCapacity: true)
+        // Sound: every bit pattern of a byte may be read as a raw byte.
+        try writeThrough(unsafe pending.span.bytes)
+    }
+
+    private func writeThrough(_ bytes: RawSpan) throws(FileError) {
+        var done = 0
+        while done < bytes.byteCount {
+            // Sound: the pointer is used only during the call.
+            let written = unsafe bytes.extracting(done..<bytes.byteCount).withUnsafeBytes { unsafe Self.systemWrite(descriptor, $0) }
+            if written > 0 {
+                done += written
+            } else if written < 0, errno == EINTR {
+                continue
+            } else {
+                throw .system(operation: "writing", path: path, errno: written == 0 ? ENOSPC : errno)
+            }
+        }
+    }
+
+    private static func systemWrite(_ descriptor: Int32, _ bytes: UnsafeRawBufferPointer) -> Int {
+        #if canImport(Darwin)
+            unsafe Darwin.write(descriptor, bytes.baseAddress, bytes.count)
+        #else
+            unsafe Glibc.write(descriptor, bytes.baseAddress, bytes.count)
+        #endif
+    }
+}

@@ -1,0 +1,142 @@
+#if canImport(Darwin)
+    internal import Darwin
+#else
+    internal import Glibc
+#endif
+
+/// Questions to the file system, and the few changes to it that are not the writing of a file.
+public enum FileSystem {
+    public struct Status: Sendable {
+        public let isRegularFile: Bool
+        public let isFolder: Bool
+        public let byteCount: Int
+        /// Device and inode: two paths with the same identity are the same file.
+        public let identity: [UInt64]
+    }
+
+    /// What is at `path`, symbolic links followed.
+    ///
+    /// - Throws: `FileError.missing` when nothing is there, `.system` when the system refuses to tell.
+    public static func status(of path: String) throws(FileError) -> Status {
+        var info = stat()
+        guard unsafe stat(path, &info) == 0 else {
+            throw errno == ENOENT || errno == ENOTDIR
+                ? .missing(path: path) : .system(operation: "examining", path: path, errno: errno)
+        }
+        let kind = info.st_mode & S_IFMT
+        return Status(
+            isRegularFile: kind == S_IFREG, isFolder: kind == S_IFDIR, byteCount: Int(info.st_size),
+            identity: [UInt64(info.st_dev), UInt64(info.st_ino)])
+    }
+
+    public static func exists(_ path: String) -> Bool {
+        var info = stat()
+        return unsafe lstat(path, &info) == 0
+    }
+
+    public static func isFolder(_ path: String) -> Bool {
+        (try? status(of: path).isFolder) ?? false
+    }
+
+    /// Whether both paths name the same file or folder.
+    public static func areSame(_ first: String, _ second: String) -> Bool {
+        guard let a = try? status(of: first), let b = try? status(of: second) else { return false }
+        return a.identity == b.identity
+    }
+
+    /// The names in a folder, sorted by their bytes, without `.` and `..`.
+    public static func names(in folder: String) throws(FileError) -> [String] {
+        guard let stream = unsafe opendir(folder) else {
+            throw errno == ENOENT ? .missing(path: folder) : .system(operation: "listing", path: folder, errno: errno)
+        }
+        defer { unsafe closedir(stream) }
+        var names: [String] = []
+        while let entry = unsafe readdir(stream) {
+            // Sound: d_name is a NUL-terminated string inside the entry, valid until the next readdir.
+            let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { raw in
+                unsafe String(decoding: raw.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        return names.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+    }
+
+    /// The whole content of a small file.
+    ///
+    /// - Throws: `FileError.tooLarge` when the file has more than `limit` bytes.
+    public static func contents(of path: String, limit: Int) throws(FileError) -> [UInt8] {
+        let size = try status(of: path).byteCount
+        guard size <= limit else { throw .tooLarge(path: path, bytes: size, limit: limit) }
+        let file = try MappedFile(path: path)
+        guard file.count <= limit else { throw .tooLarge(path: path, bytes: file.count, limit: limit) }
+        return unsafe file.bytes.withUnsafeBytes { unsafe Array($0) }
+    }
+
+    public static func createFolder(_ path: String) throws(FileError) {
+        guard unsafe mkdir(path, 0o777) == 0 else {
+            throw errno == EEXIST ? .exists(path: path) : .cannotCreate(path: path, reason: errorText(errno))
+        }
+    }
+
+    public static func rename(_ old: String, to new: String) throws(FileError) {
+        guard Self.systemRename(old, new) == 0 else {
+            throw .system(operation: "renaming \(lastComponent(old))", path: new, errno: errno)
+        }
+    }
+
+    /// Removes a file, or a folder with all that is in it. Does not follow symbolic links.
+    public static func remove(_ path: String) throws(FileError) {
+        var info = stat()
+        guard unsafe lstat(path, &info) == 0 else { return }
+        if info.st_mode & S_IFMT == S_IFDIR {
+            for name in try names(in: path) { try remove(join(path, name)) }
+            guard unsafe rmdir(path) == 0 else { throw .system(operation: "removing", path: path, errno: errno) }
+        } else {
+            guard unsafe unlink(path) == 0 else { throw .system(operation: "removing", path: path, errno: errno) }
+        }
+    }
+
+    /// Makes the entries of a folder (new names, renames) survive a power cut.
+    public static func synchronize(folder path: String) throws(FileError) {
+        let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw .system(operation: "opening", path: path, errno: errno) }
+        defer { close(descriptor) }
+        // Some file systems cannot synchronise a folder and say EINVAL; there is nothing better to do on those.
+        guard fsync(descriptor) == 0 || errno == EINVAL else {
+            throw .system(operation: "synchronising", path: path, errno: errno)
+        }
+    }
+
+    // MARK: Paths
+
+    public static func join(_ folder: String, _ name: String) -> String {
+        folder.hasSuffix("/") || folder.isEmpty ? folder + name : folder + "/" + name
+    }
+
+    /// The last component of a path, trailing slashes ignored.
+    public static func lastComponent(_ path: String) -> String {
+        path.split(separator: "/").last.map(String.init) ?? path
+    }
+
+    /// The folder that holds `path`: `.` for a bare name.
+    public static func parent(of path: String) -> String {
+        var trimmed = Substring(path)
+        while trimmed.count > 1, trimmed.hasSuffix("/") { trimmed.removeLast() }
+        guard let slash = trimmed.lastIndex(of: "/") else { return "." }
+        return slash == trimmed.startIndex ? "/" : String(trimmed[..<slash])
+    }
+
+    /// A name beside `path` for the unfinished version of it: same folder, so that a rename publishes it at once.
+    static func siblingName(of path: String, attempt: Int) -> String {
+        let name = ".\(lastComponent(path)).\(getpid())-\(attempt).partial"
+        return join(parent(of: path), name)
+    }
+
+    private static func systemRename(_ old: String, _ new: String) -> Int32 {
+        #if canImport(Darwin)
+            unsafe Darwin.rename(old, new)
+        #else
+            unsafe Glibc.rename(old, new)
+        #endif
+    }
+}

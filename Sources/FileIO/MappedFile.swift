@@ -1,0 +1,73 @@
+#if canImport(Darwin)
+    internal import Darwin
+#else
+    internal import Glibc
+#endif
+
+/// A whole file, mapped read-only into memory; unmapped when the last reference goes.
+///
+/// The bytes are those of the file, not a copy: if another process truncates the file while it is mapped, touching the
+/// missing pages is a fault that no program can catch in order. Files that this project writes are replaced by rename
+/// and never truncated in place, so a reader keeps the version that it opened.
+@safe public final class MappedFile: Sendable {
+    public let path: String
+    public let count: Int
+    private nonisolated(unsafe) let base: UnsafeRawPointer?
+
+    /// Maps the file at `path`.
+    ///
+    /// - Throws: `FileError.missing`, `.wrongKind` for a folder or device, `.system` when opening or mapping fails.
+    public init(path: String) throws(FileError) {
+        let status = try FileSystem.status(of: path)
+        guard status.isRegularFile else { throw .wrongKind(path: path, expected: "a regular file") }
+        let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw .system(operation: "opening", path: path, errno: errno) }
+        defer { close(descriptor) }
+        self.path = path
+        // The size is taken from the open file, not from the path, which may have been replaced meanwhile.
+        var opened = stat()
+        guard unsafe fstat(descriptor, &opened) == 0 else {
+            throw .system(operation: "examining", path: path, errno: errno)
+        }
+        count = Int(opened.st_size)
+        guard count > 0 else {
+            unsafe base = nil
+            return
+        }
+        guard let address = unsafe mmap(nil, count, PROT_READ, MAP_PRIVATE, descriptor, 0), unsafe address != MAP_FAILED
+        else { throw .system(operation: "mapping", path: path, errno: errno) }
+        unsafe base = UnsafeRawPointer(address)
+    }
+
+    deinit {
+        if let base = unsafe base { unsafe munmap(UnsafeMutableRawPointer(mutating: base), count) }
+    }
+
+    /// All bytes of the file.
+    public var bytes: RawSpan {
+        @_lifetime(borrow self) get {
+            // Sound: the mapping lives as long as `self`, whose lifetime the span depends on.
+            let buffer = unsafe UnsafeRawBufferPointer(start: base, count: count)
+            return unsafe _overrideLifetime(buffer.bytes, borrowing: self)
+        }
+    }
+
+    /// A part of the file. The range has been checked against `count` by whoever parsed it out of the file.
+    @_lifetime(borrow self)
+    public func bytes(in range: Range<Int>) -> RawSpan {
+        let span = bytes.extracting(range)
+        return unsafe _overrideLifetime(span, borrowing: self)
+    }
+
+    /// Tells the system that the pages of `range` will not be needed again, so that a pass over a file larger than
+    /// memory does not keep all of it resident.
+    public func release(_ range: Range<Int>) {
+        guard let base = unsafe base else { return }
+        let page = Int(getpagesize())
+        let start = (range.lowerBound + page - 1) / page * page
+        let end = range.upperBound / page * page
+        guard start < end else { return }
+        // Sound: read-only private pages are read again from the file when touched later.
+        unsafe madvise(UnsafeMutableRawPointer(mutating: base + start), end - start, MADV_DONTNEED)
+    }
+}

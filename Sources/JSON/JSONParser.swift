@@ -1,0 +1,61 @@
+internal import CJSONC
+internal import OrderedCollections
+
+extension JSONValue {
+    /// How deep lists and objects may nest.
+    public static let defaultMaximumDepth = 64
+
+    /// Parses a JSON text in UTF-8: checked strictly first, then read by json-c.
+    ///
+    /// - Throws: `JSONError` with the byte offset of the fault.
+    public init(parsing text: [UInt8], maximumDepth: Int = defaultMaximumDepth) throws(JSONError) {
+        try StrictScanner.check(text, maximumDepth: maximumDepth)
+        guard text.count <= Int(Int32.max) else { throw JSONError(.tooDeep, "a JSON text of more than 2 GiB is not read") }
+        guard let tokener = unsafe json_tokener_new_ex(Int32(maximumDepth + 2)) else {
+            throw JSONError(.empty, "there is no memory for the JSON reader")
+        }
+        defer { unsafe json_tokener_free(tokener) }
+        unsafe json_tokener_set_flags(tokener, oplora_json_strict_flags)
+        // Sound: json-c reads at most `count` bytes and the array outlives the call. A top-level number needs to see the
+        // end of the text to be complete, hence the NUL that Swift's own C string bridging adds.
+        let root = unsafe (text + [0]).withUnsafeBytes { raw in
+            unsafe json_tokener_parse_ex(tokener, raw.baseAddress?.assumingMemoryBound(to: CChar.self), Int32(raw.count))
+        }
+        let status = unsafe json_tokener_get_error(tokener)
+        guard status == json_tokener_success else {
+            let reason = unsafe String(cString: json_tokener_error_desc(status))
+            throw JSONError(.unexpectedCharacter, at: unsafe json_tokener_get_parse_end(tokener), "json-c refuses the text (\(reason))")
+        }
+        defer { unsafe json_object_put(root) }
+        self = unsafe Self.value(of: root)
+    }
+
+    public init(parsing text: String, maximumDepth: Int = defaultMaximumDepth) throws(JSONError) {
+        try self.init(parsing: Array(text.utf8), maximumDepth: maximumDepth)
+    }
+
+    /// Copies a json-c document into a value. The nesting has been bounded by the scanner.
+    private static func value(of node: OpaquePointer?) -> JSONValue {
+        switch unsafe json_object_get_type(node) {
+        case json_type_boolean: return .bool(unsafe json_object_get_boolean(node) != 0)
+        case json_type_int: return .integer(Int(unsafe json_object_get_int64(node)))
+        case json_type_double: return .real(unsafe json_object_get_double(node))
+        case json_type_string:
+            let length = Int(unsafe json_object_get_string_len(node))
+            let start = unsafe UnsafeRawPointer(json_object_get_string(node))
+            return .string(unsafe String(decoding: UnsafeRawBufferPointer(start: start, count: length), as: UTF8.self))
+        case json_type_array:
+            return .array((0..<Int(unsafe json_object_array_length(node))).map { unsafe value(of: json_object_array_get_idx(node, $0)) })
+        case json_type_object:
+            var members = OrderedDictionary<String, JSONValue>()
+            var entry = unsafe json_object_get_object(node)?.pointee.head
+            while let current = unsafe entry {
+                let key = unsafe String(cString: current.pointee.k.assumingMemoryBound(to: CChar.self))
+                members[key] = unsafe value(of: OpaquePointer(current.pointee.v))
+                unsafe entry = current.pointee.next
+            }
+            return .object(members)
+        default: return .null
+        }
+    }
+}

@@ -1,0 +1,168 @@
+internal import CKernels
+
+/// The low-rank update of one linear layer, s·B·A, as the layer's forward and backward passes need it.
+public struct LowRankUpdate: Sendable {
+    public let rank: Int
+    public let scale: Float
+    /// [rank, in]
+    public let a: FloatView
+    /// [out, rank]
+    public let b: FloatView
+    /// Gradients are added to these; shapes as `a` and `b`.
+    public let gradientA: FloatView
+    public let gradientB: FloatView
+
+    public init(rank: Int, scale: Float, a: FloatView, b: FloatView, gradientA: FloatView, gradientB: FloatView) {
+        precondition(a.count == gradientA.count && b.count == gradientB.count)
+        self.rank = rank
+        self.scale = scale
+        self.a = a
+        self.b = b
+        self.gradientA = gradientA
+        self.gradientB = gradientB
+    }
+}
+
+/// Dropout on the input of the low-rank path: which elements fall depends on `seed` and their index alone.
+public struct Dropout: Sendable {
+    public let rate: Float
+    public let seed: UInt64
+    /// As large as the largest input; holds the thinned input for a moment.
+    public let buffer: FloatView
+
+    public init(rate: Float, seed: UInt64, buffer: FloatView) {
+        self.rate = rate
+        self.seed = seed
+        self.buffer = buffer
+    }
+}
+
+extension Compute {
+    /// The widest panel of a weight matrix that a worker widens to F32 at a time, in elements (4 MiB).
+    private static let panelElements = 1 << 20
+
+    /// y[m,out] = x[m,in] · Wᵀ + bias + s·(x Aᵀ) Bᵀ
+    ///
+    /// The weight stays in its own type; each worker widens the rows that it multiplies, a few hundred kilobytes at a
+    /// time, so no F32 copy of the model ever exists.
+    ///
+    /// - Parameters:
+    ///   - weight: [out, in]
+    ///   - bias: [out]
+    ///   - xa: [m, rank], where x·Aᵀ is kept for the backward pass; needed with `update`.
+    public func linear(
+        y: FloatView, x: FloatView, rows m: Int, weight: WeightMatrix, bias: FloatView? = nil, update: LowRankUpdate? = nil,
+        xa: FloatView? = nil, dropout: Dropout? = nil
+    ) {
+        let (out, input) = (weight.rows, weight.columns)
+        precondition(x.count == m * input && y.count == m * out && bias?.count ?? out == out)
+        if let update, let xa {
+            precondition(update.a.count == update.rank * input && update.b.count == out * update.rank && xa.count == m * update.rank)
+            multiplyByA(xa, thinned(x, rows: m, dropout), update, rows: m, input: input)
+        }
+        let tiles = Tiles(out, limit: Self.panelElements / input)
+        pool.run(tiles.count) { [self] index, worker in
+            let columns = tiles[index]
+            let panel = unsafe scratch(worker, count: columns.count * input)
+            unsafe kernels.widen(panel, weight.address(row: columns.lowerBound, column: 0), weight.element, columns.count, input, input)
+            let target = unsafe y.pointer + columns.lowerBound
+            unsafe sgemm(false, true, m, columns.count, input, 1, x.pointer, input, panel, input, 0, target, out)
+            if let bias { unsafe kernels.add_bias(target, bias.pointer + columns.lowerBound, m, columns.count, out) }
+            if let update, let xa {
+                let rank = update.rank
+                unsafe sgemm(
+                    false, true, m, columns.count, rank, update.scale, xa.pointer, rank, update.b.pointer + columns.lowerBound * rank, rank, 1, target,
+                    out)
+            }
+        }
+    }
+
+    /// What reaches x when dy reaches y, and the gradients of A and B.
+    ///
+    ///     dB += s·dyᵀ(x Aᵀ)      dA += s·(dy B)ᵀ x      dx (+)= dy W + s·(dy B) A
+    ///
+    /// - Parameters:
+    ///   - dx: [m, in]; `nil` where nothing below needs it.
+    ///   - accumulate: whether dx is added to or replaced.
+    ///   - dyb: [m, rank], scratch.
+    public func linearBackward(
+        dx: FloatView?, accumulate: Bool, dy: FloatView, x: FloatView, rows m: Int, weight: WeightMatrix, update: LowRankUpdate? = nil,
+        xa: FloatView? = nil, dyb: FloatView? = nil, dropout: Dropout? = nil
+    ) {
+        let (out, input) = (weight.rows, weight.columns)
+        precondition(dy.count == m * out && x.count == m * input && dx?.count ?? x.count == x.count)
+        var thinnedX = x
+        if let update, let xa, let dyb {
+            thinnedX = thinned(x, rows: m, dropout)
+            let rank = update.rank
+            let rowTiles = Tiles(m), outTiles = Tiles(out)
+            pool.run(rowTiles.count + outTiles.count) { index, _ in
+                if index < rowTiles.count {
+                    let rows = rowTiles[index]
+                    unsafe sgemm(
+                        false, false, rows.count, rank, out, update.scale, dy.pointer + rows.lowerBound * out, out, update.b.pointer, rank, 0,
+                        dyb.pointer + rows.lowerBound * rank, rank)
+                } else {
+                    let columns = outTiles[index - rowTiles.count]
+                    unsafe sgemm(
+                        true, false, columns.count, rank, m, update.scale, dy.pointer + columns.lowerBound, out, xa.pointer, rank, 1,
+                        update.gradientB.pointer + columns.lowerBound * rank, rank)
+                }
+            }
+        }
+        let forA = thinnedX
+        let tiles = Tiles(input, limit: Self.panelElements / out)
+        guard dx != nil || update != nil else { return }
+        pool.run(tiles.count) { [self] index, worker in
+            let columns = tiles[index]
+            let first = columns.lowerBound
+            if let update, let dyb {
+                let rank = update.rank
+                unsafe sgemm(
+                    true, false, rank, columns.count, m, 1, dyb.pointer, rank, forA.pointer + first, input, 1, update.gradientA.pointer + first, input)
+            }
+            guard let dx else { return }
+            let target = unsafe dx.pointer + first
+            let panel = unsafe scratch(worker, count: max(out, m) * columns.count)
+            unsafe kernels.widen(panel, weight.address(row: 0, column: first), weight.element, out, columns.count, input)
+            unsafe sgemm(false, false, m, columns.count, out, 1, dy.pointer, out, panel, columns.count, accumulate ? 1 : 0, target, input)
+            guard let update, let dyb else { return }
+            let rank = update.rank
+            if let dropout, dropout.rate > 0 {
+                unsafe sgemm(false, false, m, columns.count, rank, 1, dyb.pointer, rank, update.a.pointer + first, input, 0, panel, columns.count)
+                for row in 0..<m {
+                    let part = unsafe panel + row * columns.count
+                    unsafe kernels.dropout(part, part, columns.count, dropout.seed, UInt64(row * input + first), dropout.rate)
+                    unsafe kernels.axpy(target + row * input, 1, part, columns.count)
+                }
+            } else {
+                unsafe sgemm(false, false, m, columns.count, rank, 1, dyb.pointer, rank, update.a.pointer + first, input, 1, target, input)
+            }
+        }
+    }
+
+    /// xa[m,rank] = x[m,in] · Aᵀ
+    private func multiplyByA(_ xa: FloatView, _ x: FloatView, _ update: LowRankUpdate, rows m: Int, input: Int) {
+        let tiles = Tiles(m)
+        let rank = update.rank
+        pool.run(tiles.count) { index, _ in
+            let rows = tiles[index]
+            unsafe sgemm(
+                false, true, rows.count, rank, input, 1, x.pointer + rows.lowerBound * input, input, update.a.pointer, input, 0,
+                xa.pointer + rows.lowerBound * rank, rank)
+        }
+    }
+
+    /// x with dropout, in the dropout's buffer; x itself without.
+    private func thinned(_ x: FloatView, rows m: Int, _ dropout: Dropout?) -> FloatView {
+        guard let dropout, dropout.rate > 0 else { return x }
+        let target = dropout.buffer[0..<x.count]
+        let columns = x.count / max(m, 1)
+        forRows(m) { [self] rows in
+            let first = rows.lowerBound * columns
+            unsafe kernels.dropout(
+                target.pointer + first, x.pointer + first, rows.count * columns, dropout.seed, UInt64(first), dropout.rate)
+        }
+        return target
+    }
+}

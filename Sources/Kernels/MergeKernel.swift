@@ -1,0 +1,166 @@
+internal import CKernels
+public import Tensors
+
+/// The instruction sets that the merge is written for. All give the same bytes.
+public enum MergePath: Int32, CaseIterable, Sendable {
+    case portable = 0
+    case avx2 = 1
+    case avx512 = 2
+
+    /// Whether this machine can run it.
+    public var isSupported: Bool { oplora_merge_supports(rawValue) != 0 }
+
+    /// The widest path that this machine can run.
+    public static let best = allCases.last { $0.isSupported } ?? .portable
+}
+
+/// One adapter's factors for one matrix W [out, in], widened to binary64 once and laid out for the kernel.
+@safe public final class MergeFactors: Sendable {
+    public let outputs: Int
+    public let inputs: Int
+    public let rank: Int
+    /// What multiplies B·A.
+    public let scale: Double
+    /// Whether all of B is zero, so that the update is nothing and no byte of W may change.
+    public let isZero: Bool
+
+    /// A [rank, in] in panels of 16 columns, then B [out, rank].
+    private nonisolated(unsafe) let storage: UnsafeMutablePointer<Double>
+    private let packedCount: Int
+    private let productsAreExact: Bool
+
+    /// Why factors cannot be used: an element that is infinite or no number.
+    public struct NotFinite: Error, Equatable, Sendable {
+        /// Whether it is in B; otherwise it is in A.
+        public let isInB: Bool
+        /// Its place in the row-major matrix.
+        public let index: Int
+
+        public init(isInB: Bool, index: Int) {
+            self.isInB = isInB
+            self.index = index
+        }
+    }
+
+    /// - Parameters:
+    ///   - loraA: A [rank, in], row-major, in F32, BF16, F16 or F64.
+    ///   - loraB: B [out, rank], likewise.
+    /// - Throws: `NotFinite` for the first element that is infinite or no number, those of A first.
+    public init(
+        loraA: RawSpan, typeA: DType, loraB: RawSpan, typeB: DType, outputs: Int, inputs: Int, rank: Int, scale: Double
+    ) throws(NotFinite) {
+        let a = MergeElement(checking: typeA)
+        let b = MergeElement(checking: typeB)
+        precondition(loraA.byteCount == rank * inputs * typeA.bitWidth / 8 && loraB.byteCount == outputs * rank * typeB.bitWidth / 8)
+        self.outputs = outputs
+        self.inputs = inputs
+        self.rank = rank
+        self.scale = scale
+        let panel = Int(oplora_merge_panel)
+        packedCount = (inputs + panel - 1) / panel * panel * rank
+        productsAreExact = a != .f64 && b != .f64
+        let numbers = UnsafeMutablePointer<Double>.allocate(capacity: max(packedCount + outputs * rank, 1))
+        unsafe storage = numbers
+        let wideB = unsafe numbers + packedCount
+        // Sound: the sizes have been checked above and the pointers are used only during the calls.
+        let faultInA = unsafe withUnsafeTemporaryAllocation(of: Double.self, capacity: max(rank * inputs, 1)) { wide in
+            let fault = unsafe loraA.withUnsafeBytes { unsafe oplora_merge_widen($0.baseAddress, a.rawValue, rank * inputs, wide.baseAddress) }
+            unsafe oplora_merge_pack(wide.baseAddress, rank, inputs, numbers)
+            return fault
+        }
+        let faultInB = unsafe loraB.withUnsafeBytes { unsafe oplora_merge_widen($0.baseAddress, b.rawValue, outputs * rank, wideB) }
+        isZero = unsafe UnsafeBufferPointer(start: wideB, count: outputs * rank).allSatisfy { $0 == 0 }
+        if faultInA >= 0 { throw NotFinite(isInB: false, index: faultInA) }
+        if faultInB >= 0 { throw NotFinite(isInB: true, index: faultInB) }
+    }
+
+    deinit { unsafe storage.deallocate() }
+
+    /// The view that the kernel takes; valid as long as `self`.
+    @unsafe fileprivate var view: oplora_merge_factors {
+        unsafe oplora_merge_factors(
+            a: storage, b: storage + packedCount, rank: rank, scale: scale, products_are_exact: productsAreExact ? 1 : 0)
+    }
+}
+
+/// What the merge of some rows found out beside the rows themselves. The update of an element is d = Σ s·acc.
+public struct MergeSums: Sendable, Equatable {
+    /// Σ d².
+    public var updateSquared: Double
+    /// Σ d·(W′ − W), where W′ is the stored element.
+    public var updateTimesChange: Double
+    /// Whether an element of the result is infinite or no number; the other sums mean nothing then.
+    public var isNotFinite: Bool
+
+    public init(updateSquared: Double = 0, updateTimesChange: Double = 0, isNotFinite: Bool = false) {
+        self.updateSquared = updateSquared
+        self.updateTimesChange = updateTimesChange
+        self.isNotFinite = isNotFinite
+    }
+}
+
+/// The merge W′ = round(W + s·B·A), as it is defined: acc = Σ over k ascending of B[o,k]·A[k,i] in binary64 from +0;
+/// y = W + (s·acc), each operation rounded, adapters in order; W′ is y rounded once to nearest even into the stored type.
+public enum MergeKernel {
+    /// The element types that weights and factors may have.
+    public static func supports(_ dtype: DType) -> Bool { MergeElement(dtype) != nil }
+
+    /// Merges a block of rows of W [out, in].
+    ///
+    /// - Parameters:
+    ///   - weights: the rows, row-major, in `weightType`.
+    ///   - merged: takes as many elements in `mergedType`.
+    ///   - rows: the numbers of these rows in the whole matrix.
+    ///   - columns: `in`.
+    ///   - factors: the adapters in order; none converts from one type to the other.
+    /// - Returns: sums that depend on the block and not on the path.
+    public static func mergeRows(
+        weights: RawSpan, weightType: DType, into merged: inout MutableRawSpan, mergedType: DType, rows: Range<Int>, columns: Int,
+        factors: [MergeFactors], path: MergePath = .best
+    ) -> MergeSums {
+        let source = MergeElement(checking: weightType)
+        let target = MergeElement(checking: mergedType)
+        precondition(path.isSupported)
+        precondition(weights.byteCount == rows.count * columns * weightType.bitWidth / 8)
+        precondition(merged.byteCount >= rows.count * columns * mergedType.bitWidth / 8)
+        precondition(factors.allSatisfy { $0.inputs == columns && rows.upperBound <= $0.outputs })
+        let views = unsafe factors.map { unsafe $0.view }
+        // Sound: the sizes have been checked, and `factors` keeps what the views point at alive.
+        let sums = unsafe weights.withUnsafeBytes { from in
+            unsafe merged.withUnsafeMutableBytes { to in
+                unsafe views.withUnsafeBufferPointer { list in
+                    unsafe oplora_merge_rows(
+                        path.rawValue, from.baseAddress, source.rawValue, to.baseAddress, target.rawValue, rows.count, columns,
+                        rows.lowerBound, list.baseAddress, list.count)
+                }
+            }
+        }
+        withExtendedLifetime(factors) {}
+        return MergeSums(
+            updateSquared: sums.update_squared, updateTimesChange: sums.update_times_change, isNotFinite: sums.not_finite != 0)
+    }
+}
+
+/// The kernel's numbers for element types.
+private enum MergeElement: Int32 {
+    case f32 = 0
+    case bf16 = 1
+    case f16 = 2
+    case f64 = 3
+
+    init?(_ dtype: DType) {
+        switch dtype {
+        case .f32: self = .f32
+        case .bf16: self = .bf16
+        case .f16: self = .f16
+        case .f64: self = .f64
+        default: return nil
+        }
+    }
+
+    /// For callers that have asked `MergeKernel.supports` before.
+    init(checking dtype: DType) {
+        guard let element = MergeElement(dtype) else { preconditionFailure("\(dtype) is not a type that the merge takes") }
+        self = element
+    }
+}

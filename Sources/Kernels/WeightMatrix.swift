@@ -1,0 +1,59 @@
+internal import CKernels
+public import FileIO
+public import Tensors
+
+/// A weight matrix [rows, columns] (or vector, with one row) that stays where it lies in a mapped file, in its own
+/// element type.
+@safe public struct WeightMatrix: Sendable {
+    public let name: String
+    public let rows: Int
+    public let columns: Int
+    public let dtype: DType
+    /// Keeps the mapping alive.
+    private let file: MappedFile
+    nonisolated(unsafe) let pointer: UnsafeRawPointer
+
+    /// - Parameters:
+    ///   - info: a tensor of `file` with one or two dimensions.
+    /// - Returns: `nil` when the dtype is not F32, BF16 or F16, or the shape has another number of dimensions.
+    public init?(file: MappedFile, info: TensorInfo) {
+        guard [.f32, .bf16, .f16].contains(info.dtype), (1...2).contains(info.shape.count) else { return nil }
+        name = info.name
+        rows = info.shape.count == 2 ? info.shape[0] : 1
+        columns = info.shape[info.shape.count - 1]
+        dtype = info.dtype
+        self.file = file
+        // Sound: `file` is kept, and the reader that made `info` has checked its range against the file.
+        let range = info.byteRange
+        unsafe pointer = file.bytes.extracting(range).withUnsafeBytes { unsafe $0.baseAddress ?? UnsafeRawPointer(bitPattern: 64)! }
+    }
+
+    var element: oplora_element {
+        switch dtype {
+        case .bf16: oplora_element_bf16
+        case .f16: oplora_element_f16
+        default: oplora_element_f32
+        }
+    }
+
+    /// The address of an element.
+    func address(row: Int, column: Int) -> UnsafeRawPointer {
+        unsafe pointer + (row * columns + column) * dtype.bitWidth / 8
+    }
+
+    /// The row and column of the first element that is NaN or infinite; `nil` when all are finite.
+    public func firstNonFinite() -> (row: Int, column: Int)? {
+        let index = unsafe oplora_training_kernels_best().pointee.first_non_finite(pointer, element, rows * columns)
+        return index < 0 ? nil : (index / columns, index % columns)
+    }
+
+    /// All elements in F32, in a new array; for vectors and tests.
+    public func floats() -> [Float] {
+        var values = [Float](repeating: 0, count: rows * columns)
+        unsafe values.withUnsafeMutableBufferPointer { target in
+            guard let start = target.baseAddress else { return }
+            unsafe oplora_training_kernels_best().pointee.widen(start, pointer, element, rows, columns, columns)
+        }
+        return values
+    }
+}

@@ -1,0 +1,145 @@
+public import FileIO
+internal import JSON
+public import OrderedCollections
+public import Tensors
+
+/// One safetensors file, mapped into memory: its header parsed and checked, its tensors readable in place.
+///
+/// Layout: a little-endian 64-bit header length N, N bytes of JSON, then the tensors' bytes without gaps.
+public final class SafetensorsFile: Sendable {
+    /// The longest header that the reference library accepts, in bytes.
+    public static let maximumHeaderBytes = 100_000_000
+
+    public let file: MappedFile
+    /// The tensors in the order of their bytes.
+    public let tensors: OrderedDictionary<String, TensorInfo>
+    /// `__metadata__`, in the order of the header.
+    public let metadata: OrderedDictionary<String, String>
+
+    public var path: String { file.path }
+
+    /// Opens and checks a file; the tensors' bytes themselves are not read.
+    public init(path: String) throws {
+        let mapped = try MappedFile(path: path)
+        (tensors, metadata) = try SafetensorsHeader.parse(mapped.bytes, path: path)
+        file = mapped
+    }
+
+    /// Calls `body` with the bytes of a tensor of this file, in place.
+    public func withBytes<Result>(of tensor: TensorInfo, _ body: (RawSpan) throws -> Result) rethrows -> Result {
+        let mapped = file
+        return try body(mapped.bytes(in: tensor.byteRange))
+    }
+}
+
+/// Parsing of the header.
+enum SafetensorsHeader {
+    typealias Content = (tensors: OrderedDictionary<String, TensorInfo>, metadata: OrderedDictionary<String, String>)
+
+    static func parse(_ bytes: RawSpan, path: String) throws(SafetensorsError) -> Content {
+        guard bytes.byteCount >= 8 else {
+            throw SafetensorsError(
+                .headerTooSmall, path: path, "the file has \(bytes.byteCount) bytes and a safetensors header needs at least 8; the file is cut short or of another kind")
+        }
+        // Sound: eight bytes are there, and every bit pattern is an integer.
+        let length = UInt64(littleEndian: unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 0, as: UInt64.self))
+        guard length <= UInt64(SafetensorsFile.maximumHeaderBytes) else {
+            throw SafetensorsError(
+                .headerTooLarge, path: path, offset: 0, "the header claims \(length) bytes, more than the format's limit of \(SafetensorsFile.maximumHeaderBytes); this is not a safetensors file")
+        }
+        let dataStart = 8 + Int(length)
+        guard dataStart <= bytes.byteCount else {
+            throw SafetensorsError(
+                .headerPastEnd, path: path, offset: 0, "the header claims \(length) bytes and only \(bytes.byteCount - 8) follow; the file is cut short, fetch it again")
+        }
+        let text = unsafe bytes.extracting(8..<dataStart).withUnsafeBytes { unsafe Array($0) }
+        guard text.first == UInt8(ascii: "{") else {
+            throw SafetensorsError(.invalidHeaderStart, path: path, offset: 8, "the header does not start with '{'; this is not a safetensors file")
+        }
+        let root: JSONValue
+        do {
+            root = try JSONValue(parsing: text)
+        } catch {
+            throw SafetensorsError(.invalidHeader, path: path, offset: error.offset.map { $0 + 8 }, "the header is not valid: \(error.message)")
+        }
+        var tensors: [TensorInfo] = []
+        var metadata: OrderedDictionary<String, String> = [:]
+        for (name, entry) in root.objectValue ?? [:] {
+            if name == "__metadata__" {
+                metadata = try parseMetadata(entry, path: path)
+            } else {
+                tensors.append(try parseTensor(name, entry, dataStart: dataStart, path: path))
+            }
+        }
+        try checkLayout(&tensors, dataStart: dataStart, end: bytes.byteCount, path: path)
+        return (OrderedDictionary(uniqueKeysWithValues: tensors.map { ($0.name, $0) }), metadata)
+    }
+
+    private static func parseMetadata(_ entry: JSONValue, path: String) throws(SafetensorsError) -> OrderedDictionary<String, String> {
+        guard let members = entry.objectValue else {
+            throw SafetensorsError(.invalidMetadata, path: path, "__metadata__ is \(entry.kind) and must be a map from strings to strings")
+        }
+        var metadata: OrderedDictionary<String, String> = [:]
+        for (key, value) in members {
+            guard let text = value.stringValue else {
+                throw SafetensorsError(.invalidMetadata, path: path, "__metadata__ holds \(value.kind) under \"\(key)\" and may hold strings only")
+            }
+            metadata[key] = text
+        }
+        return metadata
+    }
+
+    private static func parseTensor(_ name: String, _ entry: JSONValue, dataStart: Int, path: String) throws(SafetensorsError) -> TensorInfo {
+        func fault(_ code: SafetensorsError.Code, _ message: String) -> SafetensorsError {
+            SafetensorsError(code, path: path, tensor: name, message)
+        }
+        guard let members = entry.objectValue else { throw fault(.invalidTensor, "its entry in the header is \(entry.kind) and must be an object") }
+        guard let dtypeName = members["dtype"]?.stringValue, let shapeList = members["shape"]?.arrayValue,
+            let offsetList = members["data_offsets"]?.arrayValue
+        else { throw fault(.invalidTensor, "its entry in the header needs dtype, shape and data_offsets") }
+        if let extra = members.keys.first(where: { !["dtype", "shape", "data_offsets"].contains($0) }) {
+            throw fault(.invalidTensor, "its entry in the header has an unknown field \"\(extra)\"")
+        }
+        guard let dtype = DType(rawValue: dtypeName) else { throw fault(.unknownDType, "the dtype \"\(dtypeName)\" is not one of the format's") }
+        let shape = shapeList.compactMap(\.integerValue)
+        let offsets = offsetList.compactMap(\.integerValue)
+        guard shape.count == shapeList.count, shape.allSatisfy({ $0 >= 0 }) else {
+            throw fault(.invalidTensor, "its shape must be a list of sizes that are not negative")
+        }
+        guard offsets.count == 2, offsetList.count == 2, offsets.allSatisfy({ $0 >= 0 }) else {
+            throw fault(.invalidTensor, "its data_offsets must be two numbers that are not negative")
+        }
+        guard offsets[0] <= offsets[1] else { throw fault(.invalidOffset, "its data ends (\(offsets[1])) before it begins (\(offsets[0]))") }
+        guard let size = CheckedSize.byteCount(of: shape, dtype: dtype) else {
+            throw fault(.sizeOverflow, "the size of shape \(describe(shape: shape)) in \(dtype) is not a whole number of bytes that a file can have")
+        }
+        guard offsets[1] - offsets[0] == size else {
+            throw fault(.sizeMismatch, "its data_offsets span \(offsets[1] - offsets[0]) bytes where shape \(describe(shape: shape)) in \(dtype) takes \(size)")
+        }
+        let (end, overflow) = offsets[1].addingReportingOverflow(dataStart)
+        guard !overflow else { throw fault(.sizeOverflow, "its data_offsets are beyond what a file can have") }
+        return TensorInfo(name: name, dtype: dtype, shape: shape, byteRange: (offsets[0] + dataStart)..<end)
+    }
+
+    /// Sorts the tensors by place and checks that they cover the data exactly: no gap, no overlap, nothing left.
+    private static func checkLayout(_ tensors: inout [TensorInfo], dataStart: Int, end: Int, path: String) throws(SafetensorsError) {
+        tensors.sort { ($0.byteRange.lowerBound, $0.byteRange.upperBound) < ($1.byteRange.lowerBound, $1.byteRange.upperBound) }
+        var position = dataStart
+        for tensor in tensors {
+            guard tensor.byteRange.lowerBound == position else {
+                throw SafetensorsError(
+                    .invalidOffset, path: path, tensor: tensor.name, offset: tensor.byteRange.lowerBound,
+                    "its data begins at \(tensor.byteRange.lowerBound - dataStart) and the tensor before it ends at \(position - dataStart)")
+            }
+            position = tensor.byteRange.upperBound
+        }
+        guard position <= end else {
+            throw SafetensorsError(
+                .dataPastEnd, path: path, tensor: tensors.last { $0.byteRange.upperBound > end }?.name, offset: end,
+                "the tensors take \(position - dataStart) bytes and the file holds \(end - dataStart); it is cut short, fetch it again")
+        }
+        guard position == end else {
+            throw SafetensorsError(.trailingBytes, path: path, offset: position, "\(end - position) bytes follow the last tensor and belong to none")
+        }
+    }
+}

@@ -1,0 +1,227 @@
+internal import FileIO
+internal import Hashing
+public import HyperLoRA
+public import Kernels
+internal import Safetensors
+internal import Transformer
+
+/// What a run tells while it goes.
+public enum TrainingEvent: Sendable {
+    /// A step is done. The loss is the mean over its batch, before the step.
+    case step(step: Int, loss: Double, learningRate: Double, gradientNorm: Double, tokensPerSecond: Double, secondsLeft: Double)
+    case evaluation(Evaluation)
+    case checkpoint(step: Int, path: String)
+}
+
+/// Trains an adapter on a base model.
+public final class Trainer {
+    public let subject: TrainingSubject
+    public private(set) var progress: TrainingProgress
+    public let parameters: any AdapterParameters
+    public var modules: [AdaptedModule] { parameters.modules }
+
+    private var configuration: TrainingConfiguration { subject.configuration }
+    private let model: Transformer
+    private let updates: LowRankUpdates
+    private let data: TokenData
+    private let evaluationData: TokenData?
+    private var order: SampleOrder
+
+    /// Sets a run up: opens the base model, reads the data, takes all memory.
+    ///
+    /// - Parameters:
+    ///   - configuration: of a new run. A run that is resumed keeps its own.
+    ///   - epochs: in place of `configuration.steps`, where given.
+    ///   - resuming: the run to continue; its base and data must be the same.
+    /// - Throws: the errors of the model, the data and the checkpoint; `TrainingError` for options out of range.
+    public init(
+        configuration requested: TrainingConfiguration, epochs: Double? = nil, base: String, dataPath: String, evaluationPath: String?,
+        resuming: TrainingCheckpoint?, compute: Compute
+    ) throws {
+        var configuration = resuming?.subject.configuration ?? requested
+        let model = try TransformerConfiguration(folder: base)
+        let files = try WeightFiles(path: base)
+        let data = try TokenData(path: dataPath, modelFolder: base, vocabularySize: model.vocabularySize)
+        let evaluationData = try evaluationPath.map { try TokenData(path: $0, modelFolder: base, vocabularySize: model.vocabularySize) }
+        let windows = data.windowCount(length: configuration.sequenceLength)
+        for (data, option) in [(data, "--data"), (evaluationData, "--eval-data")] {
+            guard let data, data.windowCount(length: configuration.sequenceLength) == 0 else { continue }
+            throw TrainingError(
+                .emptyData,
+                "\(data.path): \(data.tokens.count) tokens are not enough for one sequence of \(configuration.sequenceLength) and its next token; give more text with \(option) or choose a shorter --seq-len"
+            )
+        }
+        if let epochs, resuming == nil {
+            let perStep = configuration.batchSize * configuration.accumulation
+            configuration.steps = max(1, Int((epochs * Double(windows) / Double(perStep)).rounded(.up)))
+        }
+        try configuration.validate()
+        subject = TrainingSubject(
+            configuration: configuration, baseName: FileSystem.lastComponent(base), baseFingerprint: Self.fingerprint(of: files),
+            dataFingerprint: data.fingerprint, evaluationFingerprint: evaluationData?.fingerprint)
+        if let resuming { try Self.check(subject, continues: resuming) }
+
+        let weights = try TransformerWeights(configuration: model, files: files, compute: compute)
+        let targets = try TargetSelection(configuration.targets, configuration: model)
+        self.model = try Transformer(
+            weights: weights, compute: compute, batch: configuration.batchSize, sequence: configuration.sequenceLength,
+            maximumRank: configuration.rank, training: true)
+        parameters = configuration.makeParameters(modules: targets.modules, compute: compute)
+        updates = targets.updates(of: parameters, layers: model.layers)
+        self.data = data
+        self.evaluationData = evaluationData
+        order = SampleOrder(windows: windows, seed: UInt64(configuration.seed))
+        progress = resuming?.progress ?? TrainingProgress()
+        try resuming?.restore(into: parameters)
+    }
+
+    /// The held-out loss, in nats a token, over every whole window of the held-out text.
+    public func evaluate() -> Double? {
+        guard let evaluationData else { return nil }
+        return evaluate(on: evaluationData, updates)
+    }
+
+    private func evaluate(on data: TokenData, _ updates: LowRankUpdates) -> Double {
+        let length = configuration.sequenceLength
+        let windows = data.windowCount(length: length)
+        var sum = 0.0
+        for start in stride(from: 0, to: windows, by: configuration.batchSize) {
+            let count = min(configuration.batchSize, windows - start)
+            // A last batch that is not full is filled up with its first window, whose second loss is not counted.
+            let batch = (0..<configuration.batchSize).map { $0 < count ? start + $0 : start }
+            let (inputs, targets) = gather(batch, from: data)
+            sum += model.losses(tokens: inputs, targets: targets, updates: updates).prefix(count * length).reduce(0) { $0 + Double($1) }
+        }
+        return sum / Double(windows * length)
+    }
+
+    private func gather(_ windows: [Int], from data: TokenData) -> (inputs: [Int32], targets: [Int32]) {
+        var inputs: [Int32] = [], targets: [Int32] = []
+        inputs.reserveCapacity(windows.count * configuration.sequenceLength)
+        targets.reserveCapacity(windows.count * configuration.sequenceLength)
+        for window in windows {
+            let part = data.window(window, length: configuration.sequenceLength)
+            inputs.append(contentsOf: part.inputs)
+            targets.append(contentsOf: part.targets)
+        }
+        return (inputs, targets)
+    }
+
+    /// Runs the steps that are left, and writes the run to `output` at the end and at intervals.
+    ///
+    /// - Parameters:
+    ///   - saveInterval: steps between checkpoints; 0 for only at the end.
+    ///   - replacing: whether a file at `output` may be replaced by the first checkpoint.
+    ///   - report: told of each step, measurement and checkpoint.
+    ///   - isInterrupted: asked after each step; when true, a checkpoint is written and the run ends with
+    ///     `TrainingError.interrupted`.
+    /// - Throws: `TrainingError.diverged` when a loss or gradient is not finite: nothing is written then, and the last
+    ///   checkpoint stays.
+    public func run(
+        output: String, saveInterval: Int, replacing: Bool, report: (TrainingEvent) -> Void, isInterrupted: () -> Bool = { false }
+    ) throws {
+        var mayReplace = replacing
+        func save() throws {
+            try TrainingCheckpoint.write(to: output, replacing: mayReplace, subject: subject, progress: progress, parameters: parameters)
+            mayReplace = true
+            report(.checkpoint(step: progress.step, path: output))
+        }
+        if progress.step == 0 { recordEvaluation(report) }
+        let clock = ContinuousClock()
+        let started = clock.now
+        let firstStep = progress.step
+        while progress.step < configuration.steps {
+            let stepStarted = clock.now
+            let (loss, rate, norm) = try step()
+            let now = clock.now
+            let tokens = Double(configuration.batchSize * configuration.accumulation * configuration.sequenceLength)
+            let perStep = seconds(now - started) / Double(progress.step - firstStep)
+            report(
+                .step(
+                    step: progress.step, loss: loss, learningRate: rate, gradientNorm: norm, tokensPerSecond: tokens / seconds(now - stepStarted),
+                    secondsLeft: perStep * Double(configuration.steps - progress.step)))
+            let isLast = progress.step == configuration.steps
+            if isLast || (configuration.evaluationInterval > 0 && progress.step % configuration.evaluationInterval == 0) { recordEvaluation(report) }
+            if !isLast, saveInterval > 0, progress.step % saveInterval == 0 { try save() }
+            if !isLast, isInterrupted() {
+                try save()
+                throw TrainingError(
+                    .interrupted, "interrupted after step \(progress.step) of \(configuration.steps); go on with --resume \(output)")
+            }
+        }
+        try save()
+    }
+
+    private func recordEvaluation(_ report: (TrainingEvent) -> Void) {
+        guard let loss = evaluate() else { return }
+        let evaluation = Evaluation(step: progress.step, loss: loss)
+        progress.evaluations.append(evaluation)
+        report(.evaluation(evaluation))
+    }
+
+    /// One optimiser step over `accumulation` batches.
+    private func step() throws(TrainingError) -> (loss: Double, learningRate: Double, gradientNorm: Double) {
+        let number = progress.step
+        parameters.zeroGradients()
+        var loss = 0.0
+        for part in 0..<configuration.accumulation {
+            let first = (number * configuration.accumulation + part) * configuration.batchSize
+            let windows = (first..<first + configuration.batchSize).map { order.window(ofSample: $0) }
+            let (inputs, targets) = gather(windows, from: data)
+            let dropout = configuration.dropout > 0 ? dropoutPlan(step: number, part: part) : nil
+            loss += model.lossAndGradients(tokens: inputs, targets: targets, updates: updates, dropout: dropout)
+        }
+        loss /= Double(configuration.accumulation)
+        let mean = 1 / Double(configuration.accumulation)
+        let norm = parameters.gradientNormSquared().squareRoot() * mean
+        guard loss.isFinite, norm.isFinite else {
+            throw TrainingError(
+                .diverged,
+                "the \(loss.isFinite ? "gradient" : "loss") is no longer finite at step \(number + 1); nothing was written since the last checkpoint, start again with a smaller --lr or more --warmup-ratio"
+            )
+        }
+        let limit = configuration.maximumGradientNorm
+        let clip = limit > 0 ? min(1, limit / (norm + 1e-6)) : 1
+        let rate = configuration.learningRate(atStep: number)
+        parameters.step(
+            AdamWStep(
+                learningRate: Float(rate), beta1: Float(configuration.beta1), beta2: Float(configuration.beta2), epsilon: Float(configuration.epsilon),
+                weightDecay: Float(configuration.weightDecay), step: number + 1, gradientScale: Float(clip * mean)))
+        progress.step += 1
+        progress.losses.append(Float(loss))
+        progress.learningRates.append(Float(rate))
+        progress.gradientNorms.append(Float(norm))
+        return (loss, rate, norm)
+    }
+
+    private func dropoutPlan(step: Int, part: Int) -> DropoutPlan {
+        var random = RandomSource(seed: UInt64(configuration.seed), stream: 1 << 41 + UInt64(step * configuration.accumulation + part))
+        return DropoutPlan(rate: Float(configuration.dropout), seed: random.next())
+    }
+
+    /// SHA-256 over the weight files in the order of their names.
+    static func fingerprint(of files: WeightFiles) -> String {
+        var digest = SHA256Digest()
+        for shard in files.shards {
+            let mapped = shard.file
+            digest.update(mapped.bytes)
+        }
+        return digest.finishHex()
+    }
+
+    private static func check(_ subject: TrainingSubject, continues checkpoint: TrainingCheckpoint) throws(TrainingError) {
+        guard subject.baseFingerprint == checkpoint.subject.baseFingerprint else {
+            throw TrainingError(
+                .otherBase, "the run was trained on other base weights than those of --base (\(checkpoint.subject.baseName)); continue with the same model")
+        }
+        guard subject.dataFingerprint == checkpoint.subject.dataFingerprint,
+            subject.evaluationFingerprint == checkpoint.subject.evaluationFingerprint
+        else {
+            throw TrainingError(.otherData, "the run was started on other data; continue with the same --data and --eval-data")
+        }
+    }
+}
+
+private func seconds(_ duration: Duration) -> Double {
+    Double(duration.components.seconds) + Double(duration.components.attoseconds) * 1e-18
+}

@@ -1,0 +1,155 @@
+public import HyperLoRA
+public import JSON
+
+/// Everything that decides what a run computes. Two runs with equal configurations, base weights and data write the
+/// same bytes.
+public struct TrainingConfiguration: Sendable, Equatable {
+    public enum Method: String, Sendable, CaseIterable {
+        case opLoRA = "op-lora"
+        case lora
+    }
+
+    public enum Schedule: String, Sendable, CaseIterable {
+        case constant, linear, cosine
+    }
+
+    public var method: Method = .opLoRA
+    public var rank = 16
+    public var alpha = 32.0
+    /// Scale alpha/√r in place of alpha/r.
+    public var rankStabilized = false
+    public var width = 32
+    public var embedding = 128
+    public var initialization = HyperNetworkInitialization(zStandardDeviation: 1)
+    /// Module suffixes, or `all-linear`.
+    public var targets: [String] = [TargetSelection.allLinear]
+    public var steps = 100
+    public var batchSize = 4
+    public var sequenceLength = 256
+    public var accumulation = 1
+    public var learningRate = 2e-4
+    public var schedule: Schedule = .linear
+    public var warmupRatio = 0.03
+    public var beta1 = 0.9
+    public var beta2 = 0.999
+    public var epsilon = 1e-8
+    public var weightDecay = 0.0
+    /// Gradients with a larger norm are scaled down to it; 0 for never.
+    public var maximumGradientNorm = 1.0
+    public var dropout = 0.0
+    public var seed = 0
+    /// Steps between measurements of the held-out loss; 0 for only before and after.
+    public var evaluationInterval = 0
+
+    public init() {}
+
+    /// s in W + s·B·A.
+    public var scale: Double {
+        rankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
+    }
+
+    /// Checks every value that a person can set.
+    ///
+    /// - Throws: `TrainingError.invalidOption` naming the option and its range.
+    public func validate() throws(TrainingError) {
+        func check(_ holds: Bool, _ option: String, _ range: String) throws(TrainingError) {
+            guard holds else { throw TrainingError(.invalidOption, "--\(option) must be \(range)") }
+        }
+        try check((1...1024).contains(rank), "rank", "from 1 to 1024")
+        try check(alpha > 0 && alpha.isFinite, "alpha", "a positive number")
+        try check((1...4096).contains(width), "width", "from 1 to 4096")
+        try check((1...65536).contains(embedding), "embedding", "from 1 to 65536")
+        try check(initialization.zStandardDeviation > 0 && initialization.zStandardDeviation <= 1e3, "z-std", "above 0 and at most 1000")
+        try check((0...100).contains(initialization.w1Gain), "w1-gain", "from 0 to 100")
+        try check((0...100).contains(initialization.w2Gain), "w2-gain", "from 0 to 100")
+        try check((0...100).contains(initialization.hiddenBias), "hidden-bias", "from 0 to 100")
+        try check((1...100_000_000).contains(steps), "steps", "from 1 to 100000000")
+        try check((1...4096).contains(batchSize), "batch-size", "from 1 to 4096")
+        try check((1...1_000_000).contains(sequenceLength), "seq-len", "from 1 to 1000000")
+        try check((1...65536).contains(accumulation), "grad-accumulation", "from 1 to 65536")
+        try check(learningRate > 0 && learningRate <= 10, "lr", "above 0 and at most 10")
+        try check((0...1).contains(warmupRatio), "warmup-ratio", "from 0 to 1")
+        try check((0..<1).contains(beta1), "beta1", "from 0 to below 1")
+        try check((0..<1).contains(beta2), "beta2", "from 0 to below 1")
+        try check(epsilon > 0 && epsilon < 1, "epsilon", "above 0 and below 1")
+        try check((0...10).contains(weightDecay), "weight-decay", "from 0 to 10")
+        try check(maximumGradientNorm >= 0 && maximumGradientNorm.isFinite, "max-grad-norm", "0 (off) or a positive number")
+        try check((0..<1).contains(dropout), "dropout", "from 0 to below 1")
+        try check(seed >= 0, "seed", "0 or more")
+        try check(evaluationInterval >= 0, "eval-every", "0 (off) or more")
+    }
+
+    /// The learning rate of a step (counted from 0): warm-up from 0, then the schedule; the formulas of transformers'
+    /// `get_scheduler`.
+    public func learningRate(atStep step: Int) -> Double {
+        let warmup = Int((Double(steps) * warmupRatio).rounded(.up))
+        if step < warmup { return learningRate * Double(step) / Double(max(1, warmup)) }
+        let progress = Double(step - warmup) / Double(max(1, steps - warmup))
+        switch schedule {
+        case .constant: return learningRate
+        case .linear: return learningRate * max(0, 1 - progress)
+        case .cosine: return learningRate * max(0, 0.5 * (1 + cosine(.pi * progress)))
+        }
+    }
+}
+
+extension TrainingConfiguration {
+    /// As it is kept in a checkpoint.
+    public var json: JSONValue {
+        [
+            "method": .string(method.rawValue), "rank": .integer(rank), "alpha": .real(alpha), "rankStabilized": .bool(rankStabilized),
+            "width": .integer(width), "embedding": .integer(embedding), "zStd": .real(initialization.zStandardDeviation),
+            "w1Gain": .real(initialization.w1Gain), "w2Gain": .real(initialization.w2Gain), "hiddenBias": .real(initialization.hiddenBias),
+            "targets": .array(targets.map { .string($0) }), "steps": .integer(steps), "batchSize": .integer(batchSize),
+            "sequenceLength": .integer(sequenceLength), "gradientAccumulation": .integer(accumulation), "learningRate": .real(learningRate),
+            "schedule": .string(schedule.rawValue), "warmupRatio": .real(warmupRatio), "optimizer": "adamw", "beta1": .real(beta1),
+            "beta2": .real(beta2), "epsilon": .real(epsilon), "weightDecay": .real(weightDecay), "maxGradientNorm": .real(maximumGradientNorm),
+            "dropout": .real(dropout), "seed": .integer(seed), "evaluationInterval": .integer(evaluationInterval),
+        ]
+    }
+
+    /// Reads a configuration back.
+    ///
+    /// - Throws: `TrainingError.invalidCheckpoint` naming the field that is missing or wrong.
+    public init(json: JSONValue) throws(TrainingError) {
+        func wrong(_ key: String) -> TrainingError {
+            TrainingError(.invalidCheckpoint, "the checkpoint's configuration has no usable \"\(key)\"; it was written by another version")
+        }
+        func integer(_ key: String) throws(TrainingError) -> Int {
+            guard let value = json[key]?.integerValue else { throw wrong(key) }
+            return value
+        }
+        func number(_ key: String) throws(TrainingError) -> Double {
+            guard let value = json[key]?.doubleValue else { throw wrong(key) }
+            return value
+        }
+        self.init()
+        guard let method = json["method"]?.stringValue.flatMap(Method.init(rawValue:)) else { throw wrong("method") }
+        guard let schedule = json["schedule"]?.stringValue.flatMap(Schedule.init(rawValue:)) else { throw wrong("schedule") }
+        guard let rankStabilized = json["rankStabilized"]?.boolValue else { throw wrong("rankStabilized") }
+        guard let targets = json["targets"]?.arrayValue?.compactMap(\.stringValue) else { throw wrong("targets") }
+        guard json["optimizer"]?.stringValue == "adamw" else { throw wrong("optimizer") }
+        (self.method, self.schedule, self.rankStabilized, self.targets) = (method, schedule, rankStabilized, targets)
+        rank = try integer("rank")
+        alpha = try number("alpha")
+        width = try integer("width")
+        embedding = try integer("embedding")
+        initialization = HyperNetworkInitialization(
+            zStandardDeviation: try number("zStd"), w1Gain: try number("w1Gain"), w2Gain: try number("w2Gain"), hiddenBias: try number("hiddenBias"))
+        steps = try integer("steps")
+        batchSize = try integer("batchSize")
+        sequenceLength = try integer("sequenceLength")
+        accumulation = try integer("gradientAccumulation")
+        learningRate = try number("learningRate")
+        warmupRatio = try number("warmupRatio")
+        beta1 = try number("beta1")
+        beta2 = try number("beta2")
+        epsilon = try number("epsilon")
+        weightDecay = try number("weightDecay")
+        maximumGradientNorm = try number("maxGradientNorm")
+        dropout = try number("dropout")
+        seed = try integer("seed")
+        evaluationInterval = try integer("evaluationInterval")
+        try validate()
+    }
+}

@@ -1,0 +1,105 @@
+public import Kernels
+internal import OrderedCollections
+public import Safetensors
+internal import Tensors
+
+/// The weights of a model, where they lie in its mapped files.
+public struct TransformerWeights: Sendable {
+    struct Layer: Sendable {
+        /// In the order of `Projection`.
+        let projections: [WeightMatrix]
+        let biases: [FloatView?]
+        let inputNorm: FloatView
+        let postAttentionNorm: FloatView
+    }
+
+    public let configuration: TransformerConfiguration
+    /// [vocabulary, hidden]
+    let embedding: WeightMatrix
+    /// [vocabulary, hidden]; the embedding again where they are tied.
+    public let head: WeightMatrix
+    let finalNorm: FloatView
+    let layers: [Layer]
+
+    /// Finds and checks every weight that the configuration calls for.
+    ///
+    /// - Throws: `TransformerError` naming the tensor that is missing, has another shape or dtype than needed, or holds
+    ///   NaN or infinity.
+    public init(configuration: TransformerConfiguration, files: WeightFiles, compute: Compute) throws(TransformerError) {
+        self.configuration = configuration
+        let source = Source(files: files)
+        let hidden = configuration.hiddenSize
+        embedding = try source.matrix("model.embed_tokens.weight", configuration.vocabularySize, hidden)
+        // A tied model may carry a copy of the head; the embedding counts.
+        head = configuration.tiedEmbeddings ? embedding : try source.matrix("lm_head.weight", configuration.vocabularySize, hidden)
+        finalNorm = try source.vector("model.norm.weight", hidden)
+        var layers: [Layer] = []
+        for layer in 0..<configuration.layers {
+            var projections: [WeightMatrix] = []
+            var biases: [FloatView?] = []
+            for projection in Projection.allCases {
+                let (out, input) = projection.shape(in: configuration)
+                let module = projection.module(layer: layer)
+                projections.append(try source.matrix(module + ".weight", out, input))
+                biases.append(files.tensors[module + ".bias"] == nil ? nil : try source.vector(module + ".bias", out))
+            }
+            layers.append(
+                Layer(
+                    projections: projections, biases: biases, inputNorm: try source.vector("model.layers.\(layer).input_layernorm.weight", hidden),
+                    postAttentionNorm: try source.vector("model.layers.\(layer).post_attention_layernorm.weight", hidden)))
+        }
+        self.layers = layers
+        try checkFinite(compute: compute, path: files.path)
+    }
+
+    private func checkFinite(compute: Compute, path: String) throws(TransformerError) {
+        var matrices = [embedding] + layers.flatMap(\.projections)
+        if !configuration.tiedEmbeddings { matrices.append(head) }
+        let all = matrices
+        let faults = FloatBuffer(count: all.count).view
+        compute.pool.run(all.count) { index, _ in
+            if all[index].firstNonFinite() != nil { faults[index] = 1 }
+        }
+        guard let index = all.indices.first(where: { faults[$0] != 0 }), let place = all[index].firstNonFinite() else { return }
+        throw TransformerError(
+            .notFinite, path: path, tensor: all[index].name,
+            "the weight at row \(place.row), column \(place.column) is NaN or infinite; the model is damaged, fetch it again")
+    }
+
+    /// Looks tensors up and checks them.
+    private struct Source {
+        let files: WeightFiles
+
+        func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(TransformerError) -> WeightMatrix {
+            try weight(name, [rows, columns])
+        }
+
+        func vector(_ name: String, _ count: Int) throws(TransformerError) -> FloatView {
+            let values = try weight(name, [count]).floats()
+            guard let index = values.firstIndex(where: { !$0.isFinite }) else {
+                let buffer = FloatBuffer(count: count)
+                buffer.view.copy(from: values)
+                return buffer.view
+            }
+            throw TransformerError(.notFinite, path: files.path, tensor: name, "the element \(index) is NaN or infinite; the model is damaged, fetch it again")
+        }
+
+        private func weight(_ name: String, _ shape: [Int]) throws(TransformerError) -> WeightMatrix {
+            guard let location = files.tensors[name] else {
+                throw TransformerError(
+                    .missingTensor, path: files.path, tensor: name,
+                    "the configuration calls for it and the weights do not hold it; the folder is incomplete or the configuration belongs to another model")
+            }
+            guard location.info.shape == shape else {
+                throw TransformerError(
+                    .wrongShape, path: files.path, tensor: name,
+                    "its shape is \(describe(shape: location.info.shape)) and the configuration calls for \(describe(shape: shape))")
+            }
+            guard let matrix = WeightMatrix(file: location.file.file, info: location.info) else {
+                throw TransformerError(
+                    .unsupportedDType, path: files.path, tensor: name, "weights of type \(location.info.dtype) cannot be trained on; F32, BF16 and F16 can")
+            }
+            return matrix
+        }
+    }
+}

@@ -1,0 +1,198 @@
+import Kernels
+import Tensors
+import Testing
+
+/// The kernels against the plain reference, bit for bit.
+struct MergeKernelTests {
+    static let types: [DType] = [.f32, .bf16, .f16, .f64]
+    static let paths = MergePath.allCases.filter(\.isSupported)
+
+    @Test func roundingOfTheReferenceAgreesWithTheLanguage() {
+        let seed = UInt64.random(in: 0 ... .max)
+        var generator = SeededGenerator(seed: seed)
+        for _ in 0..<20_000 {
+            let exponent = Int.random(in: -160...130, using: &generator)
+            let value = Double(sign: .random(using: &generator) ? .plus : .minus, exponent: exponent, significand: .random(in: 1..<2, using: &generator))
+            #expect(MergeReference.bits(of: value, in: .f32) == UInt64(Float(value).bitPattern), "seed \(seed), value \(value)")
+            #if arch(arm64) || os(Linux)
+                #expect(MergeReference.bits(of: value, in: .f16) == UInt64(Float16(value).bitPattern), "seed \(seed), value \(value)")
+            #endif
+        }
+    }
+
+    @Test(arguments: types)
+    func everyStoredValueAndMidpointRoundsAsDefined(dtype: DType) {
+        guard dtype.bitWidth == 16 else { return }
+        let infinity: UInt64 = dtype == .bf16 ? 0x7f80 : 0x7c00
+        for bits in 0..<infinity {
+            let value = MergeReference.value(of: bits, in: dtype)
+            #expect(MergeReference.bits(of: value, in: dtype) == bits)
+            #expect(MergeReference.bits(of: -value, in: dtype) == bits | 0x8000)
+            let next = bits + 1 == infinity ? 2 * value - MergeReference.value(of: bits - 1, in: dtype) : MergeReference.value(of: bits + 1, in: dtype)
+            let middle = value + (next - value) / 2
+            #expect(MergeReference.bits(of: middle, in: dtype) == (bits & 1 == 0 ? bits : bits + 1))
+            #expect(MergeReference.bits(of: middle.nextDown, in: dtype) == bits)
+            #expect(MergeReference.bits(of: middle.nextUp, in: dtype) == bits + 1)
+        }
+    }
+
+    /// Numbers at which a rounding can go wrong: around every midpoint, at the ends of the range, and below them.
+    static func adversarial(_ dtype: DType, generator: inout SeededGenerator) -> [Double] {
+        var values: [Double] = [0, -0.0, .leastNonzeroMagnitude, 0x1p-134, 0x1p-133, 0x1.8p-134, 0x1p-126, 0x1p-150, 0x1p-25, 0x1.8p-25, 0x1p-24, 0x1p-14]
+        let field = dtype == .f16 ? 0x7c00 : 0x7f80
+        for _ in 0..<300 {
+            let bits = UInt64.random(in: 0..<UInt64(field - 1), using: &generator)
+            let kind: DType = dtype == .f16 ? .f16 : .bf16
+            let low = MergeReference.value(of: bits, in: kind)
+            let middle = low + (MergeReference.value(of: bits + 1, in: kind) - low) / 2
+            values += [low, middle, middle.nextUp, middle.nextDown, -middle, low.nextUp, -low.nextDown, Double(Float(middle).nextUp), Double(Float(middle).nextDown)]
+        }
+        return values
+    }
+
+    @Test(arguments: types, paths)
+    func conversionAgrees(dtype: DType, path: MergePath) {
+        let seed = UInt64.random(in: 0 ... .max)
+        var generator = SeededGenerator(seed: seed)
+        let values = Self.adversarial(dtype, generator: &generator)
+        let source = values.flatMap { encode($0, .f64) }
+        var target = [UInt8](repeating: 0xaa, count: values.count * dtype.bitWidth / 8)
+        var span = target.mutableSpan
+        var raw = unsafe span.mutableBytes
+        let sums = MergeKernel.mergeRows(
+            weights: unsafe source.span.bytes, weightType: .f64, into: &raw, mergedType: dtype, rows: 0..<1, columns: values.count, factors: [], path: path)
+        var isFinite = true
+        for (index, value) in values.enumerated() {
+            let expected = MergeReference.bits(of: value, in: dtype)
+            isFinite = isFinite && MergeReference.value(of: expected, in: dtype).isFinite
+            #expect(bits(target, dtype, index) == expected, "seed \(seed), \(value) in \(dtype)")
+        }
+        #expect(sums.isNotFinite == !isFinite)
+    }
+
+    struct Shape: Sendable, CustomStringConvertible {
+        let rows: Int, columns: Int, ranks: [Int]
+        var description: String { "\(rows)×\(columns), ranks \(ranks)" }
+    }
+
+    static let shapes = [
+        Shape(rows: 1, columns: 1, ranks: [1]), Shape(rows: 7, columns: 33, ranks: [3]), Shape(rows: 13, columns: 64, ranks: [16]),
+        Shape(rows: 50, columns: 47, ranks: [8, 5]), Shape(rows: 97, columns: 200, ranks: [33]), Shape(rows: 6, columns: 16, ranks: [4, 1, 7]),
+    ]
+
+    @Test(arguments: shapes, types)
+    func mergeAgrees(shape: Shape, dtype: DType) throws {
+        for factorType in Self.types {
+            let seed = UInt64.random(in: 0 ... .max)
+            var generator = SeededGenerator(seed: seed)
+            let adversarial = Self.adversarial(dtype, generator: &generator).filter { $0.magnitude < 1 }
+            let weights = (0..<shape.rows * shape.columns).map { _ in
+                Bool.random(using: &generator) ? Double(Float.random(in: -1...1, using: &generator)) : adversarial.randomElement(using: &generator)!
+            }
+            let stored = weights.flatMap { encode($0, dtype) }
+            var kernelFactors: [MergeFactors] = []
+            var referenceFactors: [MergeReference.Factors] = []
+            for rank in shape.ranks {
+                // Small whole numbers make exact halves, the others everything else.
+                let isWhole = Bool.random(using: &generator)
+                func factor(_ count: Int) -> [Double] {
+                    (0..<count).map { _ in
+                        let value = isWhole ? Double(Int.random(in: -4...4, using: &generator)) : Double.random(in: -0.3...0.3, using: &generator)
+                        return MergeReference.value(of: MergeReference.bits(of: value, in: factorType), in: factorType)
+                    }
+                }
+                let a = factor(rank * shape.columns), b = factor(shape.rows * rank)
+                let scale = isWhole ? 0x1p-9 : Double.random(in: -2...2, using: &generator)
+                let bytesA = a.flatMap { encode($0, factorType) }, bytesB = b.flatMap { encode($0, factorType) }
+                kernelFactors.append(
+                    try MergeFactors(
+                        loraA: unsafe bytesA.span.bytes, typeA: factorType, loraB: unsafe bytesB.span.bytes, typeB: factorType,
+                        outputs: shape.rows, inputs: shape.columns, rank: rank, scale: scale))
+                referenceFactors.append(.init(loraA: a, loraB: b, rank: rank, scale: scale))
+            }
+            var results: [MergeSums] = []
+            for path in Self.paths {
+                var merged = [UInt8](repeating: 0, count: stored.count)
+                var span = merged.mutableSpan
+                var raw = unsafe span.mutableBytes
+                results.append(
+                    MergeKernel.mergeRows(
+                        weights: unsafe stored.span.bytes, weightType: dtype, into: &raw, mergedType: dtype, rows: 0..<shape.rows,
+                        columns: shape.columns, factors: kernelFactors, path: path))
+                var differing = 0
+                for row in 0..<shape.rows {
+                    for column in 0..<shape.columns {
+                        let index = row * shape.columns + column
+                        let y = MergeReference.element(
+                            weight: MergeReference.value(of: bits(stored, dtype, index), in: dtype), row: row, column: column,
+                            columns: shape.columns, factors: referenceFactors)
+                        if bits(merged, dtype, index) != MergeReference.bits(of: y, in: dtype) { differing += 1 }
+                    }
+                }
+                #expect(differing == 0, "seed \(seed), \(path), factors \(factorType)")
+            }
+            #expect(results.allSatisfy { $0 == results[0] }, "seed \(seed): the sums of the paths differ: \(results)")
+            // Any cut into blocks gives the same rows.
+            var whole = [UInt8](repeating: 0, count: stored.count)
+            var inParts = whole
+            let rowBytes = shape.columns * dtype.bitWidth / 8
+            func merge(_ rows: Range<Int>, _ target: inout [UInt8]) {
+                var part = [UInt8](repeating: 0, count: rows.count * rowBytes)
+                var span = part.mutableSpan
+                var raw = unsafe span.mutableBytes
+                _ = MergeKernel.mergeRows(
+                    weights: unsafe stored.span.bytes.extracting(rows.lowerBound * rowBytes..<rows.upperBound * rowBytes), weightType: dtype,
+                    into: &raw, mergedType: dtype, rows: rows, columns: shape.columns, factors: kernelFactors)
+                target.replaceSubrange(rows.lowerBound * rowBytes..<rows.upperBound * rowBytes, with: part)
+            }
+            merge(0..<shape.rows, &whole)
+            for row in 0..<shape.rows { merge(row..<row + 1, &inParts) }
+            #expect(whole == inParts, "seed \(seed)")
+        }
+    }
+
+    @Test(arguments: paths)
+    func overflowIsReported(path: MergePath) throws {
+        for (dtype, largest) in [(DType.bf16, 0x1.fep127), (.f16, 65504.0), (.f32, Double(Float.greatestFiniteMagnitude))] {
+            let weights = (0..<40).flatMap { encode($0 == 37 ? largest : 1, dtype) }
+            let one = encode(1, .f32), a = (0..<40).flatMap { _ in encode(1, .f32) }
+            let factors = try MergeFactors(
+                loraA: unsafe a.span.bytes, typeA: .f32, loraB: unsafe one.span.bytes, typeB: .f32, outputs: 1, inputs: 40, rank: 1,
+                scale: largest / 64)
+            var merged = [UInt8](repeating: 0, count: weights.count)
+            var span = merged.mutableSpan
+            var raw = unsafe span.mutableBytes
+            let sums = MergeKernel.mergeRows(
+                weights: unsafe weights.span.bytes, weightType: dtype, into: &raw, mergedType: dtype, rows: 0..<1, columns: 40,
+                factors: [factors], path: path)
+            #expect(sums.isNotFinite)
+            #expect(!MergeReference.value(of: bits(merged, dtype, 37), in: dtype).isFinite)
+            #expect(MergeReference.value(of: bits(merged, dtype, 36), in: dtype).isFinite)
+        }
+    }
+
+    @Test func factorsThatAreNotFiniteAreNamed() {
+        let good = [Float](repeating: 1, count: 6)
+        for (bad, isInB) in [(Float.nan, true), (.infinity, false)] {
+            var spoiled = good
+            spoiled[4] = bad
+            #expect(throws: MergeFactors.NotFinite(isInB: isInB, index: 4)) {
+                try MergeFactors(
+                    loraA: unsafe (isInB ? good : spoiled).span.bytes, typeA: .f32, loraB: unsafe (isInB ? spoiled : good).span.bytes,
+                    typeB: .f32, outputs: 3, inputs: 3, rank: 2, scale: 1)
+            }
+        }
+    }
+
+    @Test func piecesAreHandedOverInOrder() {
+        let turn = OrderedTurn()
+        nonisolated(unsafe) var order: [Int] = []
+        WorkerThreads.run(4) { worker in
+            for number in stride(from: worker, to: 100, by: 4) where turn.wait(for: number) {
+                unsafe order.append(number)
+                turn.advance()
+            }
+        }
+        #expect(unsafe order == Array(0..<100))
+    }
+}

@@ -1,0 +1,105 @@
+import FileIO
+import Foundation
+import JSON
+import OrderedCollections
+import Tensors
+
+@testable import NativeCheckpoint
+
+/// One tensor to be written.
+struct Sample {
+    var name: String
+    var dtype: DType
+    var shape: [Int]
+    var bytes: [UInt8]
+}
+
+/// A small generator with a fixed sequence for each seed (SplitMix64), so that a failure can be repeated.
+struct SeededGenerator: RandomNumberGenerator {
+    var state: UInt64
+
+    init(seed: UInt64) { state = seed }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z >> 31)
+    }
+
+    /// A standard normal number (Box–Muller).
+    mutating func normal() -> Double {
+        let u = Double.random(in: Double.leastNonzeroMagnitude..<1, using: &self)
+        let v = Double.random(in: 0..<1, using: &self)
+        return (-2 * log(u)).squareRoot() * cos(2 * .pi * v)
+    }
+
+    mutating func bytes(_ count: Int) -> [UInt8] {
+        (0..<count).map { _ in UInt8.random(in: 0...255, using: &self) }
+    }
+}
+
+/// Runs `body` with a fresh folder and removes it afterwards.
+func withTemporaryFolder<Result>(_ body: (String) throws -> Result) throws -> Result {
+    let path = NSTemporaryDirectory() + "/opck-\(UUID().uuidString)"
+    try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    return try body(path)
+}
+
+/// The bytes of floats as they lie in a file.
+func littleEndian(_ values: [Float]) -> [UInt8] {
+    // Every machine that this runs on has its little end first.
+    unsafe values.withUnsafeBytes { unsafe Array($0) }
+}
+
+/// Writes a file of the given tensors.
+func write(
+    _ samples: [Sample], to path: String, kind: String = "test", metadata: JSONValue = [:], chunkSize: Int = Format.defaultChunkSize,
+    prologue: Prologue = Prologue()
+) throws(CheckpointError) {
+    var writer = try CheckpointWriter(
+        path: path, replacing: true, kind: kind, metadata: metadata, chunkSize: chunkSize, prologue: prologue)
+    for sample in samples {
+        try writer.append(name: sample.name, dtype: sample.dtype, shape: sample.shape, bytes: sample.bytes.rawBytes)
+    }
+    try writer.finish(durable: false)
+}
+
+/// The bytes of a file of the given tensors.
+func encoded(
+    _ samples: [Sample], metadata: JSONValue = [:], chunkSize: Int = Format.defaultChunkSize, prologue: Prologue = Prologue()
+) throws -> [UInt8] {
+    try withTemporaryFolder { folder in
+        let path = folder + "/file.opck"
+        try write(samples, to: path, metadata: metadata, chunkSize: chunkSize, prologue: prologue)
+        return try contents(path)
+    }
+}
+
+func contents(_ path: String) throws -> [UInt8] {
+    try FileSystem.contents(of: path, limit: 1 << 30)
+}
+
+/// Opens a file of the given bytes and checks all of it; the tensors' bytes by name.
+@discardableResult
+func decoded(_ file: [UInt8], in folder: String, limits: CheckpointLimits = .format) throws(CheckpointError) -> [String: [UInt8]] {
+    let path = folder + "/decoded.opck"
+    guard FileManager.default.createFile(atPath: path, contents: Data(file)) else { preconditionFailure("cannot write \(path)") }
+    let checkpoint = try CheckpointFile(path: path, limits: limits)
+    try checkpoint.verifyAll()
+    var tensors: [String: [UInt8]] = [:]
+    for name in checkpoint.tensors.keys { tensors[name] = try checkpoint.read(name) }
+    return tensors
+}
+
+/// The code of the error that opening and checking a file of the given bytes gives; `nil` when it gives none.
+func fault(_ file: [UInt8], in folder: String, limits: CheckpointLimits = .format) -> CheckpointError? {
+    do {
+        try decoded(file, in: folder, limits: limits)
+        return nil
+    } catch {
+        return error
+    }
+}

@@ -1,0 +1,29 @@
+import OrderedCollections
+import Safetensors
+import Tensors
+
+/// The small model and the dumps that lie in `fixtures/`.
+enum Fixture {
+    static let root = #filePath.split(separator: "/").dropLast(3).reduce("") { $0 + "/" + $1 }
+    static let tinyLlama = root + "/fixtures/tiny-llama"
+
+    static func golden(_ name: String) -> String { tinyLlama + "/golden/" + name }
+}
+
+struct MissingTensor: Error {
+    let name: String
+}
+
+extension SafetensorsFile {
+    func floats(_ name: String) throws -> [Float] { try numbers(name).map(Float.init(bitPattern:)) }
+
+    func integers(_ name: String) throws -> [Int32] { try numbers(name).map(Int32.init(bitPattern:)) }
+
+    /// The 32-bit patterns of a tensor.
+    private func numbers(_ name: String) throws -> [UInt32] {
+        guard let info = tensors[name], info.dtype.bitWidth == 32 else { throw MissingTensor(name: name) }
+        return withBytes(of: info) { bytes in
+            (0..<info.elementCount).map { unsafe bytes.unsafeLoadUnaligned(fromByteOffset: $0 * 4, as: UInt32.self) }
+        }
+    }
+}

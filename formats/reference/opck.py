@@ -1,0 +1,374 @@
+#!/usr/bin/env python3
+"""Reference decoder of .opck files, written from formats/native-checkpoint.md with the standard library alone.
+
+    opck.py check FILE...                 one line for each file: "PATH: ok" or "PATH: CODE: message"
+    opck.py list FILE                     kind, metadata and tensors
+    opck.py extract FILE --out OUT        the tensors as a safetensors file
+
+Exit codes: 0 all is well, 1 a checked file is bad, 64 wrong usage, 65 bad input, 73 the output exists, 74 input/output failed.
+It aims at being plainly right, not fast; the chapters named in comments are those of the specification.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import struct
+import sys
+import unicodedata
+import zlib
+
+MAGIC = b"\x89OPCK\r\n\x1a\n\0"
+END_MAGIC = b"\x89OPCKEND"
+MARKER = b"\x8bCHK"
+PROLOGUE, TRAILER, ROW, CHUNK_HEADER, PLANE_HEADER = 32, 72, 32, 28, 8
+LIMIT_TEXT, LIMIT_TENSORS, LIMIT_CHUNKS, LIMIT_RANK, LIMIT_RAW = 1 << 28, 1 << 20, 1 << 24, 32, 1 << 44
+
+# Chapter 5.1: type -> (bits, codec, width).
+TYPES = {name: (8, 1, 1) for name in
+         ("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0")}
+TYPES.update(F4=(4, 1, 1), F6_E2M3=(6, 1, 1), F6_E3M2=(6, 1, 1))
+TYPES.update(I16=(16, 1, 2), U16=(16, 1, 2), I32=(32, 1, 4), U32=(32, 1, 4), I64=(64, 1, 8), U64=(64, 1, 8))
+TYPES.update(F16=(16, 2, 2), BF16=(16, 2, 2), F32=(32, 2, 4), C64=(64, 2, 4), F64=(64, 2, 8))
+
+
+class Fault(Exception):
+    """A violation of the specification, with its code of chapter 9."""
+
+    def __init__(self, code, message):
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+def need(condition, code, message):
+    if not condition:
+        raise Fault(code, message)
+
+
+def strict_json(data):
+    """Chapter 6: JSON without duplicate keys, NaN, wide integers, lone surrogates or deep nesting."""
+
+    def pairs(items):
+        members = {}
+        for key, value in items:
+            need(key not in members, "footer-syntax", f"the key {key!r} appears twice")
+            need("\0" not in key, "footer-syntax", "a key holds a NUL")
+            members[key] = value
+        return members
+
+    def integer(text):
+        value = int(text) if len(text) <= 20 else 1 << 64
+        need(-(1 << 63) <= value < 1 << 63, "footer-syntax", "an integer does not fit 64 bits")
+        return value
+
+    def constant(text):
+        raise Fault("footer-syntax", f"{text} is not JSON")
+
+    def depth(value, level):
+        need(level <= 64, "footer-syntax", "it is nested too deep")
+        if isinstance(value, dict):
+            for key, member in value.items():
+                key.encode("utf-8")
+                depth(member, level + 1)
+        elif isinstance(value, list):
+            for element in value:
+                depth(element, level + 1)
+        elif isinstance(value, str):
+            value.encode("utf-8")
+
+    try:
+        need(not data.startswith(b"\xef\xbb\xbf"), "footer-syntax", "it begins with a byte order mark")
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_int=integer, parse_constant=constant)
+        depth(value, 0)
+        return value
+    except (ValueError, RecursionError) as error:
+        raise Fault("footer-syntax", f"the footer is not strict JSON ({error})") from None
+
+
+def is_integer(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def members(value, keys, what):
+    need(isinstance(value, dict), "footer-field", f"{what} is not an object")
+    need(set(value) == set(keys), "footer-field", f"{what} has not exactly the members {', '.join(keys)}")
+    return value
+
+
+class Tensor:
+    def __init__(self, entry, number):
+        members(entry, ("name", "dtype", "shape", "sha256", "firstChunk", "chunks"), "an entry of the tensor table")
+        self.number = number
+        self.name = entry["name"]
+        need(isinstance(self.name, str), "footer-field", "a name is not a string")
+        need(len(self.name.encode()) <= 65535 and "\0" not in self.name, "name-invalid", "a name is too long or holds a NUL")
+        self.dtype = entry["dtype"]
+        need(isinstance(self.dtype, str) and self.dtype in TYPES, "dtype-unknown", f"{self.name}: unknown type {self.dtype!r}")
+        self.bits, self.codec, self.width = TYPES[self.dtype]
+        self.shape = entry["shape"]
+        need(isinstance(self.shape, list), "shape-invalid", f"{self.name}: the shape is not a list")
+        need(len(self.shape) <= LIMIT_RANK, "limit-rank", f"{self.name}: too many dimensions")
+        elements = 1
+        for size in self.shape:
+            need(is_integer(size) and size >= 0, "shape-invalid", f"{self.name}: a dimension is no integer from 0 up")
+            elements *= size
+            need(elements < 1 << 63, "shape-invalid", f"{self.name}: the shape overflows")
+        need(elements * self.bits < 1 << 63 and elements * self.bits % 8 == 0, "shape-invalid",
+             f"{self.name}: the shape overflows or leaves a byte unfilled")
+        self.size = elements * self.bits // 8
+        self.sha256 = entry["sha256"]
+        need(isinstance(self.sha256, str) and len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef"),
+             "footer-field", f"{self.name}: the hash is not 64 lower-case hexadecimal digits")
+        self.first, self.count = entry["firstChunk"], entry["chunks"]
+        need(is_integer(self.first) and is_integer(self.count) and self.first >= 0 and self.count >= 0, "footer-field",
+             f"{self.name}: the chunks are not two integers from 0 up")
+
+    def descriptor(self):
+        """Chapter 4."""
+        name, dtype = self.name.encode(), self.dtype.encode()
+        return (struct.pack("<H", len(name)) + name + struct.pack("<B", len(dtype)) + dtype
+                + struct.pack(f"<B{len(self.shape)}Q", len(self.shape), *self.shape))
+
+
+class Checkpoint:
+    """A file whose prologue, trailer, footer and chunk table have been checked."""
+
+    def __init__(self, path):
+        self.file = open(path, "rb")
+        size = os.fstat(self.file.fileno()).st_size
+        prologue = self.bytes(0, min(size, PROLOGUE))
+        self.check_prologue(prologue)
+
+        # Chapter 8.
+        need(size >= PROLOGUE + TRAILER, "file-too-short", "there is no room for a trailer")
+        trailer = self.bytes(size - TRAILER, TRAILER)
+        need(trailer[64:] == END_MAGIC, "trailer-missing", "the file does not end with the end magic")
+        offset, length, count, total = struct.unpack_from("<4Q", trailer)
+        need(total == size, "trailer-invalid", "the trailer gives another length of the file")
+        need(length <= LIMIT_TEXT, "limit-footer", "the footer text is too long")
+        need(count <= LIMIT_CHUNKS, "limit-chunks", "there are too many chunks")
+        need(offset >= PROLOGUE and offset + length + count * ROW + TRAILER == size, "trailer-invalid", "the lengths do not add up")
+        text = self.bytes(offset, length)
+        table = self.bytes(offset + length, count * ROW)
+        need(hashlib.sha256(prologue + text + table + trailer[:32]).digest() == trailer[32:64], "footer-damaged",
+             "the footer hash is wrong")
+        self.read_text(text)
+        self.read_table(table, offset)
+
+    def bytes(self, offset, length):
+        self.file.seek(offset)
+        data = self.file.read(length)
+        if len(data) != length:
+            raise OSError("the file changed while it was read")
+        return data
+
+    @staticmethod
+    def check_prologue(data):
+        """Chapter 3."""
+        need(data, "file-too-short", "the file is empty")
+        if data[:len(MAGIC)] != MAGIC[:len(data)]:
+            need(not any(data[at:at + 4] == b"OPCK" for at in (1, 2, 3)), "magic-damaged", "a transfer in text mode changed the file")
+            raise Fault("not-opck", "this is not an .opck file")
+        need(len(data) == PROLOGUE, "file-too-short", "the file ends inside its prologue")
+        version, read_features, _, _, reserved, crc = struct.unpack_from("<H5I", data, 10)
+        need(crc == zlib.crc32(data[:28]), "prologue-damaged", "the prologue's CRC-32 is wrong")
+        need(version == 1, "version-unsupported", f"version {version}")
+        need(read_features == 0, "feature-unsupported", f"features {read_features:#x}")
+        need(reserved == 0, "reserved-not-zero", "prologue")
+
+    def read_text(self, text):
+        """Chapter 6."""
+        footer = members(strict_json(text), ("format", "version", "kind", "chunkSize", "metadata", "tensors"), "the footer")
+        need(footer["format"] == "opck" and is_integer(footer["version"]) and footer["version"] == 1, "footer-field", "format or version")
+        self.kind = footer["kind"]
+        allowed = set("abcdefghijklmnopqrstuvwxyz0123456789.-")
+        need(isinstance(self.kind, str) and 1 <= len(self.kind) <= 64 and set(self.kind) <= allowed, "kind-invalid", repr(self.kind))
+        self.chunk_size = footer["chunkSize"]
+        need(is_integer(self.chunk_size) and 64 <= self.chunk_size <= 1 << 20 and self.chunk_size % 64 == 0, "footer-field", "chunkSize")
+        self.metadata = footer["metadata"]
+        need(isinstance(self.metadata, dict), "footer-field", "metadata is not an object")
+        need(isinstance(footer["tensors"], list), "footer-field", "tensors is not a list")
+        need(len(footer["tensors"]) <= LIMIT_TENSORS, "limit-tensors", "there are too many tensors")
+        self.tensors = [Tensor(entry, number) for number, entry in enumerate(footer["tensors"])]
+        seen = set()
+        for tensor in self.tensors:
+            name = unicodedata.normalize("NFC", tensor.name)
+            need(name not in seen, "name-duplicate", tensor.name)
+            seen.add(name)
+        need(sum(tensor.size for tensor in self.tensors) <= LIMIT_RAW, "limit-raw-bytes", "the tensors are too large")
+
+    def read_table(self, table, footer_offset):
+        """Chapter 7."""
+        self.rows = []
+        end = PROLOGUE
+        for position in range(0, len(table), ROW):
+            offset, stored, raw, crc, tensor, codec, width, reserved, more = struct.unpack_from("<Q4I2BHI", table, position)
+            number = position // ROW
+            need(offset >= end, "chunk-overlap", f"chunk {number}")
+            need(offset == end, "chunk-gap", f"chunk {number}")
+            need(reserved == 0 and more == 0, "reserved-not-zero", f"row {number}")
+            need(stored >= 40 and offset + stored <= footer_offset, "chunk-length", f"chunk {number}")
+            end = offset + stored
+            self.rows.append((offset, stored, raw, crc, tensor, codec, width))
+        need(end == footer_offset, "chunk-gap", "before the footer")
+        following = 0
+        for tensor in self.tensors:
+            count = -(-tensor.size // self.chunk_size)
+            need(tensor.first == following and tensor.count == count and following + count <= len(self.rows), "chunk-range", tensor.name)
+            for index in range(count):
+                _, _, raw, _, owner, codec, width = self.rows[following + index]
+                need(owner == tensor.number, "chunk-range", tensor.name)
+                need(raw == min(self.chunk_size, tensor.size - index * self.chunk_size), "chunk-length", tensor.name)
+                need((codec, width) == (tensor.codec, tensor.width), "chunk-codec", tensor.name)
+            following += count
+        need(following == len(self.rows), "chunk-range", "a chunk belongs to no tensor")
+
+    def chunks(self, tensor):
+        """The raw bytes of a tensor, chunk by chunk; the hash is checked after the last."""
+        digest = hashlib.sha256()
+        for index in range(tensor.count):
+            raw = self.chunk(tensor, index)
+            digest.update(raw)
+            yield raw
+        need(digest.hexdigest() == tensor.sha256, "tensor-hash", tensor.name)
+
+    def chunk(self, tensor, index):
+        """Chapters 4 and 5."""
+        offset, stored, raw_length, crc, number, codec, width = self.rows[tensor.first + index]
+        where = f"{tensor.name}, chunk {index}"
+        data = self.bytes(offset, stored)
+        need(zlib.crc32(data[:-4]) == crc and struct.unpack("<I", data[-4:])[0] == crc, "chunk-checksum", where)
+        descriptor = tensor.descriptor() if index == 0 else b""
+        header = MARKER + struct.pack("<4I2BHI", stored, raw_length, number, index, codec, width, 0, len(descriptor)) + descriptor
+        need(data.startswith(header), "chunk-header", where)
+        body, position, size = data[:-4], len(header), raw_length // width
+        planes = []
+        for _ in range(width):
+            need(position + PLANE_HEADER <= len(body), "plane-invalid", where)
+            method, streams, shared, length = struct.unpack_from("<2BHI", body, position)
+            position += PLANE_HEADER
+            payload = body[position:position + length]
+            position += length
+            need(streams == 1 and shared == 0 and len(payload) == length, "plane-invalid", where)
+            if method == 0:
+                need(length == size, "plane-invalid", where)
+                planes.append(payload)
+            elif method == 1:
+                need(length == 1, "plane-invalid", where)
+                planes.append(payload * size)
+            elif method == 2:
+                need(0 < length < size, "plane-invalid", where)
+                planes.append(inflate(payload, size, where))
+            else:
+                raise Fault("plane-invalid", where)
+        need(position == len(body), "plane-invalid", where)
+        if codec == 2:
+            planes = unrotate(planes)
+        raw = bytearray(raw_length)
+        for k, plane in enumerate(planes):
+            raw[k::width] = plane
+        return bytes(raw)
+
+
+def inflate(payload, size, where):
+    """Chapter 5.2: one raw DEFLATE stream that gives `size` bytes and ends with the payload."""
+    decoder = zlib.decompressobj(-15)
+    try:
+        plane = decoder.decompress(payload, size + 1)
+    except zlib.error as error:
+        raise Fault("plane-stream", f"{where}: {error}") from None
+    need(decoder.eof and not decoder.unused_data and not decoder.unconsumed_tail and len(plane) == size, "plane-stream", where)
+    return plane
+
+
+def unrotate(planes):
+    """Rotates every element right by one bit, plane by plane: byte k takes its top bit from byte k + 1's lowest."""
+    right = bytes(value >> 1 for value in range(256))
+    carry = bytes((value & 1) << 7 for value in range(256))
+    size = len(planes[0])
+    result = []
+    for k, plane in enumerate(planes):
+        above = planes[(k + 1) % len(planes)].translate(carry)
+        merged = int.from_bytes(plane.translate(right), "little") | int.from_bytes(above, "little")
+        result.append(merged.to_bytes(size, "little"))
+    return result
+
+
+def check(paths):
+    bad = False
+    for path in paths:
+        try:
+            checkpoint = Checkpoint(path)
+            for tensor in checkpoint.tensors:
+                for _ in checkpoint.chunks(tensor):
+                    pass
+            print(f"{path}: ok")
+        except (Fault, OSError) as error:
+            bad = True
+            print(f"{path}: {error if isinstance(error, Fault) else f'io: {error}'}")
+    return 1 if bad else 0
+
+
+def listing(path):
+    checkpoint = Checkpoint(path)
+    print(json.dumps({"kind": checkpoint.kind, "metadata": checkpoint.metadata}, ensure_ascii=False))
+    for tensor in checkpoint.tensors:
+        print(f"{tensor.name}\t{tensor.dtype}\t{tensor.shape}\t{tensor.size}\t{tensor.sha256}")
+    return 0
+
+
+def extract(path, out):
+    checkpoint = Checkpoint(path)
+    header, offset = {"__metadata__": {"opck.kind": checkpoint.kind, "opck.metadata": json.dumps(checkpoint.metadata)}}, 0
+    for tensor in checkpoint.tensors:
+        need(tensor.name != "__metadata__", "name-invalid", "safetensors keeps the name __metadata__ for itself")
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, offset + tensor.size]}
+        offset += tensor.size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    # The output appears under its name only when everything in it has been checked.
+    partial = f"{out}.{os.getpid()}.partial"
+    try:
+        with open(partial, "xb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for tensor in checkpoint.tensors:
+                for raw in checkpoint.chunks(tensor):
+                    file.write(raw)
+        os.rename(partial, out)
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)
+    return 0
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="opck.py", description="Reference decoder of .opck files.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("check", help="check every byte of files").add_argument("files", nargs="+", metavar="FILE")
+    commands.add_parser("list", help="show kind, metadata and tensors").add_argument("file", metavar="FILE")
+    command = commands.add_parser("extract", help="write the tensors as a safetensors file")
+    command.add_argument("file", metavar="FILE")
+    command.add_argument("--out", required=True, metavar="OUT")
+    try:
+        options = parser.parse_args()
+    except SystemExit as end:
+        return 64 if end.code else 0
+    try:
+        if options.command == "check":
+            return check(options.files)
+        if options.command == "list":
+            return listing(options.file)
+        if os.path.lexists(options.out):
+            print(f"{options.out}: the output exists already; choose another name", file=sys.stderr)
+            return 73
+        return extract(options.file, options.out)
+    except Fault as fault:
+        print(f"{options.file}: {fault}", file=sys.stderr)
+        return 65
+    except OSError as error:
+        print(f"io: {error}", file=sys.stderr)
+        return 74
+
+
+if __name__ == "__main__":
+    sys.exit(main())
