@@ -97,7 +97,8 @@ public struct MergePlan: Sendable {
                     throw MergeError(
                         .shapeMismatch, path: adapter.path, tensor: name,
                         "B \(describe(shape: module.loraB.shape)) times A \(describe(shape: module.loraA.shape)) is an update of "
-                            + "\(describe(shape: [module.outputs, module.inputs])) and the weight is \(describe(shape: info.shape)); the adapter belongs to another model")
+                            + "\(describe(shape: [module.outputs, module.inputs])) and the weight is \(describe(shape: info.shape)); the adapter belongs to another model"
+                    )
                 }
                 let scale = module.scale * weight
                 guard scale.isFinite else {

@@ -311,7 +311,8 @@ private final class ShardRun: @unchecked Sendable {
         case .convert(let elements):
             size = elements.count * job.dtype.bitWidth / 8
         }
-        if case .copy = piece.work {} else {
+        if case .copy = piece.work {
+        } else {
             // Sound: every bit pattern of a byte may be read as a raw byte.
             try writer.write(unsafe buffer.span.bytes.extracting(0..<size))
         }

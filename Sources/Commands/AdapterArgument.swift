@@ -73,7 +73,9 @@ struct CollapsedRun {
         for tensor in parameters.tensors { values[tensor.name] = tensor.state.parameters.array }
         return try parameters.modules.map { module in
             func tensor(_ name: String) throws -> [Float] {
-                guard let array = values["\(module.name).\(name)"] else { throw UsageError("the run has no tensor \(module.name).\(name)", status: .malformedInput) }
+                guard let array = values["\(module.name).\(name)"] else {
+                    throw UsageError("the run has no tensor \(module.name).\(name)", status: .malformedInput)
+                }
                 return array
             }
             let path = try modulePath(module)
@@ -116,7 +118,9 @@ extension Adapter {
                 guard let module = left.removeValue(forKey: name) else { continue }
                 let (out, input) = projection.shape(in: configuration)
                 guard module.inputs == input, module.outputs == out else {
-                    throw UsageError("\(path), module \(name): its factors make [\(module.outputs),\(module.inputs)] and the weight is [\(out),\(input)]", status: .malformedInput)
+                    throw UsageError(
+                        "\(path), module \(name): its factors make [\(module.outputs),\(module.inputs)] and the weight is [\(out),\(input)]",
+                        status: .malformedInput)
                 }
                 func view(_ matrix: FactorMatrix) -> FloatView {
                     let values = matrix.doubles().map(Float.init)
@@ -130,7 +134,8 @@ extension Adapter {
             }
         }
         if let name = left.keys.min() {
-            throw UsageError("\(path): the adapter has the module \(name), which is not a linear layer of the model's blocks", status: .malformedInput)
+            throw UsageError(
+                "\(path): the adapter has the module \(name), which is not a linear layer of the model's blocks", status: .malformedInput)
         }
         return LowRankUpdates(layers: configuration.layers) { found[$1.module(layer: $0)] }
     }

@@ -46,7 +46,10 @@ struct CollapseCommand: ParsableCommand {
         )
         if output.json {
             Terminal.line(
-                (["schema": "oplora.collapse/1", "modules": .integer(modules.count), "rank": .integer(configuration.rank), "parameters": .integer(factors)]
+                ([
+                    "schema": "oplora.collapse/1", "modules": .integer(modules.count), "rank": .integer(configuration.rank),
+                    "parameters": .integer(factors),
+                ]
                     as JSONValue).serialized())
         }
         if verify { try report(try collapsed.verify(adapter: try Adapter.read(path: out)), output: output, quietJSON: true) }

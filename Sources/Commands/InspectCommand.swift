@@ -53,7 +53,9 @@ struct InspectCommand: ParsableCommand {
         var lines = ["\(inspection.path)"] + inspection.facts.map { "  " + $0 }
         lines.append("  \(Format.count(inspection.parameters)) elements in \(inspection.tensors.count) tensors, \(Format.bytes(inspection.bytes))")
         if inspection.byType.count > 1 {
-            lines += inspection.byType.map { "    \($0.dtype): \(Format.count($0.elements)) elements in \($0.tensors) tensors, \(Format.bytes($0.bytes))" }
+            lines += inspection.byType.map {
+                "    \($0.dtype): \(Format.count($0.elements)) elements in \($0.tensors) tensors, \(Format.bytes($0.bytes))"
+            }
         }
         if metadata {
             lines += inspection.metadata.map { "  \($0.key): \($0.value.stringValue ?? $0.value.serialized())" }

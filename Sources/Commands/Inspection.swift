@@ -87,7 +87,9 @@ struct Inspection {
             facts.append(
                 "\(c.modelType): \(c.layers) layers, hidden \(c.hiddenSize), intermediate \(c.intermediateSize), \(c.heads) heads of \(c.headDimension) with \(c.keyValueHeads) key-value heads"
             )
-            facts.append("vocabulary \(Format.count(c.vocabularySize)), \(Format.count(c.maximumPositions)) positions, \(c.tiedEmbeddings ? "tied" : "untied") head")
+            facts.append(
+                "vocabulary \(Format.count(c.vocabularySize)), \(Format.count(c.maximumPositions)) positions, \(c.tiedEmbeddings ? "tied" : "untied") head"
+            )
         } catch {
             facts.append("not trainable here: \(error)")
         }
@@ -111,8 +113,12 @@ struct Inspection {
             "\(c.method.rawValue) run on \(run.subject.baseName), step \(run.progress.step) of \(c.steps)",
             "rank \(c.rank), alpha \(Format.fixed(c.alpha, 2)), scale \(Format.fixed(c.scale, 4)), \(run.modules.count) modules, targets \(c.targets.joined(separator: ","))",
         ]
-        if c.method == .opLoRA { facts.append("hypernetworks: width \(c.width), embedding \(c.embedding), z-std \(Format.scientific(c.initialization.zStandardDeviation))") }
-        facts.append("batch \(c.batchSize) × \(c.sequenceLength) tokens, learning rate \(Format.scientific(c.learningRate)) \(c.schedule.rawValue), seed \(c.seed)")
+        if c.method == .opLoRA {
+            facts.append("hypernetworks: width \(c.width), embedding \(c.embedding), z-std \(Format.scientific(c.initialization.zStandardDeviation))")
+        }
+        facts.append(
+            "batch \(c.batchSize) × \(c.sequenceLength) tokens, learning rate \(Format.scientific(c.learningRate)) \(c.schedule.rawValue), seed \(c.seed)"
+        )
         if let loss = run.progress.losses.last { facts.append("last training loss \(Format.fixed(Double(loss), 4)) nats a token") }
         if let first = run.progress.evaluations.first, let last = run.progress.evaluations.last {
             facts.append("held-out loss \(Format.fixed(first.loss, 4)) at step \(first.step), \(Format.fixed(last.loss, 4)) at step \(last.step)")

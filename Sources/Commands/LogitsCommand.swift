@@ -37,8 +37,11 @@ struct LogitsCommand: ParsableCommand {
         let tokens = Array(try TokenData(path: data, modelFolder: base, vocabularySize: configuration.vocabularySize).tokens.prefix(sequenceLength))
         let weights = try TransformerWeights(configuration: configuration, files: try WeightFiles(path: base), compute: compute)
         let adapter = try adapter.map { try $0.read() }
-        let model = try Transformer(weights: weights, compute: compute, batch: 1, sequence: tokens.count, maximumRank: adapter?.adapter.modules.map(\.rank).max() ?? 0, training: false)
-        let logits = model.logits(tokens: tokens, updates: try adapter.map { try $0.adapter.updates(configuration: configuration, weight: $0.weight) } ?? .none)
+        let model = try Transformer(
+            weights: weights, compute: compute, batch: 1, sequence: tokens.count, maximumRank: adapter?.adapter.modules.map(\.rank).max() ?? 0,
+            training: false)
+        let logits = model.logits(
+            tokens: tokens, updates: try adapter.map { try $0.adapter.updates(configuration: configuration, weight: $0.weight) } ?? .none)
         let writer = try SafetensorsWriter(
             path: out,
             entries: [

@@ -37,7 +37,9 @@ struct MergeCommand: ParsableCommand {
         if dryRun {
             output.say("would merge \(plan.moduleCount) modules into \(plan.base.tensors.count) tensors, \(Format.bytes(plan.byteCount)) in \(out)")
             if output.json {
-                Terminal.line((["schema": "oplora.merge/1", "modules": .integer(plan.moduleCount), "bytes": .integer(plan.byteCount)] as JSONValue).serialized())
+                Terminal.line(
+                    (["schema": "oplora.merge/1", "modules": .integer(plan.moduleCount), "bytes": .integer(plan.byteCount)] as JSONValue).serialized()
+                )
             }
             return
         }
@@ -50,7 +52,9 @@ struct MergeCommand: ParsableCommand {
         let report = try plan.run(to: out, options: options)
         if showsProgress { Terminal.progress("") }
         if output.json { return Terminal.line(report.json.serialized()) }
-        output.say("\(out): \(report.modules.count) modules merged, \(report.tensorsChanged) tensors changed, \(report.tensorsCopied) copied, \(Format.bytes(report.bytes))")
+        output.say(
+            "\(out): \(report.modules.count) modules merged, \(report.tensorsChanged) tensors changed, \(report.tensorsCopied) copied, \(Format.bytes(report.bytes))"
+        )
         if let worst = report.minimumSurvival {
             output.say("at least \(Format.fixed(worst.survival * 100, 2))% of each update survived rounding (least: \(worst.module.text))")
         }

@@ -17,7 +17,9 @@ struct TokenizeCommand: ParsableCommand {
     func run() throws {
         let tokenizer = try Tokenizer(contentsOf: tokenizer)
         while let line = readLine() {
-            guard let text = try JSONValue(parsing: line).stringValue else { throw UsageError("a line of standard input is not a JSON string", status: .malformedInput) }
+            guard let text = try JSONValue(parsing: line).stringValue else {
+                throw UsageError("a line of standard input is not a JSON string", status: .malformedInput)
+            }
             Terminal.line(tokenizer.encode(text).map(String.init).joined(separator: " "))
         }
     }

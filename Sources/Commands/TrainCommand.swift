@@ -150,11 +150,13 @@ private struct TrainingPrinter {
     func finish(_ progress: TrainingProgress) {
         if output.json {
             return Terminal.line(
-                (["event": "done", "step": .integer(progress.step), "loss": progress.losses.last.map { .real(Double($0)) } ?? .null] as JSONValue).serialized())
+                (["event": "done", "step": .integer(progress.step), "loss": progress.losses.last.map { .real(Double($0)) } ?? .null] as JSONValue)
+                    .serialized())
         }
         guard let before = progress.evaluations.first, let after = progress.evaluations.last, before.step < after.step else { return }
         output.say(
-            "held-out loss: \(Format.fixed(before.loss, 4)) before, \(Format.fixed(after.loss, 4)) after, \(Format.fixed(before.loss - after.loss, 4)) nats a token lower")
+            "held-out loss: \(Format.fixed(before.loss, 4)) before, \(Format.fixed(after.loss, 4)) after, \(Format.fixed(before.loss - after.loss, 4)) nats a token lower"
+        )
     }
 
     private func clearProgress() {

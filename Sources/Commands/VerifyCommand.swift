@@ -77,7 +77,9 @@ func report(_ verdict: CollapseVerdict, output: OutputOptions, quietJSON: Bool =
             ([
                 "schema": "oplora.verify/1", "verdict": .string(verdict.passes ? "pass" : "fail"), "faults": .array(verdict.faults.map(\.json)),
                 "modules": .array(
-                    verdict.modules.map { ["module": .string($0.path.text), "worstDifference": .real($0.worstDifference), "shareOfBound": .real($0.worstShareOfBound)] }
+                    verdict.modules.map {
+                        ["module": .string($0.path.text), "worstDifference": .real($0.worstDifference), "shareOfBound": .real($0.worstShareOfBound)]
+                    }
                 ),
             ] as JSONValue).serialized())
     } else {
@@ -85,7 +87,8 @@ func report(_ verdict: CollapseVerdict, output: OutputOptions, quietJSON: Bool =
         if verdict.passes {
             let worst = verdict.modules.map(\.worstShareOfBound).max() ?? 0
             output.say(
-                "pass: \(verdict.modules.count) modules are what their hypernetworks give, at most \(Format.fixed(worst * 100, 1))% of the rounding bound off")
+                "pass: \(verdict.modules.count) modules are what their hypernetworks give, at most \(Format.fixed(worst * 100, 1))% of the rounding bound off"
+            )
         }
     }
     if !verdict.passes { throw Verdict(status: .checkFailed) }

@@ -45,7 +45,8 @@ extension Compute {
 
     /// From da: dgate, dup, and a once more.
     public func swigluBackward(dgate: FloatView, dup: FloatView, a: FloatView, da: FloatView, gate: FloatView, up: FloatView) {
-        precondition(dgate.count == gate.count && dup.count == gate.count && a.count == gate.count && da.count == gate.count && up.count == gate.count)
+        precondition(
+            dgate.count == gate.count && dup.count == gate.count && a.count == gate.count && da.count == gate.count && up.count == gate.count)
         forRows(gate.count, pieces: 16) { [self] range in
             let start = range.lowerBound
             unsafe kernels.swiglu_backward(

@@ -71,7 +71,8 @@ extension Compute {
             if let update, let xa {
                 let rank = update.rank
                 unsafe sgemm(
-                    false, true, m, columns.count, rank, update.scale, xa.pointer, rank, update.b.pointer + columns.lowerBound * rank, rank, 1, target,
+                    false, true, m, columns.count, rank, update.scale, xa.pointer, rank, update.b.pointer + columns.lowerBound * rank, rank, 1,
+                    target,
                     out)
             }
         }
@@ -119,7 +120,8 @@ extension Compute {
             if let update, let dyb {
                 let rank = update.rank
                 unsafe sgemm(
-                    true, false, rank, columns.count, m, 1, dyb.pointer, rank, forA.pointer + first, input, 1, update.gradientA.pointer + first, input)
+                    true, false, rank, columns.count, m, 1, dyb.pointer, rank, forA.pointer + first, input, 1, update.gradientA.pointer + first, input
+                )
             }
             guard let dx else { return }
             let target = unsafe dx.pointer + first

@@ -71,13 +71,15 @@ public enum WorkerThreads {
                 var thread = pthread_t()
             #endif
             // Sound: the thread takes over the reference that was retained for it.
-            let result = unsafe pthread_create(&thread, nil, { argument in
-                #if canImport(Darwin)
-                    let argument: UnsafeMutableRawPointer? = argument
-                #endif
-                if let argument = unsafe argument { unsafe Unmanaged<Job>.fromOpaque(argument).takeRetainedValue().body() }
-                return nil
-            }, job.toOpaque())
+            let result = unsafe pthread_create(
+                &thread, nil,
+                { argument in
+                    #if canImport(Darwin)
+                        let argument: UnsafeMutableRawPointer? = argument
+                    #endif
+                    if let argument = unsafe argument { unsafe Unmanaged<Job>.fromOpaque(argument).takeRetainedValue().body() }
+                    return nil
+                }, job.toOpaque())
             if result == 0 {
                 #if canImport(Darwin)
                     if let thread { threads.append(thread) }

@@ -39,18 +39,22 @@ enum SafetensorsHeader {
     static func parse(_ bytes: RawSpan, path: String) throws(SafetensorsError) -> Content {
         guard bytes.byteCount >= 8 else {
             throw SafetensorsError(
-                .headerTooSmall, path: path, "the file has \(bytes.byteCount) bytes and a safetensors header needs at least 8; the file is cut short or of another kind")
+                .headerTooSmall, path: path,
+                "the file has \(bytes.byteCount) bytes and a safetensors header needs at least 8; the file is cut short or of another kind")
         }
         // Sound: eight bytes are there, and every bit pattern is an integer.
         let length = UInt64(littleEndian: unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 0, as: UInt64.self))
         guard length <= UInt64(SafetensorsFile.maximumHeaderBytes) else {
             throw SafetensorsError(
-                .headerTooLarge, path: path, offset: 0, "the header claims \(length) bytes, more than the format's limit of \(SafetensorsFile.maximumHeaderBytes); this is not a safetensors file")
+                .headerTooLarge, path: path, offset: 0,
+                "the header claims \(length) bytes, more than the format's limit of \(SafetensorsFile.maximumHeaderBytes); this is not a safetensors file"
+            )
         }
         let dataStart = 8 + Int(length)
         guard dataStart <= bytes.byteCount else {
             throw SafetensorsError(
-                .headerPastEnd, path: path, offset: 0, "the header claims \(length) bytes and only \(bytes.byteCount - 8) follow; the file is cut short, fetch it again")
+                .headerPastEnd, path: path, offset: 0,
+                "the header claims \(length) bytes and only \(bytes.byteCount - 8) follow; the file is cut short, fetch it again")
         }
         let text = unsafe bytes.extracting(8..<dataStart).withUnsafeBytes { unsafe Array($0) }
         guard text.first == UInt8(ascii: "{") else {
@@ -114,7 +118,9 @@ enum SafetensorsHeader {
             throw fault(.sizeOverflow, "the size of shape \(describe(shape: shape)) in \(dtype) is not a whole number of bytes that a file can have")
         }
         guard offsets[1] - offsets[0] == size else {
-            throw fault(.sizeMismatch, "its data_offsets span \(offsets[1] - offsets[0]) bytes where shape \(describe(shape: shape)) in \(dtype) takes \(size)")
+            throw fault(
+                .sizeMismatch,
+                "its data_offsets span \(offsets[1] - offsets[0]) bytes where shape \(describe(shape: shape)) in \(dtype) takes \(size)")
         }
         let (end, overflow) = offsets[1].addingReportingOverflow(dataStart)
         guard !overflow else { throw fault(.sizeOverflow, "its data_offsets are beyond what a file can have") }

@@ -31,17 +31,22 @@ public final class SafetensorsWriter {
     /// - Throws: `FileError` from the file; `SafetensorsError.sizeOverflow` for a shape that no file can hold, and
     ///   `.duplicateTensor` for a name given twice.
     public init(path: String, entries: [Entry], metadata: [String: String], replacing: Bool, keepsOrder: Bool = false) throws {
-        let sorted = keepsOrder ? entries : entries.sorted {
-            ($1.dtype.bitWidth, $0.name) < ($0.dtype.bitWidth, $1.name)
-        }
+        let sorted =
+            keepsOrder
+            ? entries
+            : entries.sorted {
+                ($1.dtype.bitWidth, $0.name) < ($0.dtype.bitWidth, $1.name)
+            }
         var header: OrderedDictionary<String, JSONValue> = [:]
         if !metadata.isEmpty {
-            header["__metadata__"] = .object(OrderedDictionary(uniqueKeysWithValues: metadata.sorted { $0.key < $1.key }.map { ($0.key, .string($0.value)) }))
+            header["__metadata__"] = .object(
+                OrderedDictionary(uniqueKeysWithValues: metadata.sorted { $0.key < $1.key }.map { ($0.key, .string($0.value)) }))
         }
         var offset = 0
         for entry in sorted {
             guard let size = CheckedSize.byteCount(of: entry.shape, dtype: entry.dtype) else {
-                throw SafetensorsError(.sizeOverflow, path: path, tensor: entry.name, "no file can hold shape \(describe(shape: entry.shape)) in \(entry.dtype)")
+                throw SafetensorsError(
+                    .sizeOverflow, path: path, tensor: entry.name, "no file can hold shape \(describe(shape: entry.shape)) in \(entry.dtype)")
             }
             let fields: JSONValue = [
                 "dtype": .string(entry.dtype.rawValue), "shape": .array(entry.shape.map { .integer($0) }),

@@ -43,7 +43,8 @@ public final class WeightFiles: Sendable {
             shards = try Set(names.values).sorted().map { name in
                 let shard = FileSystem.join(path, name)
                 guard FileSystem.exists(shard) else {
-                    throw SafetensorsError(.indexMismatch, path: indexPath, "the index names the shard \(name), which is not in the folder; fetch the missing file")
+                    throw SafetensorsError(
+                        .indexMismatch, path: indexPath, "the index names the shard \(name), which is not in the folder; fetch the missing file")
                 }
                 return try SafetensorsFile(path: shard)
             }
@@ -85,8 +86,11 @@ public final class WeightFiles: Sendable {
             guard let name = value.stringValue else {
                 throw SafetensorsError(.invalidIndex, path: path, tensor: tensor, "its entry in weight_map is \(value.kind) and must be a file name")
             }
-            guard !name.isEmpty, !name.utf8.contains(UInt8(ascii: "/")), !name.utf8.contains(UInt8(ascii: "\\")), name != ".", name != "..", !name.utf8.contains(0) else {
-                throw SafetensorsError(.unsafePath, path: path, tensor: tensor, "its file name \"\(name)\" leads out of the folder; a shard must lie beside its index")
+            guard !name.isEmpty, !name.utf8.contains(UInt8(ascii: "/")), !name.utf8.contains(UInt8(ascii: "\\")), name != ".", name != "..",
+                !name.utf8.contains(0)
+            else {
+                throw SafetensorsError(
+                    .unsafePath, path: path, tensor: tensor, "its file name \"\(name)\" leads out of the folder; a shard must lie beside its index")
             }
             names[tensor] = name
         }
@@ -99,14 +103,17 @@ public final class WeightFiles: Sendable {
             for (name, info) in shard.tensors {
                 if let other = tensors.updateValue(Location(info: info, file: shard), forKey: name) {
                     throw SafetensorsError(
-                        .duplicateTensor, path: shard.path, tensor: name, "\(FileSystem.lastComponent(other.file.path)) holds a tensor of the same name")
+                        .duplicateTensor, path: shard.path, tensor: name,
+                        "\(FileSystem.lastComponent(other.file.path)) holds a tensor of the same name")
                 }
             }
         }
         return tensors
     }
 
-    private static func compare(_ names: OrderedDictionary<String, String>, with tensors: OrderedDictionary<String, Location>, indexPath: String) throws(SafetensorsError) {
+    private static func compare(_ names: OrderedDictionary<String, String>, with tensors: OrderedDictionary<String, Location>, indexPath: String)
+        throws(SafetensorsError)
+    {
         for (tensor, name) in names {
             guard let location = tensors[tensor], FileSystem.lastComponent(location.file.path) == name else {
                 throw SafetensorsError(.indexMismatch, path: indexPath, tensor: tensor, "the index places it in \(name), which does not hold it")
@@ -114,7 +121,8 @@ public final class WeightFiles: Sendable {
         }
         for (tensor, location) in tensors where names[tensor] == nil {
             throw SafetensorsError(
-                .indexMismatch, path: indexPath, tensor: tensor, "\(FileSystem.lastComponent(location.file.path)) holds it and the index does not name it")
+                .indexMismatch, path: indexPath, tensor: tensor,
+                "\(FileSystem.lastComponent(location.file.path)) holds it and the index does not name it")
         }
     }
 }

@@ -21,7 +21,8 @@ public struct TargetSelection: Sendable {
         for target in targets where !all.contains(where: { fits(target, $0) }) {
             throw TrainingError(
                 .noTargets,
-                "no linear layer of the model is called \"\(target)\"; choose from \(Projection.allCases.map(\.suffix).joined(separator: ",")) or \(Self.allLinear)")
+                "no linear layer of the model is called \"\(target)\"; choose from \(Projection.allCases.map(\.suffix).joined(separator: ",")) or \(Self.allLinear)"
+            )
         }
         places = all.filter { place in targets.contains { fits($0, place) } }
         guard !places.isEmpty else { throw TrainingError(.noTargets, "--targets names no layer; choose some, or \(Self.allLinear)") }

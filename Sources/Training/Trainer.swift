@@ -185,7 +185,8 @@ public final class Trainer {
         let rate = configuration.learningRate(atStep: number)
         parameters.step(
             AdamWStep(
-                learningRate: Float(rate), beta1: Float(configuration.beta1), beta2: Float(configuration.beta2), epsilon: Float(configuration.epsilon),
+                learningRate: Float(rate), beta1: Float(configuration.beta1), beta2: Float(configuration.beta2),
+                epsilon: Float(configuration.epsilon),
                 weightDecay: Float(configuration.weightDecay), step: number + 1, gradientScale: Float(clip * mean)))
         progress.step += 1
         progress.losses.append(Float(loss))
@@ -212,7 +213,8 @@ public final class Trainer {
     private static func check(_ subject: TrainingSubject, continues checkpoint: TrainingCheckpoint) throws(TrainingError) {
         guard subject.baseFingerprint == checkpoint.subject.baseFingerprint else {
             throw TrainingError(
-                .otherBase, "the run was trained on other base weights than those of --base (\(checkpoint.subject.baseName)); continue with the same model")
+                .otherBase,
+                "the run was trained on other base weights than those of --base (\(checkpoint.subject.baseName)); continue with the same model")
         }
         guard subject.dataFingerprint == checkpoint.subject.dataFingerprint,
             subject.evaluationFingerprint == checkpoint.subject.evaluationFingerprint

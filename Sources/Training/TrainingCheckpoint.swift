@@ -71,7 +71,8 @@ public struct TrainingCheckpoint: Sendable {
             configuration: try TrainingConfiguration(json: configuration), baseName: baseName, baseFingerprint: baseFingerprint,
             dataFingerprint: dataFingerprint, evaluationFingerprint: file.metadata["evaluationData"]?["sha256"]?.stringValue)
         modules = try moduleList.map { entry in
-            guard let name = entry["name"]?.stringValue, let out = entry["out"]?.integerValue, let input = entry["in"]?.integerValue, out > 0, input > 0
+            guard let name = entry["name"]?.stringValue, let out = entry["out"]?.integerValue, let input = entry["in"]?.integerValue, out > 0,
+                input > 0
             else { throw invalid("its list of modules has an entry without name, out and in") }
             return AdaptedModule(name: name, out: out, input: input)
         }
@@ -81,7 +82,9 @@ public struct TrainingCheckpoint: Sendable {
         progress.learningRates = try Self.floats("history.learningRate", count: step, in: file)
         progress.gradientNorms = try Self.floats("history.gradientNorm", count: step, in: file)
         progress.evaluations = try evaluationList.map { entry in
-            guard let step = entry["step"]?.integerValue, let loss = entry["loss"]?.doubleValue else { throw invalid("its list of evaluations is damaged") }
+            guard let step = entry["step"]?.integerValue, let loss = entry["loss"]?.doubleValue else {
+                throw invalid("its list of evaluations is damaged")
+            }
             return Evaluation(step: step, loss: loss)
         }
         self.progress = progress

@@ -1,9 +1,10 @@
+internal import Kernels
+
 #if canImport(Darwin)
     internal import Darwin
 #else
     internal import Glibc
 #endif
-internal import Kernels
 
 /// Cosines and sines of the rotary position embedding, [positions, head_dim/2] each.
 struct RotaryTable: Sendable {

@@ -46,7 +46,8 @@ public final class Transformer {
         self.batch = batch
         self.sequence = sequence
         shape = AttentionShape(
-            batch: batch, sequence: sequence, heads: configuration.heads, groups: configuration.keyValueHeads, headDimension: configuration.headDimension)
+            batch: batch, sequence: sequence, heads: configuration.heads, groups: configuration.keyValueHeads,
+            headDimension: configuration.headDimension)
         rotary = RotaryTable(configuration: configuration, positions: sequence)
         let blocks = training ? configuration.layers : 1
         kept = (0..<blocks).map { _ in BlockActivations(configuration, batch: batch, sequence: sequence, rank: maximumRank) }

@@ -89,13 +89,16 @@ public struct TransformerConfiguration: Sendable, Equatable {
         } else {
             ropeTheta = 10_000
         }
-        guard ropeTheta > 0, ropeTheta.isFinite else { throw TransformerError(.invalidConfiguration, path: path, "rope_theta must be a positive number") }
+        guard ropeTheta > 0, ropeTheta.isFinite else {
+            throw TransformerError(.invalidConfiguration, path: path, "rope_theta must be a positive number")
+        }
         switch rope["rope_type"]?.stringValue ?? rope["type"]?.stringValue ?? "default" {
         case "default": ropeScaling = nil
         case "llama3":
             ropeScaling = Llama3Scaling(
                 factor: try ropeFields.number("factor"), lowFrequencyFactor: try ropeFields.number("low_freq_factor"),
-                highFrequencyFactor: try ropeFields.number("high_freq_factor"), originalPositions: try ropeFields.size("original_max_position_embeddings"))
+                highFrequencyFactor: try ropeFields.number("high_freq_factor"),
+                originalPositions: try ropeFields.size("original_max_position_embeddings"))
         case let kind:
             throw TransformerError(.unsupportedFeature, path: path, "the rotary scaling \"\(kind)\" is not implemented; only default and llama3 are")
         }

@@ -81,14 +81,16 @@ public struct TransformerWeights: Sendable {
                 buffer.view.copy(from: values)
                 return buffer.view
             }
-            throw TransformerError(.notFinite, path: files.path, tensor: name, "the element \(index) is NaN or infinite; the model is damaged, fetch it again")
+            throw TransformerError(
+                .notFinite, path: files.path, tensor: name, "the element \(index) is NaN or infinite; the model is damaged, fetch it again")
         }
 
         private func weight(_ name: String, _ shape: [Int]) throws(TransformerError) -> WeightMatrix {
             guard let location = files.tensors[name] else {
                 throw TransformerError(
                     .missingTensor, path: files.path, tensor: name,
-                    "the configuration calls for it and the weights do not hold it; the folder is incomplete or the configuration belongs to another model")
+                    "the configuration calls for it and the weights do not hold it; the folder is incomplete or the configuration belongs to another model"
+                )
             }
             guard location.info.shape == shape else {
                 throw TransformerError(
@@ -97,7 +99,8 @@ public struct TransformerWeights: Sendable {
             }
             guard let matrix = WeightMatrix(file: location.file.file, info: location.info) else {
                 throw TransformerError(
-                    .unsupportedDType, path: files.path, tensor: name, "weights of type \(location.info.dtype) cannot be trained on; F32, BF16 and F16 can")
+                    .unsupportedDType, path: files.path, tensor: name,
+                    "weights of type \(location.info.dtype) cannot be trained on; F32, BF16 and F16 can")
             }
             return matrix
         }

@@ -127,7 +127,8 @@ public enum CollapseVerifier {
             faults.append(
                 Fault(
                     .shapeMismatch, path.text,
-                    "its rank, inputs and outputs are \(module.rank), \(module.inputs), \(module.outputs) and the run's \(sizes.rank), \(sizes.inputs), \(sizes.outputs)"))
+                    "its rank, inputs and outputs are \(module.rank), \(module.inputs), \(module.outputs) and the run's \(sizes.rank), \(sizes.inputs), \(sizes.outputs)"
+                ))
             return
         }
         var worst = (share: 0.0, difference: 0.0)

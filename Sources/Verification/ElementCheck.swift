@@ -194,7 +194,8 @@ enum ElementCheck {
                                 measure.differing += 1
                                 measure.maxUlp = max(measure.maxUlp, steps)
                                 let largest = max(weight.magnitude, max(d.magnitude, y.magnitude))
-                                let place = Double(sign: .plus, exponent: largest > 0 ? Int(largest.exponent) + 1 - Merged.precision : -1074, significand: 1)
+                                let place = Double(
+                                    sign: .plus, exponent: largest > 0 ? Int(largest.exponent) + 1 - Merged.precision : -1074, significand: 1)
                                 if (stored - y).magnitude <= 2 * place { measure.roundingLike += 1 }
                             }
                             if !e.isFinite { e = 0 }

@@ -56,7 +56,9 @@ public enum MergeVerifier {
             }
             guard other.info.shape == location.info.shape else {
                 faults.append(
-                    Fault(.shapeMismatch, name, "its shape is \(describe(shape: other.info.shape)) and the base's \(describe(shape: location.info.shape))"))
+                    Fault(
+                        .shapeMismatch, name,
+                        "its shape is \(describe(shape: other.info.shape)) and the base's \(describe(shape: location.info.shape))"))
                 continue
             }
             let isFloating = Self.isFloating(location.info.dtype)
@@ -136,7 +138,8 @@ public enum MergeVerifier {
                     faults.append(
                         Fault(
                             .adapterUnused, module.path.text,
-                            "its update is \(describe(shape: [module.outputs, module.inputs])) and the weight \(info.dtype) \(describe(shape: info.shape))"))
+                            "its update is \(describe(shape: [module.outputs, module.inputs])) and the weight \(info.dtype) \(describe(shape: info.shape))"
+                        ))
                     continue
                 }
                 updates[name, default: []].append(
@@ -281,7 +284,8 @@ public enum MergeVerifier {
             guard differing > 0 else { return }
             coverage.baseChangedWithoutAdapter.append(item.name)
             let why = item.module == nil ? "no adapter names it" : "the adapter's update of it is zero"
-            var message = "\(differing) of \(item.base.info.elementCount) elements are not the base's and \(why); the first is element \(place(first))"
+            var message =
+                "\(differing) of \(item.base.info.elementCount) elements are not the base's and \(why); the first is element \(place(first))"
             if isFloating(item.merged.info.dtype) {
                 let stored = value(item.merged, first)
                 message += ", \(stored) where the base has \(value(item.base, first))"
@@ -329,7 +333,9 @@ public enum MergeVerifier {
         let survival = measure.updateTimesExpected / measure.updateSquared
         let unexplained = measure.changeSquared - projection * measure.updateTimesChange
         let allowance = 4 * measure.roundingSquared + 0.01 * measure.changeSquared
-        if unexplained <= allowance, survival > 0.1, measure.updateTimesChange * measure.updateTimesChange > 0.01 * measure.updateSquared * measure.changeSquared {
+        if unexplained <= allowance, survival > 0.1,
+            measure.updateTimesChange * measure.updateTimesChange > 0.01 * measure.updateSquared * measure.changeSquared
+        {
             let factor = projection / survival
             if (factor + 1).magnitude < 0.02 { return Fault(.wrongSign, name, "the update was subtracted (projection \(projection))" + first) }
             if (factor - 1).magnitude > 0.001 {
@@ -339,7 +345,8 @@ public enum MergeVerifier {
         if item.base.info.shape.count == 2, item.base.info.shape[0] == item.base.info.shape[1] {
             let transposed = transposedProjection(item)
             if transposed > 0.5 * survival, transposed > 2 * projection.magnitude {
-                return Fault(.transposed, name, "the change is the transpose of the update (projection \(projection), of the transpose \(transposed))" + first)
+                return Fault(
+                    .transposed, name, "the change is the transpose of the update (projection \(projection), of the transpose \(transposed))" + first)
             }
         }
         if measure.differing == measure.roundingLike {

@@ -12,7 +12,8 @@ struct MergeKernelTests {
         var generator = SeededGenerator(seed: seed)
         for _ in 0..<20_000 {
             let exponent = Int.random(in: -160...130, using: &generator)
-            let value = Double(sign: .random(using: &generator) ? .plus : .minus, exponent: exponent, significand: .random(in: 1..<2, using: &generator))
+            let value = Double(
+                sign: .random(using: &generator) ? .plus : .minus, exponent: exponent, significand: .random(in: 1..<2, using: &generator))
             #expect(MergeReference.bits(of: value, in: .f32) == UInt64(Float(value).bitPattern), "seed \(seed), value \(value)")
             #if arch(arm64) || os(Linux)
                 #expect(MergeReference.bits(of: value, in: .f16) == UInt64(Float16(value).bitPattern), "seed \(seed), value \(value)")
@@ -28,7 +29,8 @@ struct MergeKernelTests {
             let value = MergeReference.value(of: bits, in: dtype)
             #expect(MergeReference.bits(of: value, in: dtype) == bits)
             #expect(MergeReference.bits(of: -value, in: dtype) == bits | 0x8000)
-            let next = bits + 1 == infinity ? 2 * value - MergeReference.value(of: bits - 1, in: dtype) : MergeReference.value(of: bits + 1, in: dtype)
+            let next =
+                bits + 1 == infinity ? 2 * value - MergeReference.value(of: bits - 1, in: dtype) : MergeReference.value(of: bits + 1, in: dtype)
             let middle = value + (next - value) / 2
             #expect(MergeReference.bits(of: middle, in: dtype) == (bits & 1 == 0 ? bits : bits + 1))
             #expect(MergeReference.bits(of: middle.nextDown, in: dtype) == bits)
@@ -38,14 +40,19 @@ struct MergeKernelTests {
 
     /// Numbers at which a rounding can go wrong: around every midpoint, at the ends of the range, and below them.
     static func adversarial(_ dtype: DType, generator: inout SeededGenerator) -> [Double] {
-        var values: [Double] = [0, -0.0, .leastNonzeroMagnitude, 0x1p-134, 0x1p-133, 0x1.8p-134, 0x1p-126, 0x1p-150, 0x1p-25, 0x1.8p-25, 0x1p-24, 0x1p-14]
+        var values: [Double] = [
+            0, -0.0, .leastNonzeroMagnitude, 0x1p-134, 0x1p-133, 0x1.8p-134, 0x1p-126, 0x1p-150, 0x1p-25, 0x1.8p-25, 0x1p-24, 0x1p-14,
+        ]
         let field = dtype == .f16 ? 0x7c00 : 0x7f80
         for _ in 0..<300 {
             let bits = UInt64.random(in: 0..<UInt64(field - 1), using: &generator)
             let kind: DType = dtype == .f16 ? .f16 : .bf16
             let low = MergeReference.value(of: bits, in: kind)
             let middle = low + (MergeReference.value(of: bits + 1, in: kind) - low) / 2
-            values += [low, middle, middle.nextUp, middle.nextDown, -middle, low.nextUp, -low.nextDown, Double(Float(middle).nextUp), Double(Float(middle).nextDown)]
+            values += [
+                low, middle, middle.nextUp, middle.nextDown, -middle, low.nextUp, -low.nextDown, Double(Float(middle).nextUp),
+                Double(Float(middle).nextDown),
+            ]
         }
         return values
     }
@@ -60,7 +67,8 @@ struct MergeKernelTests {
         var span = target.mutableSpan
         var raw = unsafe span.mutableBytes
         let sums = MergeKernel.mergeRows(
-            weights: unsafe source.span.bytes, weightType: .f64, into: &raw, mergedType: dtype, rows: 0..<1, columns: values.count, factors: [], path: path)
+            weights: unsafe source.span.bytes, weightType: .f64, into: &raw, mergedType: dtype, rows: 0..<1, columns: values.count, factors: [],
+            path: path)
         var isFinite = true
         for (index, value) in values.enumerated() {
             let expected = MergeReference.bits(of: value, in: dtype)

@@ -106,7 +106,9 @@ struct PEFTTests {
     }
 
     /// An adapter of one or more modules with a configuration of its own.
-    private func adapter(_ changes: OrderedDictionary<String, JSONValue>, modules: [String] = TestModel.modules, in folder: TemporaryFolder) throws -> Adapter {
+    private func adapter(_ changes: OrderedDictionary<String, JSONValue>, modules: [String] = TestModel.modules, in folder: TemporaryFolder) throws
+        -> Adapter
+    {
         let path = folder.path("adapter-\(UInt64.random(in: 0 ... .max))")
         try PEFT.write(TestModel.outputs(modules, rank: 4, alpha: 8, seed: 1), to: path, options: .init(isDurable: false))
         var fields = try #require(try JSONValue(parsing: Self.configuration).objectValue)

@@ -174,5 +174,3 @@ enum TestModel {
         return try Adapter.read(path: path)
     }
 }
-
-

@@ -27,7 +27,9 @@ struct CollapseVerifierTests {
         return n.c2.indices.map { dot(n.w2[$0 * k..<($0 + 1) * k], hidden, n.c2[$0]) }
     }
 
-    private func adapter(_ values: [Float], dtype: DType = .f32, alpha: Double = 6, path: ModulePath = Self.path, in folder: TemporaryFolder) throws -> Adapter {
+    private func adapter(_ values: [Float], dtype: DType = .f32, alpha: Double = 6, path: ModulePath = Self.path, in folder: TemporaryFolder) throws
+        -> Adapter
+    {
         let split = Self.rank * Self.inputs
         let output = AdapterOutput(path: path, rank: Self.rank, alpha: alpha, loraA: Array(values[..<split]), loraB: Array(values[split...]))
         let name = folder.path("adapter-\(UInt64.random(in: 0 ... .max))")

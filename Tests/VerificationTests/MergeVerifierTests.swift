@@ -107,7 +107,8 @@ struct MergeVerifierTests {
                 #expect(verdict.faults.count >= 1, "seed \(seed): bit \(bit) of \(name)")
                 #expect(verdict.faults.allSatisfy { name == $0.module || name == $0.module + ".weight" })
                 let isAdapted = TestModel.modules.contains { name == $0 + ".weight" }
-                let allowed: [Fault.Code] = isAdapted ? [.elementsDiffer, .notCorrectlyRounded, .notFinite] : [.baseChangedWithoutAdapter, .notFinite]
+                let allowed: [Fault.Code] =
+                    isAdapted ? [.elementsDiffer, .notCorrectlyRounded, .notFinite] : [.baseChangedWithoutAdapter, .notFinite]
                 #expect(verdict.faults.allSatisfy { allowed.contains($0.code) }, "seed \(seed): \(verdict.faults)")
                 #expect(verdict.coverage.baseChangedWithoutAdapter == (isAdapted ? [] : [name]))
             }

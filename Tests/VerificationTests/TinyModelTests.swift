@@ -20,7 +20,8 @@ struct TinyModelTests {
             guard name.hasSuffix("_proj.weight"), let path = ModulePath(name.dropLast(".weight".count)) else { return nil }
             let shape = location.info.shape
             return AdapterOutput(
-                path: path, rank: 4, alpha: 8, loraA: generator.values(4 * shape[1], spread: 0.1), loraB: generator.values(shape[0] * 4, spread: 0.05))
+                path: path, rank: 4, alpha: 8, loraA: generator.values(4 * shape[1], spread: 0.1), loraB: generator.values(shape[0] * 4, spread: 0.05)
+            )
         }
         #expect(outputs.count == 28)
         try PEFT.write(outputs, to: folder.path("adapter"), options: .init(baseModel: "tiny-llama", isDurable: false))

@@ -1,0 +1,42 @@
+# Every target installs what it needs, where it may.
+.PHONY: demo demo-smollm2 test test-release test-interop lint format fixtures bench build dependencies ci
+
+swift_sources = Package.swift Sources Tests
+
+demo: build
+	scripts/demo.sh
+
+demo-smollm2: build
+	scripts/demo-smollm2.sh
+
+build: dependencies
+	swift build -c release --product oplora
+
+test: dependencies
+	swift test
+
+test-release: dependencies
+	swift test -c release -Xswiftc -enable-testing
+
+test-interop: build
+	scripts/test-interop.sh
+
+lint:
+	swift format lint --strict --recursive $(swift_sources)
+
+format:
+	swift format --in-place --recursive $(swift_sources)
+
+# Needs a Python with torch, transformers, tokenizers and safetensors; a few minutes.
+fixtures:
+	cd fixtures && python3 generate.py all
+
+bench: build
+	python3 Benchmarks/training.py
+	python3 Benchmarks/merge.py
+
+dependencies:
+	@scripts/install-dependencies.sh
+
+ci:
+	.ci/run
