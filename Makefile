@@ -1,5 +1,5 @@
 # Every target installs what it needs, where it may.
-.PHONY: demo demo-smollm2 test test-release test-interop lint format fixtures bench build dependencies ci
+.PHONY: demo demo-smollm2 test test-release test-interop lint format fixtures build dependencies ci
 
 swift_sources = Package.swift Sources Tests
 
@@ -30,10 +30,6 @@ format:
 # Needs a Python with torch, transformers, tokenizers and safetensors; a few minutes.
 fixtures:
 	cd fixtures && python3 generate.py all
-
-bench: build
-	python3 Benchmarks/training.py
-	python3 Benchmarks/merge.py
 
 dependencies:
 	@scripts/install-dependencies.sh
