@@ -25,6 +25,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import warnings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # everything is a local folder
 
@@ -231,6 +232,8 @@ def main():
     parser.add_argument("--strings", type=int, default=100_000, help="random strings for each tokenizer")
     args = parser.parse_args()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.simplefilter("ignore")  # the libraries' own, about each other
     torch.manual_seed(0)
     report = Report()
     with tempfile.TemporaryDirectory() as work:
