@@ -60,6 +60,7 @@ let package = Package(
         module("FileIO", []),
         module("Tensors", []),
 
+        tests("JSONTests", ["JSON"]),
         tests("TokenizerTests", ["Tokenizer", "JSON", "FileIO", orderedCollections]),
         tests("NativeCheckpointTests", ["NativeCheckpoint", "JSON", "FileIO", "Tensors", "Hashing", "CZlib", orderedCollections]),
         tests("AdaptersTests", ["Adapters", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),

@@ -9,7 +9,8 @@ extension JSONValue {
     ///
     /// - Throws: `JSONError` with the byte offset of the fault.
     public init(parsing text: [UInt8], maximumDepth: Int = defaultMaximumDepth) throws(JSONError) {
-        try StrictScanner.check(text, maximumDepth: maximumDepth)
+        let pairs = try StrictScanner.check(text, maximumDepth: maximumDepth)
+        let text = Self.resolving(pairs, in: text)
         guard text.count <= Int(Int32.max) else { throw JSONError(.tooDeep, "a JSON text of more than 2 GiB is not read") }
         guard let tokener = unsafe json_tokener_new_ex(Int32(maximumDepth + 2)) else {
             throw JSONError(.empty, "there is no memory for the JSON reader")
@@ -27,7 +28,21 @@ extension JSONValue {
             throw JSONError(.unexpectedCharacter, at: unsafe json_tokener_get_parse_end(tokener), "json-c refuses the text (\(reason))")
         }
         defer { unsafe json_object_put(root) }
-        self = unsafe Self.value(of: root)
+        self = try unsafe Self.value(of: root)
+    }
+
+    /// The text with each surrogate pair replaced by the character itself.
+    private static func resolving(_ pairs: [StrictScanner.SurrogatePair], in text: [UInt8]) -> [UInt8] {
+        guard !pairs.isEmpty else { return text }
+        var resolved: [UInt8] = []
+        resolved.reserveCapacity(text.count)
+        var position = 0
+        for pair in pairs {
+            resolved += text[position..<pair.offset]
+            resolved += Array(String(Character(pair.scalar)).utf8)
+            position = pair.offset + StrictScanner.SurrogatePair.length
+        }
+        return resolved + text[position...]
     }
 
     public init(parsing text: String, maximumDepth: Int = defaultMaximumDepth) throws(JSONError) {
@@ -35,7 +50,10 @@ extension JSONValue {
     }
 
     /// Copies a json-c document into a value. The nesting has been bounded by the scanner.
-    private static func value(of node: OpaquePointer?) -> JSONValue {
+    ///
+    /// - Throws: `JSONError.duplicateKey` for two keys of one object that Unicode counts as the same text, such as an
+    ///   accented letter in one piece and in two: a dictionary would keep one of them and lose the other.
+    private static func value(of node: OpaquePointer?) throws(JSONError) -> JSONValue {
         switch unsafe json_object_get_type(node) {
         case json_type_boolean: return .bool(unsafe json_object_get_boolean(node) != 0)
         case json_type_int: return .integer(Int(unsafe json_object_get_int64(node)))
@@ -45,13 +63,19 @@ extension JSONValue {
             let start = unsafe UnsafeRawPointer(json_object_get_string(node))
             return .string(unsafe String(decoding: UnsafeRawBufferPointer(start: start, count: length), as: UTF8.self))
         case json_type_array:
-            return .array((0..<Int(unsafe json_object_array_length(node))).map { unsafe value(of: json_object_array_get_idx(node, $0)) })
+            var elements: [JSONValue] = []
+            for index in 0..<Int(unsafe json_object_array_length(node)) {
+                elements.append(try unsafe value(of: json_object_array_get_idx(node, index)))
+            }
+            return .array(elements)
         case json_type_object:
             var members = OrderedDictionary<String, JSONValue>()
             var entry = unsafe json_object_get_object(node)?.pointee.head
             while let current = unsafe entry {
                 let key = unsafe String(cString: current.pointee.k.assumingMemoryBound(to: CChar.self))
-                members[key] = unsafe value(of: OpaquePointer(current.pointee.v))
+                guard members.updateValue(try unsafe value(of: OpaquePointer(current.pointee.v)), forKey: key) == nil else {
+                    throw JSONError(.duplicateKey, "the key \"\(key)\" appears twice, in two spellings that Unicode counts as the same")
+                }
                 unsafe entry = current.pointee.next
             }
             return .object(members)

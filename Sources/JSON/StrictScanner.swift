@@ -7,9 +7,19 @@ struct StrictScanner {
     private let text: [UInt8]
     private var position = 0
     private let maximumDepth: Int
+    private var surrogatePairs: [SurrogatePair] = []
+
+    /// A character written as two `\u` escapes, twelve bytes from `offset` on.
+    struct SurrogatePair {
+        static let length = 12
+        let offset: Int
+        let scalar: Unicode.Scalar
+    }
 
     /// Checks the whole text.
-    static func check(_ text: [UInt8], maximumDepth: Int) throws(JSONError) {
+    ///
+    /// - Returns: the characters written as surrogate pairs, in order; json-c 0.16 reads half of all such pairs wrongly.
+    static func check(_ text: [UInt8], maximumDepth: Int) throws(JSONError) -> [SurrogatePair] {
         var scanner = StrictScanner(text: text, maximumDepth: maximumDepth)
         scanner.skipSpace()
         guard scanner.position < text.count else { throw JSONError(.empty, at: 0, "there is no JSON text") }
@@ -18,6 +28,7 @@ struct StrictScanner {
         guard scanner.position == text.count else {
             throw JSONError(.trailingText, at: scanner.position, "text follows the end of the JSON value")
         }
+        return scanner.surrogatePairs
     }
 
     private init(text: [UInt8], maximumDepth: Int) {
@@ -204,6 +215,7 @@ struct StrictScanner {
             guard let scalar = Unicode.Scalar(code) else {
                 throw JSONError(.badString, at: start, "half of a surrogate pair stands alone")
             }
+            if code >= 0x10000 { surrogatePairs.append(SurrogatePair(offset: start, scalar: scalar)) }
             return scalar
         default: throw JSONError(.badString, at: start, "this escape is not one of JSON's")
         }
