@@ -29,6 +29,16 @@ def measured(command):
     return output, usage.ru_maxrss / 1024
 
 
+def machine():
+    """The processor, its cores, and those of its instruction sets that decide the speed."""
+    info = {}
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in info.get("flags", "").split()]
+    return f"{info.get('model name', platform.processor())}, {os.cpu_count()} cores, {' '.join(flags)}"
+
+
 def ours(args, method, model):
     with tempfile.TemporaryDirectory() as work:
         output, memory = measured([
@@ -115,10 +125,7 @@ def main():
     args = parser.parse_args()
     if args.torch:
         return run_torch(args)
-    with open("/proc/cpuinfo") as file:
-        info = dict(line.split("\t:", 1)[0:2] if "\t:" in line else ("", "") for line in (l.replace("\t\t:", "\t:") for l in file))
-    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in info.get("flags", "").split()]
-    print(f"{info.get('model name', platform.processor()).strip()}, {os.cpu_count()} cores, {' '.join(flags)}\n")
+    print(f"{machine()}\n")
     print("| model | method | oplora tokens/s | torch tokens/s | ratio | oplora MiB | torch MiB |\n|---|---|---|---|---|---|---|")
     for dtype, model in (("f32", args.model_f32), ("bf16", args.model)):
         for method in ("lora", "op-lora") if model else ():
