@@ -1,7 +1,7 @@
 # Every target installs what it needs, where it may.
 .PHONY: demo demo-smollm2 test test-release test-interop lint format fixtures build dependencies ci
 
-swift_sources = Package.swift Sources Tests
+swift_sources = Package.swift Sources Tests Benchmarks
 
 demo: build
 	scripts/demo.sh

@@ -60,13 +60,29 @@ let package = Package(
         module("FileIO", []),
         module("Tensors", []),
 
+        .executableTarget(
+            name: "CheckpointSpeed", dependencies: ["TestSupport", "NativeCheckpoint", "FileIO", "JSON", "Tensors"],
+            path: "Benchmarks/CheckpointSpeed",
+            swiftSettings: strict),
+        .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
+        .target(
+            name: "TestModels", dependencies: ["TestSupport", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections],
+            path: "Tests/TestModels", swiftSettings: strict),
         tests("JSONTests", ["JSON"]),
-        tests("TokenizerTests", ["Tokenizer", "JSON", "FileIO", orderedCollections]),
-        tests("NativeCheckpointTests", ["NativeCheckpoint", "JSON", "FileIO", "Tensors", "Hashing", "CZlib", orderedCollections]),
-        tests("AdaptersTests", ["Adapters", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        tests("TokenizerTests", ["TestSupport", "Tokenizer", "JSON", "FileIO", orderedCollections]),
+        tests("NativeCheckpointTests", ["TestSupport", "NativeCheckpoint", "JSON", "FileIO", "Tensors", "Hashing", "CZlib", orderedCollections]),
+        tests(
+            "AdaptersTests",
+            [
+                "TestModels", "TestSupport", "Adapters", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO", "Tensors", "Hashing",
+                orderedCollections,
+            ]),
         tests(
             "VerificationTests",
-            ["Verification", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+            [
+                "TestModels", "TestSupport", "Verification", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing",
+                orderedCollections,
+            ]),
         tests("TrainingTests", ["Training", "HyperLoRA", "Transformer", "Kernels", "Safetensors", "Tensors", orderedCollections]),
 
         .target(

@@ -213,7 +213,7 @@ private final class ShardRun: @unchecked Sendable {
     }
 
     func execute() throws {
-        WorkerThreads.run(max(1, min(options.threads, pieces.count))) { _ in self.work() }
+        ThreadPool.runOnce(workers: max(1, min(options.threads, pieces.count))) { _ in self.work() }
         if let error = failure.withLock({ $0 }) { throw error }
     }
 

@@ -39,6 +39,15 @@ internal import COneDNN
         }
     }
 
+    /// Runs `body` once for each of `workers` on a pool made for this job alone; on the calling thread where the system
+    /// gives no more. A call may come only after another has ended, so calls may not wait for one another's start.
+    public static func runOnce(workers: Int, _ body: @Sendable (_ worker: Int) -> Void) {
+        withoutActuallyEscaping(body) { body in
+            guard let pool = ThreadPool(threads: workers) ?? ThreadPool(threads: 1) else { return (0..<workers).forEach(body) }
+            pool.run(workers) { index, _ in body(index) }
+        }
+    }
+
     /// The number of processors that the system shows.
     public static var processorCount: Int { ProcessorCount.online }
 }

@@ -175,7 +175,7 @@ public enum MergeVerifier {
         let results = Mutex([Outcome?](repeating: nil, count: list.count))
         let next = Atomic<Int>(0)
         let isStopped = Atomic<Bool>(false)
-        WorkerThreads.run(max(1, min(options.threads, list.count))) { _ in
+        ThreadPool.runOnce(workers: max(1, min(options.threads, list.count))) { _ in
             var recent = -1
             var updates: [Update] = []
             while true {

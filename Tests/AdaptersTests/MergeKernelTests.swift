@@ -1,5 +1,7 @@
 import Kernels
 import Tensors
+import TestModels
+import TestSupport
 import Testing
 
 /// The kernels against the plain reference, bit for bit.
@@ -195,7 +197,7 @@ struct MergeKernelTests {
     @Test func piecesAreHandedOverInOrder() {
         let turn = OrderedTurn()
         nonisolated(unsafe) var order: [Int] = []
-        WorkerThreads.run(4) { worker in
+        ThreadPool.runOnce(workers: 4) { worker in
             for number in stride(from: worker, to: 100, by: 4) where turn.wait(for: number) {
                 unsafe order.append(number)
                 turn.advance()

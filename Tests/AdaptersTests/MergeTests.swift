@@ -6,6 +6,8 @@ import OrderedCollections
 import Safetensors
 import Synchronization
 import Tensors
+import TestModels
+import TestSupport
 import Testing
 
 struct MergeTests {

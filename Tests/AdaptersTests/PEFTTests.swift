@@ -4,6 +4,8 @@ import JSON
 import OrderedCollections
 import Safetensors
 import Tensors
+import TestModels
+import TestSupport
 import Testing
 
 struct PEFTTests {

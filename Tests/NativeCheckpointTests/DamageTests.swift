@@ -1,6 +1,7 @@
 import Hashing
 import JSON
 import Tensors
+import TestSupport
 import Testing
 
 @testable import NativeCheckpoint

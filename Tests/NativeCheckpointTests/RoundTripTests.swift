@@ -3,6 +3,7 @@ import Foundation
 import JSON
 import OrderedCollections
 import Tensors
+import TestSupport
 import Testing
 
 @testable import NativeCheckpoint

@@ -1,6 +1,7 @@
 import Foundation
 import JSON
 import Tensors
+import TestSupport
 import Testing
 
 @testable import NativeCheckpoint

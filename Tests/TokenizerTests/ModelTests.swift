@@ -1,6 +1,7 @@
 import FileIO
 import JSON
 import OrderedCollections
+import TestSupport
 import Testing
 import Tokenizer
 

@@ -1,5 +1,6 @@
 import JSON
 import OrderedCollections
+import TestSupport
 import Tokenizer
 
 /// The root of the repository.
@@ -84,20 +85,7 @@ func pieces(_ text: String, _ preTokenizer: JSONValue) throws -> [String] {
     return tokenizer.encode(text).map { tokenizer.decode([$0]) }
 }
 
-/// A small generator with a fixed sequence for each seed (SplitMix64), so that a failure can be repeated.
-struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-
+extension SeededGenerator {
     /// A text of many scripts, spaces and digits, of up to `length` characters.
     mutating func text(length: Int) -> String {
         let ranges: [ClosedRange<UInt32>] = [

@@ -1,5 +1,7 @@
 import Adapters
 import Tensors
+import TestModels
+import TestSupport
 import Testing
 import Verification
 

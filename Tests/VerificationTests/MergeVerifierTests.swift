@@ -5,6 +5,8 @@ import Kernels
 import OrderedCollections
 import Safetensors
 import Tensors
+import TestModels
+import TestSupport
 import Testing
 import Verification
 

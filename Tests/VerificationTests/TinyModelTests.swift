@@ -3,6 +3,8 @@ import FileIO
 import OrderedCollections
 import Safetensors
 import Tensors
+import TestModels
+import TestSupport
 import Testing
 import Verification
 

@@ -1,82 +1,64 @@
-import Adapters
+public import Adapters
 import FileIO
 import JSON
 import Kernels
 import OrderedCollections
-import Safetensors
-import Tensors
+public import Safetensors
+public import Tensors
+public import TestSupport
 
 /// A folder that is gone when the test is.
-final class TemporaryFolder {
-    let path: String
+public final class TemporaryFolder {
+    public let path: String
 
-    init() throws {
+    public init() throws {
         path = "/tmp/oplora-test-\(UInt64.random(in: 0 ... .max))"
         try FileSystem.createFolder(path)
     }
 
     deinit { try? FileSystem.remove(path) }
 
-    func path(_ name: String) -> String { FileSystem.join(path, name) }
-}
-
-/// Random numbers that a seed decides (SplitMix64).
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-
-    mutating func values(_ count: Int, spread: Float) -> [Float] {
-        (0..<count).map { _ in Float.random(in: -spread...spread, using: &self) }
-    }
+    public func path(_ name: String) -> String { FileSystem.join(path, name) }
 }
 
 /// A tensor on its way into a file.
-struct TestTensor {
-    var name: String
-    var dtype: DType
-    var shape: [Int]
-    var bytes: [UInt8]
+public struct TestTensor {
+    public var name: String
+    public var dtype: DType
+    public var shape: [Int]
+    public var bytes: [UInt8]
 
-    init(_ name: String, _ dtype: DType, _ shape: [Int], bytes: [UInt8]) {
+    public init(_ name: String, _ dtype: DType, _ shape: [Int], bytes: [UInt8]) {
         self.name = name
         self.dtype = dtype
         self.shape = shape
         self.bytes = bytes
     }
 
-    init(_ name: String, _ dtype: DType, _ shape: [Int], values: [Float]) {
+    public init(_ name: String, _ dtype: DType, _ shape: [Int], values: [Float]) {
         self.init(name, dtype, shape, bytes: values.flatMap { encode(Double($0), dtype) })
     }
 }
 
 /// A number in the bytes of a stored type, by the reference rounding.
-func encode(_ value: Double, _ dtype: DType) -> [UInt8] {
+public func encode(_ value: Double, _ dtype: DType) -> [UInt8] {
     let bits = MergeReference.bits(of: value, in: dtype)
     return (0..<dtype.bitWidth / 8).map { UInt8(truncatingIfNeeded: bits >> (8 * $0)) }
 }
 
 /// The stored bits of an element.
-func bits(_ bytes: [UInt8], _ dtype: DType, _ index: Int) -> UInt64 {
+public func bits(_ bytes: [UInt8], _ dtype: DType, _ index: Int) -> UInt64 {
     let width = dtype.bitWidth / 8
     return (0..<width).reduce(0) { $0 | UInt64(bytes[index * width + $1]) << (8 * $1) }
 }
 
-func writeText(_ text: String, _ path: String) throws {
+public func writeText(_ text: String, _ path: String) throws {
     let file = try AtomicFile(path: path, replacing: true)
     try file.write(Array(text.utf8))
     try file.publish(durable: false)
 }
 
-func writeSafetensors(_ tensors: [TestTensor], to path: String, metadata: [String: String] = ["format": "pt"]) throws {
+public func writeSafetensors(_ tensors: [TestTensor], to path: String, metadata: [String: String] = ["format": "pt"]) throws {
     let writer = try SafetensorsWriter(
         path: path, entries: tensors.map { .init(name: $0.name, dtype: $0.dtype, shape: $0.shape) }, metadata: metadata, replacing: true)
     for info in writer.order {
@@ -86,20 +68,20 @@ func writeSafetensors(_ tensors: [TestTensor], to path: String, metadata: [Strin
     try writer.publish(durable: false)
 }
 
-func read(_ name: String, from files: WeightFiles) throws -> [UInt8] {
+public func read(_ name: String, from files: WeightFiles) throws -> [UInt8] {
     let location = try files.location(of: name)
     return location.file.withBytes(of: location.info) { bytes in unsafe bytes.withUnsafeBytes { unsafe Array($0) } }
 }
 
-func readAll(_ path: String) throws -> [UInt8] { try FileSystem.contents(of: path, limit: 1 << 24) }
+public func readAll(_ path: String) throws -> [UInt8] { try FileSystem.contents(of: path, limit: 1 << 24) }
 
 /// A model of two layers in two shards with everything that a model folder has.
-enum TestModel {
-    static let modules = (0..<2).flatMap { ["model.layers.\($0).self_attn.q_proj", "model.layers.\($0).mlp.up_proj"] }
+public enum TestModel {
+    public static let modules = (0..<2).flatMap { ["model.layers.\($0).self_attn.q_proj", "model.layers.\($0).mlp.up_proj"] }
 
-    static func shape(_ module: String) -> [Int] { module.hasSuffix("q_proj") ? [24, 24] : [53, 24] }
+    public static func shape(_ module: String) -> [Int] { module.hasSuffix("q_proj") ? [24, 24] : [53, 24] }
 
-    static func tensors(dtype: DType, generator: inout SeededGenerator) -> [[TestTensor]] {
+    public static func tensors(dtype: DType, generator: inout SeededGenerator) -> [[TestTensor]] {
         func tensor(_ name: String, _ shape: [Int]) -> TestTensor {
             TestTensor(name, dtype, shape, values: generator.values(shape.reduce(1, *), spread: 0.5))
         }
@@ -113,7 +95,7 @@ enum TestModel {
     }
 
     @discardableResult
-    static func write(to path: String, dtype: DType = .bf16, seed: UInt64, isTied: Bool = false) throws -> [[TestTensor]] {
+    public static func write(to path: String, dtype: DType = .bf16, seed: UInt64, isTied: Bool = false) throws -> [[TestTensor]] {
         var generator = SeededGenerator(seed: seed)
         let shards = tensors(dtype: dtype, generator: &generator)
         try FileSystem.createFolder(path)
@@ -156,7 +138,8 @@ enum TestModel {
         return shards
     }
 
-    static func outputs(_ modules: [String] = modules, rank: Int = 5, alpha: Double = 8, spread: Float = 0.2, seed: UInt64) -> [AdapterOutput] {
+    public static func outputs(_ modules: [String] = modules, rank: Int = 5, alpha: Double = 8, spread: Float = 0.2, seed: UInt64) -> [AdapterOutput]
+    {
         var generator = SeededGenerator(seed: seed)
         return modules.map { module in
             let shape = shape(module)
@@ -166,7 +149,7 @@ enum TestModel {
         }
     }
 
-    static func writeAdapter(
+    public static func writeAdapter(
         to path: String, modules: [String] = modules, dtype: DType = .f32, rank: Int = 5, alpha: Double = 8, spread: Float = 0.2, seed: UInt64
     ) throws -> Adapter {
         try PEFT.write(

@@ -1,0 +1,56 @@
+#if canImport(Darwin)
+    internal import Darwin
+#else
+    internal import Glibc
+#endif
+
+/// A line in which workers wait until their piece is the next one.
+///
+/// Pieces are computed side by side and handed over one after the other, in the order of their numbers.
+@safe public final class OrderedTurn: @unchecked Sendable {
+    // Sound: `next` and `isClosed` are touched only under the mutex.
+    private nonisolated(unsafe) let mutex: UnsafeMutablePointer<pthread_mutex_t>
+    private nonisolated(unsafe) let changed: UnsafeMutablePointer<pthread_cond_t>
+    private var next = 0
+    private var isClosed = false
+
+    public init() {
+        unsafe mutex = .allocate(capacity: 1)
+        unsafe changed = .allocate(capacity: 1)
+        unsafe pthread_mutex_init(mutex, nil)
+        unsafe pthread_cond_init(changed, nil)
+    }
+
+    deinit {
+        unsafe pthread_cond_destroy(changed)
+        unsafe pthread_mutex_destroy(mutex)
+        unsafe changed.deallocate()
+        unsafe mutex.deallocate()
+    }
+
+    /// Waits until every piece before `number` has been handed over.
+    ///
+    /// - Returns: false when the line was closed meanwhile and the piece must be dropped.
+    public func wait(for number: Int) -> Bool {
+        unsafe pthread_mutex_lock(mutex)
+        defer { unsafe pthread_mutex_unlock(mutex) }
+        while next != number, !isClosed { unsafe pthread_cond_wait(changed, mutex) }
+        return !isClosed
+    }
+
+    /// Says that the piece whose turn it was has been handed over.
+    public func advance() {
+        unsafe pthread_mutex_lock(mutex)
+        next += 1
+        unsafe pthread_cond_broadcast(changed)
+        unsafe pthread_mutex_unlock(mutex)
+    }
+
+    /// Sends everybody home.
+    public func close() {
+        unsafe pthread_mutex_lock(mutex)
+        isClosed = true
+        unsafe pthread_cond_broadcast(changed)
+        unsafe pthread_mutex_unlock(mutex)
+    }
+}
