@@ -83,7 +83,7 @@ let package = Package(
                 "TestModels", "TestSupport", "Verification", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing",
                 orderedCollections,
             ]),
-        tests("TrainingTests", ["Training", "HyperLoRA", "Transformer", "Kernels", "Safetensors", "Tensors", orderedCollections]),
+        tests("TrainingTests", ["TestSupport", "Training", "HyperLoRA", "Transformer", "Kernels", "Safetensors", "Tensors", orderedCollections]),
 
         .target(
             name: "CKernels",

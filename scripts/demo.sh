@@ -14,7 +14,7 @@ run() {
 }
 
 run inspect "$model"
-run train --base "$model" --data "$model/adapt-train.txt" --eval-data "$model/adapt-heldout.txt" --out "$out/run.opck" \
+run train --base "$model" --data "fixtures/texts/adapt-train.txt" --eval-data "fixtures/texts/adapt-heldout.txt" --out "$out/run.opck" \
     --method op-lora --rank 8 --alpha 16 --lr 3e-3 --z-std 0.1 --batch-size 8 --seq-len 128 --steps 200 | tee "$out/train.log"
 run collapse "$out/run.opck" --out "$out/adapter" --verify
 run merge --base "$model" --adapter "$out/adapter" --out "$out/merged"

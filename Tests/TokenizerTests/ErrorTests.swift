@@ -22,7 +22,7 @@ import Tokenizer
     @Test func theBaseIsGood() { #expect(code([:]) == nil) }
 
     @Test func unreadable() {
-        for path in [repositoryRoot + "/no-such-file.json", repositoryRoot] {
+        for path in [Repository.root + "/no-such-file.json", Repository.root] {
             #expect { try Tokenizer(contentsOf: path) } throws: { error in
                 let error = error as? TokenizerError
                 return error?.code == .unreadable && error?.path == path && error?.message.hasPrefix(path) == false

@@ -1,6 +1,7 @@
 import FileIO
 import JSON
 import OrderedCollections
+import TestSupport
 import Testing
 import Tokenizer
 
@@ -9,7 +10,7 @@ import Tokenizer
     static let variants = (try? load()) ?? []
 
     static func load() throws -> [JSONValue] {
-        let text = try FileSystem.contents(of: repositoryRoot + "/fixtures/tiny-llama/golden/tokenizer.json", limit: 1 << 24)
+        let text = try FileSystem.contents(of: Repository.golden("tokenizer.json"), limit: 1 << 24)
         return try JSONValue(parsing: text)["variants"]?.arrayValue ?? []
     }
 

@@ -122,7 +122,7 @@ import Tokenizer
 
     @Test func mappedFilesEncodeAsStrings() throws {
         let tokenizer = try Tokenizer(contentsOf: fixturePath)
-        let path = repositoryRoot + "/fixtures/tiny-llama/adapt-heldout.txt"
+        let path = Repository.fixture("texts/adapt-heldout.txt")
         let file = try MappedFile(path: path)
         let text = String(decoding: try FileSystem.contents(of: path, limit: 1 << 24), as: UTF8.self)
         let ids = try tokenizer.encode(utf8: file.bytes, from: path)

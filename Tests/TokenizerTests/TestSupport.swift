@@ -3,9 +3,7 @@ import OrderedCollections
 import TestSupport
 import Tokenizer
 
-/// The root of the repository.
-let repositoryRoot = String(#filePath.prefix(#filePath.count - "/Tests/TokenizerTests/TestSupport.swift".count))
-let fixturePath = repositoryRoot + "/fixtures/tiny-llama/tokenizer.json"
+let fixturePath = Repository.tinyLlama + "/tokenizer.json"
 
 /// The byte-level alphabet, spelled as in the table of GPT-2's authors.
 let alphabet: [String] = {

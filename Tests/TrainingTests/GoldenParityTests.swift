@@ -2,6 +2,7 @@ import HyperLoRA
 import Kernels
 import OrderedCollections
 import Safetensors
+import TestSupport
 import Testing
 import Transformer
 
@@ -17,9 +18,9 @@ import Transformer
 
     init() throws {
         compute = Compute(pool: try #require(ThreadPool(threads: 2)))
-        model = try TransformerConfiguration(folder: Fixture.tinyLlama)
-        weights = try TransformerWeights(configuration: model, files: try WeightFiles(path: Fixture.tinyLlama), compute: compute)
-        batch = try SafetensorsFile(path: Fixture.golden("batch.safetensors"))
+        model = try TransformerConfiguration(folder: Repository.tinyLlama)
+        weights = try TransformerWeights(configuration: model, files: try WeightFiles(path: Repository.tinyLlama), compute: compute)
+        batch = try SafetensorsFile(path: Repository.golden("batch.safetensors"))
     }
 
     private func transformer(rank: Int) throws -> Transformer {
@@ -27,7 +28,7 @@ import Transformer
     }
 
     @Test func logitsAndLossOfTheBaseModel() throws {
-        let expected = try SafetensorsFile(path: Fixture.golden("forward.safetensors"))
+        let expected = try SafetensorsFile(path: Repository.golden("forward.safetensors"))
         let transformer = try transformer(rank: 0)
         let logits = transformer.logits(tokens: try batch.integers("input_ids")).array
         let worst = zip(logits, try expected.floats("logits")).map { abs($0 - $1) }.max() ?? .infinity
@@ -42,7 +43,7 @@ import Transformer
         (.opLoRA, "op-lora.safetensors", OPLoRA.tensorNames, 1e-3),
     ])
     func gradientsAndTwentySteps(method: TrainingConfiguration.Method, dump: String, names: [String], learningRate: Double) throws {
-        let golden = try SafetensorsFile(path: Fixture.golden(dump))
+        let golden = try SafetensorsFile(path: Repository.golden(dump))
         var configuration = TrainingConfiguration()
         configuration.method = method
         (configuration.rank, configuration.alpha, configuration.width, configuration.embedding) = (4, 8, 8, 16)

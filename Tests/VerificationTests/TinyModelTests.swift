@@ -10,10 +10,9 @@ import Verification
 
 /// A real model from end to end: the fixture, an adapter of every linear layer, the merge, the verification.
 struct TinyModelTests {
-    static let path = FileSystem.join(
-        FileSystem.parent(of: FileSystem.parent(of: FileSystem.parent(of: #filePath))), "fixtures/tiny-llama")
+    static let path = Repository.tinyLlama
 
-    @Test(.enabled(if: FileSystem.exists(path + "/model.safetensors")), arguments: [1, 2])
+    @Test(arguments: [1, 2])
     func mergedAndVerified(threads: Int) throws {
         let folder = try TemporaryFolder()
         let base = try WeightFiles(path: Self.path)

@@ -39,7 +39,8 @@ from transformers.utils import logging
 
 HERE = pathlib.Path(__file__).resolve().parent
 BASE = HERE.parents[1] / "fixtures" / "tiny-llama"
-PASSAGE = BASE / "adapt-heldout.txt"
+TEXTS = BASE.parent / "texts"
+PASSAGE = TEXTS / "adapt-heldout.txt"
 RANK, ALPHA = 8, 16
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LOGITS_BOUND = 1e-4
@@ -124,7 +125,7 @@ class Interop:
         return tensors["input_ids"].long(), tensors["logits"]
 
     def make(self):
-        run(self.oplora, "train", "--base", BASE, "--data", BASE / "adapt-train.txt", "--out", self.work / "run.opck",
+        run(self.oplora, "train", "--base", BASE, "--data", TEXTS / "adapt-train.txt", "--out", self.work / "run.opck",
             "--method", "op-lora", "--rank", RANK, "--alpha", ALPHA, "--targets", "all-linear", "--steps", 20, "--batch-size", 4,
             "--seq-len", 64, "--lr", "1e-3", "--quiet")
         run(self.oplora, "collapse", self.work / "run.opck", "--out", self.adapter, "--verify")

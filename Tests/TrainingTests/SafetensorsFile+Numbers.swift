@@ -2,14 +2,6 @@ import OrderedCollections
 import Safetensors
 import Tensors
 
-/// The small model and the dumps that lie in `fixtures/`.
-enum Fixture {
-    static let root = #filePath.split(separator: "/").dropLast(3).reduce("") { $0 + "/" + $1 }
-    static let tinyLlama = root + "/fixtures/tiny-llama"
-
-    static func golden(_ name: String) -> String { tinyLlama + "/golden/" + name }
-}
-
 struct MissingTensor: Error {
     let name: String
 }
