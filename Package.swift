@@ -83,6 +83,9 @@ let package = Package(
                 "TestModels", "TestSupport", "Verification", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing",
                 orderedCollections,
             ]),
+        tests(
+            "EndToEndTests",
+            ["oplora", "TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         tests("TrainingTests", ["TestSupport", "Training", "HyperLoRA", "Transformer", "Kernels", "Safetensors", "Tensors", orderedCollections]),
 
         .target(

@@ -24,7 +24,7 @@ struct AdapterArgument: ExpressibleByArgument {
 
     /// Opens the adapter; a training run is collapsed on the fly.
     func read() throws -> WeightedAdapter {
-        guard path.hasSuffix(".opck") else { return WeightedAdapter(try Adapter.read(path: path), weight: weight) }
+        guard CheckpointFile.claims(path) else { return WeightedAdapter(try Adapter.read(path: path), weight: weight) }
         return WeightedAdapter(try CollapsedRun(path: path).adapter, weight: weight)
     }
 }

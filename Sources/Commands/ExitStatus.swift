@@ -36,7 +36,8 @@ enum ExitStatus: Int32 {
             }
         case let error as TransformerError: self = error.code == .sequenceTooLong ? .usage : .malformedInput
         case let error as SafetensorsError: self = error.code == .noWeights ? .missingInput : .malformedInput
-        case is TokenizerError, is JSONError: self = .malformedInput
+        case let error as TokenizerError: self = error.fileError.map(Self.status(of:)) ?? .malformedInput
+        case is JSONError: self = .malformedInput
         case let error as AdapterError: self = error.code == .missingFile ? .missingInput : .malformedInput
         case let error as MergeError:
             switch error.code {

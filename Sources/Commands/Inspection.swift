@@ -50,7 +50,7 @@ struct Inspection {
             facts = Self.facts(of: adapter)
             let files = try SafetensorsFile(path: adapter.weightsPath ?? path)
             (tensors, metadata) = (Self.tensors(of: files), Self.json(files.metadata))
-        } else if path.hasSuffix(".opck") {
+        } else if CheckpointFile.claims(path) {
             let file = try CheckpointFile(path: path)
             adapter = nil
             tensors = file.tensors.values.map {

@@ -28,6 +28,16 @@ public final class CheckpointFile: Sendable {
         }
     }
 
+    /// Whether to read a path as a checkpoint: by the first bytes of the file, or by its name, so that a damaged one is
+    /// told apart from a file of another kind.
+    public static func claims(_ path: String) -> Bool {
+        guard !FileSystem.isFolder(path) else { return false }
+        if path.hasSuffix(".opck") { return true }
+        guard let file = try? MappedFile(path: path) else { return false }
+        let signature = Array(Format.magic.prefix(5))
+        return file.count >= signature.count && file.bytes.holds(signature, at: 0)
+    }
+
     public var path: String { file.path }
 
     /// The bytes of the file.

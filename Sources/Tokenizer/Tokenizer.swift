@@ -46,6 +46,8 @@ public struct Tokenizer: Sendable {
     /// - Parameter name: the file's path, for messages.
     public init(json: JSONValue, name: String) throws(TokenizerError) {
         let file = TokenizerFile(root: json, path: name)
+        // The kind of tokenizer first: it says more than the parts that go with it.
+        _ = try file.supportedModel()
         try file.checkUnusedParts()
         preTokenizer = try file.preTokenizer()
         hasDecoder = try file.hasDecoder()

@@ -1,3 +1,5 @@
+public import FileIO
+
 /// Why a tokenizer cannot be used, or a text cannot be encoded.
 public struct TokenizerError: Error, Sendable, Equatable {
     /// One code for each way in which things can be wrong; scripts may rely on the names.
@@ -43,17 +45,30 @@ public struct TokenizerError: Error, Sendable, Equatable {
     /// Byte offset into the file.
     public let offset: Int?
     public let message: String
+    /// The file system's own error, for the code `unreadable`.
+    public let fileError: FileError?
 
     public init(_ code: Code, path: String, offset: Int? = nil, _ message: String) {
         self.code = code
         self.path = path
         self.offset = offset
         self.message = message
+        fileError = nil
+    }
+
+    init(_ error: FileError, path: String) {
+        code = .unreadable
+        self.path = path
+        offset = nil
+        message = error.description
+        fileError = error
     }
 }
 
 extension TokenizerError: CustomStringConvertible {
     public var description: String {
+        // A file error's own sentence begins with the path.
+        guard fileError == nil else { return message }
         guard let offset else { return "\(path): \(message)" }
         return "\(path), byte \(offset): \(message)"
     }

@@ -13,16 +13,14 @@ struct TokenizerFile {
     private static let maximumMerges = 1 << 22
     /// The longest added token, in bytes, so that looking for it stays cheap at every place of a text.
     private static let maximumAddedTokenBytes = 1024
-    private static let wayOut = "train on token ids from a safetensors file instead"
+    private static let wayOut = "train on token ids instead: a tensor input_ids in a safetensors file"
 
     static func read(_ path: String) throws(TokenizerError) -> JSONValue {
         let text: [UInt8]
         do {
             text = try FileSystem.contents(of: path, limit: maximumBytes)
         } catch {
-            var message = error.description
-            if message.hasPrefix("\(path): ") { message.removeFirst(path.count + 2) }
-            throw TokenizerError(.unreadable, path: path, message)
+            throw TokenizerError(error, path: path)
         }
         do {
             return try JSONValue(parsing: text)
@@ -33,13 +31,26 @@ struct TokenizerFile {
         }
     }
 
+    /// The description of the model, which must be BPE.
+    func supportedModel() throws(TokenizerError) -> JSONValue {
+        guard root.objectValue != nil else {
+            throw error(.invalidField, "the file holds \(root.kind) and must hold an object; name a tokenizer.json")
+        }
+        guard let model = root["model"], model.objectValue != nil else {
+            throw error(.invalidField, "there is no object \"model\"; this is not a complete tokenizer.json, fetch it again")
+        }
+        // Files of the first versions name no type; a vocabulary with merges is what tells BPE from the others.
+        let type = model["type"] ?? (model["merges"] == nil ? .null : "BPE")
+        guard type == "BPE" else {
+            throw error(.unsupportedModel, "the model \(name(of: model)) is not supported, only byte-level BPE; \(Self.wayOut)")
+        }
+        return model
+    }
+
     // MARK: Normaliser, pre-tokenizer, decoder
 
     /// Checks that the parts which are not used here ask for nothing.
     func checkUnusedParts() throws(TokenizerError) {
-        guard root.objectValue != nil else {
-            throw error(.invalidField, "the file holds \(root.kind) and must hold an object; name a tokenizer.json")
-        }
         if let version = root["version"], version != "1.0" {
             throw error(.unsupportedVersion, "the file is of version \(version.serialized()) and only \"1.0\" is known; \(Self.wayOut)")
         }
@@ -139,14 +150,7 @@ struct TokenizerFile {
     // MARK: Model
 
     func model() throws(TokenizerError) -> BytePairModel {
-        guard let model = root["model"], model.objectValue != nil else {
-            throw error(.invalidField, "there is no object \"model\"; this is not a complete tokenizer.json, fetch it again")
-        }
-        // Files of the first versions name no type; a vocabulary with merges is what tells BPE from the others.
-        let type = model["type"] ?? (model["merges"] == nil ? .null : "BPE")
-        guard type == "BPE" else {
-            throw error(.unsupportedModel, "the model \(name(of: model)) is not supported, only byte-level BPE; \(Self.wayOut)")
-        }
+        let model = try supportedModel()
         try checkOptions(of: model)
         let vocabulary = try vocabulary(of: model)
         let symbols = try symbols(in: vocabulary, model)

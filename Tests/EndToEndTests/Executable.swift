@@ -1,0 +1,77 @@
+import FileIO
+import Foundation
+
+/// The program as a user has it: arguments in; exit code, standard output and standard error out.
+struct Executable {
+    struct Outcome {
+        var status: Int32
+        var output: String
+        var errors: String
+
+        var lines: [Substring] { output.split(separator: "\n") }
+    }
+
+    /// The program of this build lies beside the tests.
+    static let path = FileSystem.join(FileSystem.parent(of: CommandLine.arguments[0]), "oplora")
+
+    /// Runs the program to its end.
+    static func run(_ arguments: [String], fileSizeLimit: Int? = nil) throws -> Outcome {
+        try Executable(arguments, fileSizeLimit: fileSizeLimit).wait()
+    }
+
+    static func run(_ arguments: String...) throws -> Outcome { try run(arguments) }
+
+    private let process = Process()
+    private let folder: String
+
+    /// Starts the program.
+    ///
+    /// - Parameter fileSizeLimit: bytes that a file may have before writing to it fails, in units of 512.
+    init(_ arguments: [String], fileSizeLimit: Int? = nil) throws {
+        folder = "/tmp/oplora-test-\(UInt64.random(in: 0 ... .max))"
+        try FileSystem.createFolder(folder)
+        if let fileSizeLimit {
+            process.executableURL = URL(fileURLWithPath: "/bin/sh")
+            process.arguments = ["-c", #"ulimit -f "$1"; shift; exec "$@""#, "sh", String(fileSizeLimit / 512), Self.path] + arguments
+        } else {
+            process.executableURL = URL(fileURLWithPath: Self.path)
+            process.arguments = arguments
+        }
+        // Files and not pipes: nobody has to drain them for the program to go on.
+        for name in ["output", "errors"] { try Data().write(to: URL(fileURLWithPath: FileSystem.join(folder, name))) }
+        process.standardInput = FileHandle.nullDevice
+        process.standardOutput = FileHandle(forWritingAtPath: FileSystem.join(folder, "output"))
+        process.standardError = FileHandle(forWritingAtPath: FileSystem.join(folder, "errors"))
+        // The thread of a test may have signals blocked, and a child inherits that.
+        var all = sigset_t(), before = sigset_t()
+        unsafe sigfillset(&all)
+        unsafe pthread_sigmask(SIG_UNBLOCK, &all, &before)
+        defer { unsafe pthread_sigmask(SIG_SETMASK, &before, nil) }
+        try process.run()
+    }
+
+    /// Standard output until now.
+    var output: String { get throws { try text("output") } }
+
+    var isRunning: Bool { process.isRunning }
+
+    func send(signal number: Int32) { kill(process.processIdentifier, number) }
+
+    /// Waits until `condition` holds of the output, or the program ends.
+    func wait(until condition: (String) -> Bool) throws {
+        while process.isRunning, try !condition(output) { usleep(2000) }
+    }
+
+    func wait() throws -> Outcome {
+        process.waitUntilExit()
+        let outcome = Outcome(
+            status: process.terminationReason == .exit ? process.terminationStatus : -process.terminationStatus, output: try text("output"),
+            errors: try text("errors"))
+        try FileSystem.remove(folder)
+        return outcome
+    }
+
+    private func text(_ name: String) throws -> String {
+        String(decoding: try FileSystem.contents(of: FileSystem.join(folder, name), limit: 1 << 24), as: UTF8.self)
+    }
+}
