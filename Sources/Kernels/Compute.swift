@@ -10,6 +10,9 @@ internal import COneDNN
     public let instructionSet: String
     nonisolated(unsafe) let kernels: oplora_training_kernels
     private nonisolated(unsafe) let scratch: UnsafeMutablePointer<FloatBuffer>
+    /// The partial sums of a reduction, two numbers for each piece.
+    let partialSums = FloatBuffer(count: 2 * Compute.reductionPieces).view
+    static let reductionPieces = 64
 
     public init(pool: ThreadPool) {
         self.pool = pool

@@ -76,15 +76,15 @@ extension Compute {
 
     /// Σ x², in pieces whose sums are added in order.
     public func sumOfSquares(_ x: FloatView) -> Double {
-        let tiles = Tiles(x.count, pieces: 64, multiple: 1024)
-        let partial = FloatBuffer(count: 2 * tiles.count)
+        let tiles = Tiles(x.count, pieces: Self.reductionPieces, multiple: 1024)
+        let partial = partialSums
         pool.run(tiles.count) { [self] index, _ in
             let range = tiles[index]
             let sum = unsafe kernels.sum_of_squares(x.pointer + range.lowerBound, range.count)
             // A binary64 split over two F32 slots loses nothing that matters for a norm: 48 bits remain.
-            partial.view[2 * index] = Float(sum)
-            partial.view[2 * index + 1] = Float(sum - Double(Float(sum)))
+            partial[2 * index] = Float(sum)
+            partial[2 * index + 1] = Float(sum - Double(Float(sum)))
         }
-        return (0..<tiles.count).reduce(0) { $0 + Double(partial.view[2 * $1]) + Double(partial.view[2 * $1 + 1]) }
+        return (0..<tiles.count).reduce(0) { $0 + Double(partial[2 * $1]) + Double(partial[2 * $1 + 1]) }
     }
 }

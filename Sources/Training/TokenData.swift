@@ -84,6 +84,27 @@ public struct TokenData: Sendable {
     }
 }
 
+/// The tokens of a batch, one sequence after the other, in memory that serves every batch.
+struct TokenBatch {
+    private(set) var inputs: [Int32] = []
+    private(set) var targets: [Int32] = []
+
+    init(capacity: Int) {
+        inputs.reserveCapacity(capacity)
+        targets.reserveCapacity(capacity)
+    }
+
+    mutating func removeAll() {
+        inputs.removeAll(keepingCapacity: true)
+        targets.removeAll(keepingCapacity: true)
+    }
+
+    mutating func append(_ window: (inputs: ArraySlice<Int32>, targets: ArraySlice<Int32>)) {
+        inputs.append(contentsOf: window.inputs)
+        targets.append(contentsOf: window.targets)
+    }
+}
+
 /// The order in which windows are shown: a new permutation each epoch, which depends on the seed and the epoch alone, so
 /// that a count of samples is all that a run needs to find its place again.
 struct SampleOrder {

@@ -26,6 +26,7 @@ public final class Trainer {
     private let data: TokenData
     private let evaluationData: TokenData?
     private var order: SampleOrder
+    private var tokens: TokenBatch
 
     /// Sets a run up: opens the base model, reads the data, takes all memory.
     ///
@@ -71,6 +72,7 @@ public final class Trainer {
         self.data = data
         self.evaluationData = evaluationData
         order = SampleOrder(windows: windows, seed: UInt64(configuration.seed))
+        tokens = TokenBatch(capacity: configuration.batchSize * configuration.sequenceLength)
         progress = resuming?.progress ?? TrainingProgress()
         try resuming?.restore(into: parameters)
     }
@@ -87,24 +89,14 @@ public final class Trainer {
         var sum = 0.0
         for start in stride(from: 0, to: windows, by: configuration.batchSize) {
             let count = min(configuration.batchSize, windows - start)
-            // A last batch that is not full is filled up with its first window, whose second loss is not counted.
-            let batch = (0..<configuration.batchSize).map { $0 < count ? start + $0 : start }
-            let (inputs, targets) = gather(batch, from: data)
-            sum += model.losses(tokens: inputs, targets: targets, updates: updates).prefix(count * length).reduce(0) { $0 + Double($1) }
+            tokens.removeAll()
+            for place in 0..<configuration.batchSize {
+                // A last batch that is not full is filled up with its first window, whose second loss is not counted.
+                tokens.append(data.window(place < count ? start + place : start, length: length))
+            }
+            sum += model.losses(tokens: tokens.inputs, targets: tokens.targets, updates: updates).prefix(count * length).reduce(0) { $0 + Double($1) }
         }
         return sum / Double(windows * length)
-    }
-
-    private func gather(_ windows: [Int], from data: TokenData) -> (inputs: [Int32], targets: [Int32]) {
-        var inputs: [Int32] = [], targets: [Int32] = []
-        inputs.reserveCapacity(windows.count * configuration.sequenceLength)
-        targets.reserveCapacity(windows.count * configuration.sequenceLength)
-        for window in windows {
-            let part = data.window(window, length: configuration.sequenceLength)
-            inputs.append(contentsOf: part.inputs)
-            targets.append(contentsOf: part.targets)
-        }
-        return (inputs, targets)
     }
 
     /// Runs the steps that are left, and writes the run to `output` at the end and at intervals.
@@ -166,10 +158,12 @@ public final class Trainer {
         var loss = 0.0
         for part in 0..<configuration.accumulation {
             let first = (number * configuration.accumulation + part) * configuration.batchSize
-            let windows = (first..<first + configuration.batchSize).map { order.window(ofSample: $0) }
-            let (inputs, targets) = gather(windows, from: data)
+            tokens.removeAll()
+            for sample in first..<first + configuration.batchSize {
+                tokens.append(data.window(order.window(ofSample: sample), length: configuration.sequenceLength))
+            }
             let dropout = configuration.dropout > 0 ? dropoutPlan(step: number, part: part) : nil
-            loss += model.lossAndGradients(tokens: inputs, targets: targets, updates: updates, dropout: dropout)
+            loss += model.lossAndGradients(tokens: tokens.inputs, targets: tokens.targets, updates: updates, dropout: dropout)
         }
         loss /= Double(configuration.accumulation)
         let mean = 1 / Double(configuration.accumulation)
