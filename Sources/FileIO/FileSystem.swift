@@ -108,6 +108,7 @@ public enum FileSystem {
     }
 
     // MARK: Paths
+    // Paths are cut by their bytes: in Swift's characters a slash and a combining mark after it are one.
 
     public static func join(_ folder: String, _ name: String) -> String {
         folder.hasSuffix("/") || folder.isEmpty ? folder + name : folder + "/" + name
@@ -115,16 +116,18 @@ public enum FileSystem {
 
     /// The last component of a path, trailing slashes ignored.
     public static func lastComponent(_ path: String) -> String {
-        path.split(separator: "/").last.map(String.init) ?? path
+        path.utf8.split(separator: slash).last.map { String(Substring($0)) } ?? path
     }
 
     /// The folder that holds `path`: `.` for a bare name.
     public static func parent(of path: String) -> String {
-        var trimmed = Substring(path)
-        while trimmed.count > 1, trimmed.hasSuffix("/") { trimmed.removeLast() }
-        guard let slash = trimmed.lastIndex(of: "/") else { return "." }
-        return slash == trimmed.startIndex ? "/" : String(trimmed[..<slash])
+        var trimmed = path.utf8[...]
+        while trimmed.count > 1, trimmed.last == slash { trimmed.removeLast() }
+        guard let end = trimmed.lastIndex(of: slash) else { return "." }
+        return end == trimmed.startIndex ? "/" : String(Substring(trimmed[..<end]))
     }
+
+    private static let slash = UInt8(ascii: "/")
 
     /// A name beside `path` for the unfinished version of it: same folder, so that a rename publishes it at once.
     static func siblingName(of path: String, attempt: Int) -> String {

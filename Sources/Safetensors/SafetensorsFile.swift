@@ -34,6 +34,9 @@ public final class SafetensorsFile: Sendable {
 
 /// Parsing of the header.
 enum SafetensorsHeader {
+    /// The key of the header that is not a tensor's name.
+    static let metadataName = "__metadata__"
+
     typealias Content = (tensors: OrderedDictionary<String, TensorInfo>, metadata: OrderedDictionary<String, String>)
 
     static func parse(_ bytes: RawSpan, path: String) throws(SafetensorsError) -> Content {
@@ -69,7 +72,7 @@ enum SafetensorsHeader {
         var tensors: [TensorInfo] = []
         var metadata: OrderedDictionary<String, String> = [:]
         for (name, entry) in root.objectValue ?? [:] {
-            if name == "__metadata__" {
+            if name == metadataName {
                 metadata = try parseMetadata(entry, path: path)
             } else {
                 tensors.append(try parseTensor(name, entry, dataStart: dataStart, path: path))

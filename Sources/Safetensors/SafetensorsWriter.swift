@@ -6,7 +6,8 @@ public import Tensors
 /// Writes one safetensors file, tensor by tensor, without holding it in memory.
 ///
 /// The bytes are the same for the same content: metadata sorted by key, tensors as the reference library orders them
-/// (larger element types first, then by name), the header padded with spaces to a multiple of eight bytes.
+/// (by element type, the larger first, then by the bytes of the name), the header padded with spaces to a multiple of
+/// eight bytes.
 public final class SafetensorsWriter {
     /// A tensor to be written.
     public struct Entry: Sendable {
@@ -28,25 +29,25 @@ public final class SafetensorsWriter {
     /// Begins the file and writes its header.
     ///
     /// - Parameter keepsOrder: whether to write the tensors in the order of `entries`, as for a file made after another.
-    /// - Throws: `FileError` from the file; `SafetensorsError.sizeOverflow` for a shape that no file can hold, and
-    ///   `.duplicateTensor` for a name given twice.
+    /// - Throws: `FileError` from the file; `SafetensorsError.sizeOverflow` for shapes that no file can hold,
+    ///   `.duplicateTensor` for a name given twice, and `.invalidTensor` for a name that no reader would take for one.
     public init(path: String, entries: [Entry], metadata: [String: String], replacing: Bool, keepsOrder: Bool = false) throws {
-        let sorted =
-            keepsOrder
-            ? entries
-            : entries.sorted {
-                ($1.dtype.bitWidth, $0.name) < ($0.dtype.bitWidth, $1.name)
-            }
+        let sorted = keepsOrder ? entries : entries.sorted(by: Self.precedes)
         var header: OrderedDictionary<String, JSONValue> = [:]
         if !metadata.isEmpty {
-            header["__metadata__"] = .object(
+            header[SafetensorsHeader.metadataName] = .object(
                 OrderedDictionary(uniqueKeysWithValues: metadata.sorted { $0.key < $1.key }.map { ($0.key, .string($0.value)) }))
         }
         var offset = 0
         for entry in sorted {
-            guard let size = CheckedSize.byteCount(of: entry.shape, dtype: entry.dtype) else {
+            guard entry.name != SafetensorsHeader.metadataName, !entry.name.utf8.contains(0) else {
+                throw SafetensorsError(.invalidTensor, path: path, tensor: entry.name, "the format does not allow a tensor of this name")
+            }
+            // Room is left for the header, so that no place in the file leaves `Int`.
+            guard let size = CheckedSize.byteCount(of: entry.shape, dtype: entry.dtype), size < Int.max / 2 - offset else {
                 throw SafetensorsError(
-                    .sizeOverflow, path: path, tensor: entry.name, "no file can hold shape \(describe(shape: entry.shape)) in \(entry.dtype)")
+                    .sizeOverflow, path: path, tensor: entry.name,
+                    "no file can hold shape \(describe(shape: entry.shape)) in \(entry.dtype) after \(offset) bytes of other tensors")
             }
             let fields: JSONValue = [
                 "dtype": .string(entry.dtype.rawValue), "shape": .array(entry.shape.map { .integer($0) }),
@@ -72,6 +73,14 @@ public final class SafetensorsWriter {
         try file.write(littleEndianBytes(UInt64(text.count)))
         try file.write(text)
     }
+
+    /// The order of the reference library: `DType` lists the element types as its enumeration does.
+    private static func precedes(_ first: Entry, _ second: Entry) -> Bool {
+        guard first.dtype == second.dtype else { return rank[first.dtype, default: 0] > rank[second.dtype, default: 0] }
+        return first.name.utf8.lexicographicallyPrecedes(second.name.utf8)
+    }
+
+    private static let rank = Dictionary(uniqueKeysWithValues: zip(DType.allCases, DType.allCases.indices))
 
     /// Appends bytes of the tensors, in `order`; a tensor may come in several pieces.
     public func write(_ bytes: RawSpan) throws(FileError) {

@@ -64,6 +64,10 @@ public struct TransformerConfiguration: Sendable, Equatable {
         layers = try fields.size("num_hidden_layers")
         heads = try fields.size("num_attention_heads")
         keyValueHeads = try fields.size("num_key_value_heads", default: heads)
+        guard hiddenSize % heads == 0 || fields.has("head_dim") else {
+            throw TransformerError(
+                .invalidConfiguration, path: path, "\(heads) attention heads cannot share hidden_size \(hiddenSize) evenly and there is no head_dim")
+        }
         headDimension = try fields.size("head_dim", default: hiddenSize / heads)
         vocabularySize = try fields.size("vocab_size")
         maximumPositions = try fields.size("max_position_embeddings", default: 2048)
@@ -79,20 +83,14 @@ public struct TransformerConfiguration: Sendable, Equatable {
         guard activation == "silu" || activation == "swish" else {
             throw TransformerError(.unsupportedFeature, path: path, "the activation \"\(activation)\" is not implemented; only silu is")
         }
-        let window = json["sliding_window"]
-        slidingWindow = window.map(\.isNull) ?? true ? nil : try fields.size("sliding_window")
+        slidingWindow = fields.has("sliding_window") ? try fields.size("sliding_window") : nil
         // transformers 5 moved the rotary settings into `rope_parameters`.
-        let rope = json["rope_parameters"]?.objectValue != nil ? json["rope_parameters"]! : (json["rope_scaling"] ?? .null)
+        let key = fields.has("rope_parameters") ? "rope_parameters" : "rope_scaling"
+        let rope = json[key] ?? .null
+        guard rope.isNull || rope.objectValue != nil else { throw fields.missing(key, "an object") }
         let ropeFields = Fields(json: rope, path: path)
-        if let theta = rope["rope_theta"]?.doubleValue ?? json["rope_theta"]?.doubleValue {
-            ropeTheta = theta
-        } else {
-            ropeTheta = 10_000
-        }
-        guard ropeTheta > 0, ropeTheta.isFinite else {
-            throw TransformerError(.invalidConfiguration, path: path, "rope_theta must be a positive number")
-        }
-        switch rope["rope_type"]?.stringValue ?? rope["type"]?.stringValue ?? "default" {
+        ropeTheta = try ropeFields.number("rope_theta", default: try fields.number("rope_theta", default: 10_000))
+        switch try ropeFields.string("rope_type", default: try ropeFields.string("type", default: "default")) {
         case "default": ropeScaling = nil
         case "llama3":
             ropeScaling = Llama3Scaling(
@@ -114,15 +112,17 @@ public struct TransformerConfiguration: Sendable, Equatable {
                 .invalidConfiguration, path: path, "\(key) must be \(kind) and is \(json[key].map { "\($0.serialized())" } ?? "not there")")
         }
 
+        /// Whether there is a value other than null.
+        func has(_ key: String) -> Bool { !(json[key] ?? .null).isNull }
+
         func string(_ key: String, default fallback: String? = nil) throws(TransformerError) -> String {
-            guard let value = json[key]?.stringValue ?? fallback else { throw missing(key, "a string") }
+            guard let value = json[key] == nil ? fallback : json[key]?.stringValue else { throw missing(key, "a string") }
             return value
         }
 
-        /// A size of at most 2²¹, so that products of three of them fit an `Int`. (max_position_embeddings reaches 2²⁰.)
+        /// A size of at most 2²¹, so that products of two of them and a few more factors fit an `Int`. (max_position_embeddings reaches 2²⁰.)
         func size(_ key: String, default fallback: Int? = nil) throws(TransformerError) -> Int {
-            let absent = json[key].map(\.isNull) ?? true
-            guard let value = absent ? fallback : json[key]?.integerValue, (1...(1 << 21)).contains(value) else {
+            guard let value = has(key) ? json[key]?.integerValue : fallback, (1...(1 << 21)).contains(value) else {
                 throw missing(key, "a whole number from 1 to \(1 << 21)")
             }
             return value
