@@ -86,6 +86,11 @@ let package = Package(
         tests(
             "EndToEndTests",
             ["oplora", "TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        tests("FileIOTests", ["TestModels", "TestSupport", "FileIO"]),
+        tests("SafetensorsTests", ["TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
+        tests(
+            "TransformerTests",
+            ["TestModels", "TestSupport", "Transformer", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests("TrainingTests", ["TestSupport", "Training", "HyperLoRA", "Transformer", "Kernels", "Safetensors", "Tensors", orderedCollections]),
 
         .target(

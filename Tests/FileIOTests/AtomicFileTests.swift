@@ -1,0 +1,136 @@
+import FileIO
+import Foundation
+import TestModels
+import TestSupport
+import Testing
+
+struct AtomicFileTests {
+    private let folder: TemporaryFolder
+    private let path: String
+
+    init() throws {
+        folder = try TemporaryFolder()
+        path = folder.path("out")
+    }
+
+    private var names: [String] {
+        get throws { try FileSystem.names(in: folder.path) }
+    }
+
+    @Test(arguments: [true, false]) func appearsOnlyWhenPublished(durable: Bool) throws {
+        let file = try AtomicFile(path: path, replacing: false)
+        try file.write([1, 2])
+        try file.write([3])
+        #expect(file.path == path && file.position == 3)
+        #expect(!FileSystem.exists(path))
+        try file.publish(durable: durable)
+        #expect(try readAll(path) == [1, 2, 3])
+        #expect(try names == ["out"])
+    }
+
+    @Test func anEmptyFileAppears() throws {
+        try AtomicFile(path: path, replacing: false).publish(durable: false)
+        #expect(try readAll(path) == [])
+    }
+
+    @Test func aDroppedFileLeavesNothing() throws {
+        func writeAndDrop() throws {
+            let file = try AtomicFile(path: path, replacing: false)
+            // More than the buffer, so that some of it is on the disk.
+            try file.write([UInt8](repeating: 7, count: 100_000))
+            #expect(try names.count == 1)
+        }
+        try writeAndDrop()
+        #expect(try names == [])
+    }
+
+    @Test func piecesOfAnySize() throws {
+        var generator = SeededGenerator(seed: 1)
+        let file = try AtomicFile(path: path, replacing: false)
+        var expected: [UInt8] = []
+        // The buffer takes 65,536 bytes: pieces that fill it exactly, pass it by one, and pass it whole.
+        for count in [0, 1, 65_535, 1, 65_536, 0, 3, 65_537, 65_535, 2, 140_000, 5] {
+            let piece = generator.bytes(count)
+            try file.write(piece)
+            expected += piece
+            #expect(file.position == expected.count)
+        }
+        try file.publish(durable: false)
+        #expect(try readAll(path) == expected)
+    }
+
+    @Test func whatExistsIsNotReplacedUnasked() throws {
+        try writeText("old", path)
+        try FileSystem.createFolder(folder.path("folder"))
+        try FileManager.default.createSymbolicLink(atPath: folder.path("dangling"), withDestinationPath: "nowhere")
+        for name in ["out", "folder", "dangling"] {
+            #expect(throws: FileError.exists(path: folder.path(name))) { try AtomicFile(path: folder.path(name), replacing: false) }
+        }
+        #expect(try readAll(path) == Array("old".utf8))
+        #expect(try names == ["dangling", "folder", "out"])
+    }
+
+    @Test func theOldContentStaysUntilPublished() throws {
+        try writeText("old", path)
+        func write(publishing: Bool) throws {
+            let file = try AtomicFile(path: path, replacing: true)
+            try file.write(Array("new".utf8))
+            #expect(try readAll(path) == Array("old".utf8))
+            if publishing { try file.publish() }
+        }
+        try write(publishing: false)
+        #expect(try readAll(path) == Array("old".utf8))
+        try write(publishing: true)
+        #expect(try readAll(path) == Array("new".utf8))
+        #expect(try names == ["out"])
+    }
+
+    @Test func aLinkIsReplacedAndNotItsTarget() throws {
+        try writeText("target", folder.path("target"))
+        try FileManager.default.createSymbolicLink(atPath: path, withDestinationPath: "target")
+        try writeText("new", path)
+        #expect(try readAll(folder.path("target")) == Array("target".utf8))
+        #expect(try readAll(path) == Array("new".utf8))
+        #expect(!FileSystem.areSame(path, folder.path("target")))
+    }
+
+    @Test func aFolderInTheWay() throws {
+        try FileSystem.createFolder(path)
+        #expect(throws: FileError.wrongKind(path: path, expected: "a file that can be replaced")) { try AtomicFile(path: path, replacing: true) }
+        #expect(try names == ["out"])
+    }
+
+    @Test(arguments: ["missing/out", "file/out"]) func noFolderToWriteIn(name: String) throws {
+        try writeText("", folder.path("file"))
+        let error = #expect(throws: FileError.self) { try AtomicFile(path: folder.path(name), replacing: false) }
+        guard case .cannotCreate(folder.path(name), let reason) = error else {
+            Issue.record("\(String(describing: error))")
+            return
+        }
+        #expect(!reason.isEmpty)
+    }
+
+    @Test func twoWritersOfOneName() throws {
+        let first = try AtomicFile(path: path, replacing: true), second = try AtomicFile(path: path, replacing: true)
+        try first.write([1])
+        try second.write([2, 2])
+        #expect(try names.count == 2)
+        try second.publish(durable: false)
+        #expect(try readAll(path) == [2, 2])
+        try first.publish(durable: false)
+        #expect(try readAll(path) == [1])
+        #expect(try names == ["out"])
+    }
+
+    @Test func aFailedPublishingLeavesNothing() throws {
+        let file = try AtomicFile(path: path, replacing: false)
+        try file.write([1])
+        try FileSystem.createFolder(path)
+        let error = #expect(throws: FileError.self) { try file.publish(durable: false) }
+        guard case .system(_, path, _) = error else {
+            Issue.record("\(String(describing: error))")
+            return
+        }
+        #expect(try names == ["out"] && FileSystem.isFolder(path))
+    }
+}
