@@ -1,5 +1,5 @@
 # Every target installs what it needs, where it may.
-.PHONY: demo demo-smollm2 test test-release test-interop lint format fixtures build dependencies ci
+.PHONY: demo demo-smollm2 test test-release test-interop bench lint format fixtures build dependencies ci
 
 swift_sources = Package.swift Sources Tests Benchmarks
 
@@ -20,6 +20,10 @@ test-release: dependencies
 
 test-interop: build
 	scripts/test-interop.sh
+
+# Leave the machine alone while it runs.
+bench: build
+	scripts/bench.sh
 
 lint:
 	swift format lint --strict --recursive $(swift_sources)

@@ -5,6 +5,9 @@
 Batch 4 of 256 tokens, rank 16, alpha 32, all linear layers, AdamW; OP-LoRA with width 32 and embedding 128. Each program
 trains for --steps steps in a process of its own, one after the other; the figure is the median of the steps after the
 first two. torch has PEFT's LoRA, or a module that is OP-LoRA by its definition, on all cores.
+
+Where the processor has no BF16 products, oplora takes the BF16 weights with --precision f32, and torch, which then needs
+many minutes for a step in BF16, is given one step.
 """
 import argparse
 import json
@@ -14,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 
 BATCH, SEQUENCE, RANK, ALPHA, WIDTH, EMBEDDING = 4, 256, 16, 32, 32, 128
 
@@ -29,28 +33,39 @@ def measured(command):
     return output, usage.ru_maxrss / 1024
 
 
+def processor():
+    """What the system says of the processor."""
+    if not os.path.exists("/proc/cpuinfo"):
+        return {}
+    with open("/proc/cpuinfo") as file:
+        return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
+
+
+def multiplies_bf16():
+    return "avx512_bf16" in processor().get("flags", "").split()
+
+
 def machine():
     """The processor, its cores, and those of its instruction sets that decide the speed."""
-    info = {}
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
+    info = processor()
     flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in info.get("flags", "").split()]
     return f"{info.get('model name', platform.processor())}, {os.cpu_count()} cores, {' '.join(flags)}"
 
 
-def ours(args, method, model):
+def ours(args, method, model, dtype):
     with tempfile.TemporaryDirectory() as work:
         output, memory = measured([
             args.oplora, "train", "--base", model, "--data", args.data, "--out", f"{work}/run.opck", "--method", method,
             "--rank", str(RANK), "--alpha", str(ALPHA), "--width", str(WIDTH), "--embedding", str(EMBEDDING), "--lr", "1e-4",
-            "--batch-size", str(BATCH), "--seq-len", str(SEQUENCE), "--steps", str(args.steps), "--json"])
+            "--batch-size", str(BATCH), "--seq-len", str(SEQUENCE), "--steps", str(args.steps), "--json",
+            "--precision", "bf16" if dtype == "bf16" and multiplies_bf16() else "f32"])
     events = [json.loads(line) for line in output.splitlines()]
     return [event["tokensPerSecond"] for event in events if event["event"] == "step"], memory
 
 
 def peer(args, method, model, dtype):
-    output, memory = measured([sys.executable, __file__, "--torch", method, "--dtype", dtype, "--model", model, "--steps", str(args.steps)])
+    steps = args.steps if dtype == "f32" or multiplies_bf16() else 1
+    output, memory = measured([sys.executable, __file__, "--torch", method, "--dtype", dtype, "--model", model, "--steps", str(steps)])
     return [float(line) for line in output.splitlines()], memory
 
 
@@ -125,13 +140,13 @@ def main():
     args = parser.parse_args()
     if args.torch:
         return run_torch(args)
-    print(f"{machine()}\n")
+    print(f"{machine()}; torch {version('torch')}\n")
     print("| model | method | oplora tokens/s | torch tokens/s | ratio | oplora MiB | torch MiB |\n|---|---|---|---|---|---|---|")
     for dtype, model in (("f32", args.model_f32), ("bf16", args.model)):
         for method in ("lora", "op-lora") if model else ():
-            (a, memory), (b, peer_memory) = ours(args, method, model), peer(args, method, model, dtype)
-            a, b = statistics.median(a[2:]), statistics.median(b[2:])
-            print(f"| {dtype} | {method} | {a:.0f} | {b:.0f} | {a / b:.2f} | {memory:.0f} | {peer_memory:.0f} |", flush=True)
+            (a, memory), (b, peer_memory) = ours(args, method, model, dtype), peer(args, method, model, dtype)
+            a, b = statistics.median(a[2:] or a), statistics.median(b[2:] or b)
+            print(f"| {dtype} | {method} | {a:.0f} | {b:.{0 if b >= 10 else 2}f} | {a / b:.2f} | {memory:.0f} | {peer_memory:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,14 @@
 #undef VARIANT
 #endif
 
+bool oplora_has_bf16_products(void) {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
 const oplora_training_kernels *oplora_training_kernels_variant(int index) {
     if (index == 0) return &training_kernels_portable;
 #if defined(__x86_64__)

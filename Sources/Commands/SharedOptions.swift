@@ -12,11 +12,16 @@ struct ThreadOptions: ParsableArguments {
         if let threads, !(1...1024).contains(threads) { throw ValidationError("--threads must be from 1 to 1024") }
     }
 
-    func makeCompute() throws -> Compute {
+    func makeCompute(precision: Precision = .f32) throws -> Compute {
+        guard precision.isSupported else {
+            throw UsageError(
+                "this processor has no products of \(precision.rawValue); use --precision f32, which takes base weights of every type "
+                    + "(a run keeps the precision that it began with)")
+        }
         guard let pool = ThreadPool(threads: count) else {
             throw UsageError("the system gives no \(count) threads; ask for fewer with --threads", status: .inputOutput)
         }
-        return Compute(pool: pool)
+        return Compute(pool: pool, precision: precision)
     }
 }
 

@@ -25,7 +25,7 @@ struct TrainCommand: ParsableCommand {
     @Flag(name: .customLong("rslora"), help: "Scale by alpha/√rank instead.") var rankStabilized = false
     @Option(help: "Hidden units of each hypernetwork.") var width = 32
     @Option(help: "Size of the learned input z of each hypernetwork.") var embedding = 128
-    @Option(name: .customLong("z-std"), help: "Standard deviation of z at the start.") var zStandardDeviation = 1.0
+    @Option(name: .customLong("z-std"), help: "Standard deviation of z at the start.") var zStandardDeviation = 0.1
     @Option(name: .customLong("w1-gain"), help: "Initial spread of W1: uniform within gain/√embedding.") var w1Gain = 1.0
     @Option(name: .customLong("w2-gain"), help: "Initial spread of W2's rows for A: uniform within gain/√width.") var w2Gain = 1.0
     @Option(help: "Initial spread of the hidden biases.") var hiddenBias = 0.0
@@ -46,6 +46,8 @@ struct TrainCommand: ParsableCommand {
     @Option(help: "Gradients with a larger norm are scaled down to it; 0 for never.") var maxGradNorm = 1.0
     @Option(help: "Dropout on the input of the low-rank path.") var dropout = 0.0
     @Option(help: "Seed of everything random.") var seed = 0
+    @Option(help: ArgumentHelp("Input type of the products with base weights: f32, or bf16 where the processor has it.", valueName: "type"))
+    var precision = "f32"
     @Option(help: ArgumentHelp("Held-out text or token ids.", valueName: "file")) var evalData: String?
     @Option(help: "Steps between held-out losses; 0 for only before and after.") var evalEvery = 0
     @Option(help: "Steps between checkpoints; 0 for only at the end.") var saveEvery = 0
@@ -93,6 +95,7 @@ struct TrainCommand: ParsableCommand {
         configuration.maximumGradientNorm = maxGradNorm
         configuration.dropout = dropout
         configuration.seed = seed
+        configuration.precision = try choice(precision, "precision")
         configuration.evaluationInterval = evalEvery
         do {
             try configuration.validate()
@@ -106,9 +109,10 @@ struct TrainCommand: ParsableCommand {
         let resuming = try resume.map { try TrainingCheckpoint(path: $0) }
         let replacing = force || (resume.map { isSameFile($0, out) } ?? false)
         try refuseExisting(out, replacing: replacing, inputs: [base, data] + [evalData].compactMap(\.self))
+        let requested = try requestedConfiguration()
         let trainer = try Trainer(
-            configuration: try requestedConfiguration(), epochs: epochs, base: base, dataPath: data, evaluationPath: evalData, resuming: resuming,
-            compute: try threads.makeCompute())
+            configuration: requested, epochs: epochs, base: base, dataPath: data, evaluationPath: evalData, resuming: resuming,
+            compute: try threads.makeCompute(precision: resuming?.subject.configuration.precision ?? requested.precision))
         let configuration = trainer.subject.configuration
         output.say(
             "\(configuration.method.rawValue): rank \(configuration.rank), scale \(Format.fixed(configuration.scale, 3)), \(trainer.modules.count) modules, \(Format.count(trainer.parameters.parameterCount)) trainable parameters"

@@ -9,30 +9,58 @@ internal import COneDNN
     /// The instruction set of the kernels: `portable`, `avx2` or `avx512`.
     public let instructionSet: String
     nonisolated(unsafe) let kernels: oplora_training_kernels
-    private nonisolated(unsafe) let scratch: UnsafeMutablePointer<FloatBuffer>
+    /// The input type of products that go through oneDNN's primitives; `nil` for F32 products through its GEMM.
+    let productInput: MatmulShape.Input?
     /// The partial sums of a reduction, two numbers for each piece.
     let partialSums = FloatBuffer(count: 2 * Compute.reductionPieces).view
     static let reductionPieces = 64
+    private let engine = CPUEngine()
+    private let spaces: [WorkerSpace]
+    /// Activations in BF16. Sound: it changes only between loops, on the one thread that uses this object.
+    private nonisolated(unsafe) var narrowedBuffer = FloatBuffer(count: 0)
 
-    public init(pool: ThreadPool) {
+    /// - Parameter precision: must be supported by this processor.
+    public convenience init(pool: ThreadPool, precision: Precision = .f32) {
+        precondition(precision.isSupported, "this processor has no products of \(precision.rawValue)")
+        self.init(pool: pool, productInput: precision == .bf16 ? .bf16 : nil)
+    }
+
+    init(pool: ThreadPool, productInput: MatmulShape.Input?) {
         self.pool = pool
+        self.productInput = productInput
         // Sound: the table is a constant of the C code.
         unsafe kernels = oplora_training_kernels_best().pointee
         instructionSet = unsafe String(cString: kernels.name)
-        unsafe scratch = .allocate(capacity: pool.threads)
-        for worker in 0..<pool.threads { unsafe (scratch + worker).initialize(to: FloatBuffer(count: 1 << 16)) }
+        spaces = (0..<pool.threads).map { _ in WorkerSpace() }
     }
 
-    deinit {
-        unsafe scratch.deinitialize(count: pool.threads)
-        unsafe scratch.deallocate()
+    /// What belongs to one worker. Sound: only the worker itself touches it, in one iteration at a time.
+    private final class WorkerSpace: @unchecked Sendable {
+        var scratch = FloatBuffer(count: 1 << 16)
+        var primitives: [MatmulShape: MatmulPrimitive] = [:]
     }
 
     /// Scratch memory of a worker, at least `count` numbers long; grows on first use and stays. Valid inside one
-    /// iteration. Sound: only `worker` itself touches its slot.
+    /// iteration, until more is asked for.
     func scratch(_ worker: Int, count: Int) -> UnsafeMutablePointer<Float> {
-        if unsafe scratch[worker].count < count { unsafe scratch[worker] = FloatBuffer(count: count) }
-        return unsafe scratch[worker].base
+        let space = spaces[worker]
+        if space.scratch.count < count { space.scratch = FloatBuffer(count: count) }
+        return unsafe space.scratch.base
+    }
+
+    /// A worker's own primitive for a product; made on first use and kept.
+    func primitive(_ worker: Int, _ shape: MatmulShape) -> MatmulPrimitive {
+        let space = spaces[worker]
+        if let known = space.primitives[shape] { return known }
+        guard let made = MatmulPrimitive(shape, engine: engine) else { preconditionFailure("oneDNN has no product for \(shape)") }
+        space.primitives[shape] = made
+        return made
+    }
+
+    /// Memory for activations in BF16; valid until more is asked for.
+    func narrowed(count: Int) -> FloatBuffer {
+        if unsafe narrowedBuffer.count * 2 < count { unsafe narrowedBuffer = FloatBuffer(count: (count + 1) / 2) }
+        return unsafe narrowedBuffer
     }
 
     /// Cuts `count` rows or columns into pieces of a size that depends on `count` alone.
@@ -55,6 +83,16 @@ internal import COneDNN
         }
 
         subscript(index: Int) -> Range<Int> { index * width..<min(total, (index + 1) * width) }
+    }
+
+    /// The tiles of a matrix [rows, columns].
+    struct Grid {
+        let rows: Tiles
+        let columns: Tiles
+
+        var count: Int { rows.count * columns.count }
+
+        subscript(index: Int) -> (rows: Range<Int>, columns: Range<Int>) { (rows[index % rows.count], columns[index / rows.count]) }
     }
 
     /// Runs `body` over pieces of `rows` rows.

@@ -63,13 +63,13 @@ extension Compute {
         let (dim, vocabulary) = (head.columns, head.rows)
         let rows = hidden.count / dim
         precondition(logits.count == rows * vocabulary)
+        let inputs = prepared(hidden, columns: dim)
         let tiles = Tiles(vocabulary, pieces: 64)
         pool.run(tiles.count) { [self] index, worker in
             let columns = tiles[index]
-            let panel = unsafe scratch(worker, count: columns.count * dim)
-            unsafe kernels.widen(panel, head.address(row: columns.lowerBound, column: 0), head.element, columns.count, dim, dim)
-            unsafe sgemm(
-                false, true, rows, columns.count, dim, 1, hidden.pointer, dim, panel, dim, 0, logits.pointer + columns.lowerBound, vocabulary)
+            unsafe multiply(
+                worker, inputs, row: 0, m: rows, weight: head, rows: columns, columns: 0..<dim, isTransposed: true,
+                into: logits.pointer + columns.lowerBound, stride: vocabulary)
         }
     }
 
@@ -77,6 +77,7 @@ extension Compute {
     /// products are added in order.
     private func multiplyByHead(_ dHidden: FloatView, _ dLogits: FloatView, head: WeightMatrix, rows: Int, partials: FloatView) {
         let (dim, vocabulary) = (head.columns, head.rows)
+        let gradients = prepared(dLogits, columns: vocabulary)
         let tiles = Tiles(vocabulary, pieces: CrossEntropyWorkspace.parts)
         pool.run(tiles.count) { [self] index, worker in
             let part = tiles[index]
@@ -84,10 +85,9 @@ extension Compute {
             let step = max(16, min(512, (1 << 20) / dim / 16 * 16))
             for start in stride(from: part.lowerBound, to: part.upperBound, by: step) {
                 let count = min(part.upperBound, start + step) - start
-                let panel = unsafe scratch(worker, count: step * dim)
-                unsafe kernels.widen(panel, head.address(row: start, column: 0), head.element, count, dim, dim)
-                unsafe sgemm(
-                    false, false, rows, dim, count, 1, dLogits.pointer + start, vocabulary, panel, dim, start == part.lowerBound ? 0 : 1, target, dim)
+                unsafe multiply(
+                    worker, gradients, row: 0, column: start, m: rows, weight: head, rows: start..<start + count, columns: 0..<dim,
+                    isTransposed: false, into: target, stride: dim, accumulates: start != part.lowerBound)
             }
         }
         forRows(rows) { [self] range in

@@ -13,6 +13,9 @@
 
     deinit { unsafe base.deallocate() }
 
+    /// The memory, for twice as many BF16 numbers. Sound where nothing reads it as F32 in the meantime.
+    var bf16: UnsafeMutablePointer<UInt16> { unsafe UnsafeMutableRawPointer(base).assumingMemoryBound(to: UInt16.self) }
+
     /// The whole buffer.
     public var view: FloatView { FloatView(storage: self, offset: 0, count: count) }
 }

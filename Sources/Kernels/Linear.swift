@@ -38,13 +38,12 @@ public struct Dropout: Sendable {
 }
 
 extension Compute {
-    /// The widest panel of a weight matrix that a worker widens to F32 at a time, in elements (4 MiB).
+    /// The largest part of a weight matrix that a worker converts at a time, in elements (4 MiB in F32).
     private static let panelElements = 1 << 20
 
     /// y[m,out] = x[m,in] · Wᵀ + bias + s·(x Aᵀ) Bᵀ
     ///
-    /// The weight stays in its own type; each worker widens the rows that it multiplies, a few hundred kilobytes at a
-    /// time, so no F32 copy of the model ever exists.
+    /// The weight stays in its own type (see `multiply`).
     ///
     /// - Parameters:
     ///   - weight: [out, in]
@@ -60,20 +59,20 @@ extension Compute {
             precondition(update.a.count == update.rank * input && update.b.count == out * update.rank && xa.count == m * update.rank)
             multiplyByA(xa, thinned(x, rows: m, dropout), update, rows: m, input: input)
         }
-        let tiles = Tiles(out, limit: Self.panelElements / input)
-        pool.run(tiles.count) { [self] index, worker in
-            let columns = tiles[index]
-            let panel = unsafe scratch(worker, count: columns.count * input)
-            unsafe kernels.widen(panel, weight.address(row: columns.lowerBound, column: 0), weight.element, columns.count, input, input)
-            let target = unsafe y.pointer + columns.lowerBound
-            unsafe sgemm(false, true, m, columns.count, input, 1, x.pointer, input, panel, input, 0, target, out)
-            if let bias { unsafe kernels.add_bias(target, bias.pointer + columns.lowerBound, m, columns.count, out) }
+        let inputs = prepared(x, columns: input)
+        let grid = grid(rows: m, columns: out, depth: input)
+        pool.run(grid.count) { [self] index, worker in
+            let (rows, columns) = grid[index]
+            let target = unsafe y.pointer + rows.lowerBound * out + columns.lowerBound
+            unsafe multiply(
+                worker, inputs, row: rows.lowerBound, m: rows.count, weight: weight, rows: columns, columns: 0..<input, isTransposed: true,
+                into: target, stride: out)
+            if let bias { unsafe kernels.add_bias(target, bias.pointer + columns.lowerBound, rows.count, columns.count, out) }
             if let update, let xa {
                 let rank = update.rank
                 unsafe sgemm(
-                    false, true, m, columns.count, rank, update.scale, xa.pointer, rank, update.b.pointer + columns.lowerBound * rank, rank, 1,
-                    target,
-                    out)
+                    false, true, rows.count, columns.count, rank, update.scale, xa.pointer + rows.lowerBound * rank, rank,
+                    update.b.pointer + columns.lowerBound * rank, rank, 1, target, out)
             }
         }
     }
@@ -112,35 +111,45 @@ extension Compute {
             }
         }
         let forA = thinnedX
-        let tiles = Tiles(input, limit: Self.panelElements / out)
         guard dx != nil || update != nil else { return }
-        pool.run(tiles.count) { [self] index, worker in
-            let columns = tiles[index]
-            let first = columns.lowerBound
-            if let update, let dyb {
-                let rank = update.rank
-                unsafe sgemm(
-                    true, false, rank, columns.count, m, 1, dyb.pointer, rank, forA.pointer + first, input, 1, update.gradientA.pointer + first, input
-                )
+        let gradients = dx.map { _ in prepared(dy, columns: out) }
+        let grid = grid(rows: m, columns: input, depth: out)
+        let aTiles = Tiles(update == nil ? 0 : input)
+        pool.run(aTiles.count + (dx == nil ? 0 : grid.count)) { [self] index, worker in
+            if index < aTiles.count {
+                // dA sums over all rows, so its tiles are of columns alone.
+                guard let update, let dyb else { return }
+                let (columns, rank) = (aTiles[index], update.rank)
+                return unsafe sgemm(
+                    true, false, rank, columns.count, m, 1, dyb.pointer, rank, forA.pointer + columns.lowerBound, input, 1,
+                    update.gradientA.pointer + columns.lowerBound, input)
             }
-            guard let dx else { return }
-            let target = unsafe dx.pointer + first
-            let panel = unsafe scratch(worker, count: max(out, m) * columns.count)
-            unsafe kernels.widen(panel, weight.address(row: 0, column: first), weight.element, out, columns.count, input)
-            unsafe sgemm(false, false, m, columns.count, out, 1, dy.pointer, out, panel, columns.count, accumulate ? 1 : 0, target, input)
+            guard let dx, let gradients else { return }
+            let (rows, columns) = grid[index - aTiles.count]
+            let start = rows.lowerBound * input + columns.lowerBound
+            let target = unsafe dx.pointer + start
+            unsafe multiply(
+                worker, gradients, row: rows.lowerBound, m: rows.count, weight: weight, rows: 0..<out, columns: columns, isTransposed: false,
+                into: target, stride: input, accumulates: accumulate)
             guard let update, let dyb else { return }
             let rank = update.rank
-            if let dropout, dropout.rate > 0 {
-                unsafe sgemm(false, false, m, columns.count, rank, 1, dyb.pointer, rank, update.a.pointer + first, input, 0, panel, columns.count)
-                for row in 0..<m {
-                    let part = unsafe panel + row * columns.count
-                    unsafe kernels.dropout(part, part, columns.count, dropout.seed, UInt64(row * input + first), dropout.rate)
-                    unsafe kernels.axpy(target + row * input, 1, part, columns.count)
-                }
-            } else {
-                unsafe sgemm(false, false, m, columns.count, rank, 1, dyb.pointer, rank, update.a.pointer + first, input, 1, target, input)
+            let left = unsafe dyb.pointer + rows.lowerBound * rank, right = unsafe update.a.pointer + columns.lowerBound
+            guard let dropout, dropout.rate > 0 else {
+                return unsafe sgemm(false, false, rows.count, columns.count, rank, 1, left, rank, right, input, 1, target, input)
+            }
+            let part = unsafe scratch(worker, count: rows.count * columns.count)
+            unsafe sgemm(false, false, rows.count, columns.count, rank, 1, left, rank, right, input, 0, part, columns.count)
+            for row in 0..<rows.count {
+                let line = unsafe part + row * columns.count
+                unsafe kernels.dropout(line, line, columns.count, dropout.seed, UInt64(start + row * input), dropout.rate)
+                unsafe kernels.axpy(target + row * input, 1, line, columns.count)
             }
         }
+    }
+
+    /// The tiles of a product [rows, columns] with a weight, `depth` products to each element.
+    private func grid(rows: Int, columns: Int, depth: Int) -> Grid {
+        Grid(rows: Tiles(rows, pieces: 1), columns: Tiles(columns, limit: Self.panelElements / depth))
     }
 
     /// xa[m,rank] = x[m,in] · Aᵀ

@@ -1,5 +1,6 @@
 public import HyperLoRA
 public import JSON
+public import Kernels
 
 /// Everything that decides what a run computes. Two runs with equal configurations, base weights and data write the
 /// same bytes.
@@ -20,7 +21,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
     public var rankStabilized = false
     public var width = 32
     public var embedding = 128
-    public var initialization = HyperNetworkInitialization(zStandardDeviation: 1)
+    public var initialization = HyperNetworkInitialization(zStandardDeviation: 0.1)
     /// Module suffixes, or `all-linear`.
     public var targets: [String] = [TargetSelection.allLinear]
     public var steps = 100
@@ -38,6 +39,8 @@ public struct TrainingConfiguration: Sendable, Equatable {
     public var maximumGradientNorm = 1.0
     public var dropout = 0.0
     public var seed = 0
+    /// The input type of the products with base weights.
+    public var precision: Precision = .f32
     /// Steps between measurements of the held-out loss; 0 for only before and after.
     public var evaluationInterval = 0
 
@@ -104,7 +107,8 @@ extension TrainingConfiguration {
             "sequenceLength": .integer(sequenceLength), "gradientAccumulation": .integer(accumulation), "learningRate": .real(learningRate),
             "schedule": .string(schedule.rawValue), "warmupRatio": .real(warmupRatio), "optimizer": "adamw", "beta1": .real(beta1),
             "beta2": .real(beta2), "epsilon": .real(epsilon), "weightDecay": .real(weightDecay), "maxGradientNorm": .real(maximumGradientNorm),
-            "dropout": .real(dropout), "seed": .integer(seed), "evaluationInterval": .integer(evaluationInterval),
+            "dropout": .real(dropout), "seed": .integer(seed), "precision": .string(precision.rawValue),
+            "evaluationInterval": .integer(evaluationInterval),
         ]
     }
 
@@ -129,7 +133,9 @@ extension TrainingConfiguration {
         guard let rankStabilized = json["rankStabilized"]?.boolValue else { throw wrong("rankStabilized") }
         guard let targets = json["targets"]?.arrayValue?.compactMap(\.stringValue) else { throw wrong("targets") }
         guard json["optimizer"]?.stringValue == "adamw" else { throw wrong("optimizer") }
+        guard let precision = json["precision"]?.stringValue.flatMap(Precision.init(rawValue:)) else { throw wrong("precision") }
         (self.method, self.schedule, self.rankStabilized, self.targets) = (method, schedule, rankStabilized, targets)
+        self.precision = precision
         rank = try integer("rank")
         alpha = try number("alpha")
         width = try integer("width")

@@ -156,6 +156,7 @@ struct BadInputTests {
         Case("no command of that name", 64, "frobnicate") { _ in ["frobnicate"] },
         Case("no arguments", 64, "--base") { _ in ["train"] },
         Case("unknown method", 64, "magic", "op-lora") { space in space.trainArguments(out: "out", "--method", "magic") },
+        Case("unknown precision", 64, "int3", "bf16") { space in space.trainArguments(out: "out", "--precision", "int3") },
         Case("rank 0", 64, "rank") { space in space.trainArguments(out: "out", "--rank", "0") },
         Case("rate of a word", 64, "lr") { space in space.trainArguments(out: "out", "--lr", "fast") },
         Case("unknown target", 64, "c_attn", "q_proj") { space in space.trainArguments(out: "out", "--targets", "c_attn") },

@@ -2,6 +2,7 @@
 // are row-major; `rows` and `dim` are counts of elements. Each function works on one range and one thread.
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -80,6 +81,9 @@ typedef struct {
     /// depends on `seed` and on first_index + i alone.
     void (*dropout)(float *y, const float *x, ptrdiff_t count, uint64_t seed, uint64_t first_index, float rate);
 } oplora_training_kernels;
+
+/// Whether the processor multiplies BF16 numbers in hardware.
+bool oplora_has_bf16_products(void);
 
 /// The fastest kernels that this processor can run.
 const oplora_training_kernels *oplora_training_kernels_best(void);
