@@ -67,7 +67,9 @@ extension Compute {
         shape: AttentionShape
     ) {
         let (s, d, width, keyWidth) = (shape.sequence, shape.headDimension, shape.queryWidth, shape.keyWidth)
+        precondition(q.count == shape.rows * width && k.count == shape.rows * keyWidth && v.count == k.count && o.count == q.count)
         precondition(dq.count == q.count && dk.count == k.count && dv.count == v.count && gradient.count == o.count)
+        precondition(logSums.count == shape.batch * shape.heads * s)
         let perGroup = shape.heads / shape.groups
         // One piece of work owns one key-value head, so the sums over its query heads have one writer and one order.
         pool.run(shape.batch * shape.groups) { [self] index, worker in

@@ -11,8 +11,8 @@ internal import COneDNN
     nonisolated(unsafe) let kernels: oplora_training_kernels
     /// The input type of products that go through oneDNN's primitives; `nil` for F32 products through its GEMM.
     let productInput: MatmulShape.Input?
-    /// The partial sums of a reduction, two numbers for each piece.
-    let partialSums = FloatBuffer(count: 2 * Compute.reductionPieces).view
+    /// The partial sums of a reduction.
+    nonisolated(unsafe) let partialSums = UnsafeMutablePointer<Double>.allocate(capacity: Compute.reductionPieces)
     static let reductionPieces = 64
     private let engine = CPUEngine()
     private let spaces: [WorkerSpace]
@@ -33,6 +33,8 @@ internal import COneDNN
         instructionSet = unsafe String(cString: kernels.name)
         spaces = (0..<pool.threads).map { _ in WorkerSpace() }
     }
+
+    deinit { unsafe partialSums.deallocate() }
 
     /// What belongs to one worker. Sound: only the worker itself touches it, in one iteration at a time.
     private final class WorkerSpace: @unchecked Sendable {

@@ -38,6 +38,7 @@ extension Compute {
         let (dim, vocabulary, rows) = (head.columns, head.rows, targets.count)
         precondition(hidden.count == rows * dim && dHidden?.count ?? hidden.count == hidden.count)
         precondition(targets.allSatisfy { $0 >= 0 && Int($0) < vocabulary })
+        precondition(workspace.losses.count >= rows && workspace.partials.count >= CrossEntropyWorkspace.parts * workspace.block * dim)
         for start in stride(from: 0, to: rows, by: workspace.block) {
             let block = start..<min(rows, start + workspace.block)
             let logits = workspace.logits[0..<block.count * vocabulary]
@@ -50,11 +51,13 @@ extension Compute {
                         first + start + range.lowerBound, range.count, vocabulary, dHidden == nil ? 0 : gradientScale)
                 }
             }
-            if let dHidden {
+            if let dHidden, gradientScale != 0 {
                 multiplyByHead(
                     dHidden[start * dim..<block.upperBound * dim], logits, head: head, rows: block.count, partials: workspace.partials)
             }
         }
+        // Without a scale the logits have stayed logits.
+        if gradientScale == 0 { dHidden?.fill(0) }
         return (0..<rows).reduce(0) { $0 + Double(workspace.losses[$1]) }
     }
 

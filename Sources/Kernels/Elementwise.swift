@@ -77,14 +77,11 @@ extension Compute {
     /// Σ x², in pieces whose sums are added in order.
     public func sumOfSquares(_ x: FloatView) -> Double {
         let tiles = Tiles(x.count, pieces: Self.reductionPieces, multiple: 1024)
-        let partial = partialSums
         pool.run(tiles.count) { [self] index, _ in
             let range = tiles[index]
-            let sum = unsafe kernels.sum_of_squares(x.pointer + range.lowerBound, range.count)
-            // A binary64 split over two F32 slots loses nothing that matters for a norm: 48 bits remain.
-            partial[2 * index] = Float(sum)
-            partial[2 * index + 1] = Float(sum - Double(Float(sum)))
+            // Sound: each iteration writes its own number, and the loop ends before they are read.
+            unsafe partialSums[index] = kernels.sum_of_squares(x.pointer + range.lowerBound, range.count)
         }
-        return (0..<tiles.count).reduce(0) { $0 + Double(partial[2 * $1]) + Double(partial[2 * $1 + 1]) }
+        return (0..<tiles.count).reduce(0) { unsafe $0 + partialSums[$1] }
     }
 }

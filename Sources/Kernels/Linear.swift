@@ -93,6 +93,8 @@ extension Compute {
         precondition(dy.count == m * out && x.count == m * input && dx?.count ?? x.count == x.count)
         var thinnedX = x
         if let update, let xa, let dyb {
+            precondition(update.a.count == update.rank * input && update.b.count == out * update.rank)
+            precondition(xa.count == m * update.rank && dyb.count == xa.count)
             thinnedX = thinned(x, rows: m, dropout)
             let rank = update.rank
             let rowTiles = Tiles(m), outTiles = Tiles(out)
@@ -137,11 +139,12 @@ extension Compute {
             guard let dropout, dropout.rate > 0 else {
                 return unsafe sgemm(false, false, rows.count, columns.count, rank, 1, left, rank, right, input, 1, target, input)
             }
-            let part = unsafe scratch(worker, count: rows.count * columns.count)
+            // The dropout's two arrays may not overlap: one more row at the end takes its results.
+            let part = unsafe scratch(worker, count: (rows.count + 1) * columns.count)
+            let line = unsafe part + rows.count * columns.count
             unsafe sgemm(false, false, rows.count, columns.count, rank, 1, left, rank, right, input, 0, part, columns.count)
             for row in 0..<rows.count {
-                let line = unsafe part + row * columns.count
-                unsafe kernels.dropout(line, line, columns.count, dropout.seed, UInt64(start + row * input), dropout.rate)
+                unsafe kernels.dropout(line, part + row * columns.count, columns.count, dropout.seed, UInt64(start + row * input), dropout.rate)
                 unsafe kernels.axpy(target + row * input, 1, line, columns.count)
             }
         }
