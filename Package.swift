@@ -69,6 +69,7 @@ let package = Package(
             name: "TestModels", dependencies: ["TestSupport", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections],
             path: "Tests/TestModels", swiftSettings: strict),
         tests("JSONTests", ["JSON"]),
+        tests("KernelsTests", ["TestModels", "TestSupport", "Kernels", "CKernels", "FileIO", "Tensors"]),
         tests("TokenizerTests", ["TestSupport", "Tokenizer", "JSON", "FileIO", orderedCollections]),
         tests("NativeCheckpointTests", ["TestSupport", "NativeCheckpoint", "JSON", "FileIO", "Tensors", "Hashing", "CZlib", orderedCollections]),
         tests(

@@ -193,16 +193,4 @@ struct MergeKernelTests {
             }
         }
     }
-
-    @Test func piecesAreHandedOverInOrder() {
-        let turn = OrderedTurn()
-        nonisolated(unsafe) var order: [Int] = []
-        ThreadPool.runOnce(workers: 4) { worker in
-            for number in stride(from: worker, to: 100, by: 4) where turn.wait(for: number) {
-                unsafe order.append(number)
-                turn.advance()
-            }
-        }
-        #expect(unsafe order == Array(0..<100))
-    }
 }
