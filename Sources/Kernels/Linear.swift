@@ -152,7 +152,7 @@ extension Compute {
 
     /// The tiles of a product [rows, columns] with a weight, `depth` products to each element.
     private func grid(rows: Int, columns: Int, depth: Int) -> Grid {
-        Grid(rows: Tiles(rows, pieces: 1), columns: Tiles(columns, limit: Self.panelElements / depth))
+        Grid(rows: Tiles(rows, pieces: 4), columns: Tiles(columns, pieces: 4, limit: Self.panelElements / depth))
     }
 
     /// xa[m,rank] = x[m,in] · Aᵀ

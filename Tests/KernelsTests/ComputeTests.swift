@@ -1,13 +1,19 @@
 import FileIO
-import Kernels
 import Tensors
 import TestModels
 import TestSupport
 import Testing
 
+@testable import Kernels
+
 extension Compute {
     convenience init(threads: Int) throws {
         self.init(pool: try #require(ThreadPool(threads: threads)))
+    }
+
+    /// With products through oneDNN's primitives.
+    convenience init(threads: Int, productInput: MatmulShape.Input) throws {
+        self.init(pool: try #require(ThreadPool(threads: threads)), productInput: productInput)
     }
 }
 
@@ -44,8 +50,13 @@ struct StoredMatrix {
 struct ComputeTests {
     static let types: [DType] = [.f32, .bf16, .f16]
     let compute: Compute
+    /// Both ways to the products with base weights: oneDNN's GEMM, and its primitives, here with F32 inputs.
+    let computes: [Compute]
 
-    init() throws { compute = try Compute(threads: 2) }
+    init() throws {
+        compute = try Compute(threads: 2)
+        computes = [compute, try Compute(threads: 2, productInput: .f32)]
+    }
 
     @Test func theInstructionSetIsTheBestOne() {
         #expect(compute.instructionSet == TrainingKernels.best)
@@ -170,6 +181,10 @@ struct ComputeTests {
     /// A workspace made for a huge vocabulary takes 32 tokens at a time.
     @Test(arguments: seeds, types)
     func crossEntropy(seed: UInt64, dtype: DType) throws {
+        for compute in computes { try crossEntropy(seed: seed, dtype: dtype, compute) }
+    }
+
+    private func crossEntropy(seed: UInt64, dtype: DType, _ compute: Compute) throws {
         var generator = SeededGenerator(seed: seed)
         for (rows, vocabulary, dim) in [(1, 1, 1), (3, 17, 8), (9, 150, 5), (70, 33, 4)] {
             let workspace = CrossEntropyWorkspace(rows: rows, vocabulary: rows > 32 ? 1 << 19 : vocabulary, dimension: dim)
@@ -222,6 +237,10 @@ struct ComputeTests {
 
     @Test(arguments: linearCases, types)
     func linear(sizes: LinearCase, dtype: DType) throws {
+        for compute in computes { try linear(sizes: sizes, dtype: dtype, compute) }
+    }
+
+    private func linear(sizes: LinearCase, dtype: DType, _ compute: Compute) throws {
         let (m, n, k, r) = (sizes.rows, sizes.outputs, sizes.inputs, sizes.rank)
         for seed in seeds {
             for (hasBias, hasUpdate, rate) in [(false, false, Float(0)), (true, true, 0), (true, true, 0.25)] {
@@ -275,6 +294,41 @@ struct ComputeTests {
                     dropout: dropout)
                 expectBits(update.gradientA.array, withA, "dA without dx, " + what)
                 expectBits(update.gradientB.array, withB, "dB without dx, " + what)
+            }
+        }
+    }
+
+    /// Small whole numbers are exact in BF16 and so are their sums in F32: with them both precisions must agree to the bit.
+    @Test(.enabled(if: Precision.bf16.isSupported, "the processor has no BF16 products"), arguments: linearCases, types)
+    func bf16Products(sizes: LinearCase, dtype: DType) throws {
+        let (m, n, k) = (sizes.rows, sizes.outputs, sizes.inputs)
+        var generator = SeededGenerator(seed: 7)
+        func whole(_ count: Int) -> [Float] { generator.values(count, spread: 8).map { $0.rounded() } }
+        let weight = try StoredMatrix(whole(n * k), rows: n, columns: k, dtype: dtype)
+        let x = whole(m * k), dy = whole(m * n), targets = (0..<m).map { Int32($0 % n) }
+        func results(_ compute: Compute) -> [[Float]] {
+            let y = FloatView.zeros(m * n), dx = FloatView(x)
+            compute.linear(y: y, x: FloatView(x), rows: m, weight: weight.matrix)
+            compute.linearBackward(dx: dx, accumulate: true, dy: FloatView(dy), x: FloatView(x), rows: m, weight: weight.matrix)
+            let workspace = CrossEntropyWorkspace(rows: m, vocabulary: n, dimension: k)
+            _ = compute.crossEntropy(
+                hidden: FloatView(x), head: weight.matrix, targets: targets, dHidden: nil, gradientScale: 1, workspace: workspace)
+            return [y.array, dx.array, workspace.losses.array]
+        }
+        let expected = results(compute)
+        for (result, expected) in zip(results(try Compute(threads: 2, productInput: .bf16)), expected) { expectBits(result, expected, "bf16") }
+    }
+
+    /// What makes BF16 of activations, on every processor.
+    @Test func preparedInputs() throws {
+        let compute = try Compute(threads: 2, productInput: .bf16)
+        var generator = SeededGenerator(seed: 3)
+        let x = generator.values(7 * 33, spread: 4)
+        let prepared = compute.prepared(FloatView(x), columns: 33)
+        for row in 0..<7 {
+            for column in 0..<33 {
+                let bits = unsafe prepared.address(row: row, column: column).loadUnaligned(as: UInt16.self)
+                #expect(UInt64(bits) == MergeReference.bits(of: Double(x[row * 33 + column]), in: .bf16))
             }
         }
     }
