@@ -15,6 +15,7 @@ public final class AtomicFile {
     public private(set) var position = 0
 
     private let sibling: String
+    private let replacing: Bool
     private var descriptor: Int32
     private var buffer: [UInt8] = []
     private static let bufferLimit = 1 << 16
@@ -29,6 +30,7 @@ public final class AtomicFile {
             guard !FileSystem.isFolder(path) else { throw .wrongKind(path: path, expected: "a file that can be replaced") }
         }
         self.path = path
+        self.replacing = replacing
         var attempt = 0
         while true {
             let name = FileSystem.siblingName(of: path, attempt: attempt)
@@ -75,6 +77,7 @@ public final class AtomicFile {
     ///
     /// - Parameter durable: whether to wait until the disk holds it; without, a power cut may lose the new file, never
     ///   mix it with the old one.
+    /// - Throws: `FileError.exists` when something has come to be there in the meantime that may not be replaced; `.system`.
     public func publish(durable: Bool = true) throws(FileError) {
         try flush()
         if durable, fsync(descriptor) != 0 { throw .system(operation: "synchronising", path: path, errno: errno) }
@@ -86,7 +89,11 @@ public final class AtomicFile {
             throw .system(operation: "closing", path: path, errno: closeError)
         }
         do {
-            try FileSystem.rename(sibling, to: path)
+            if replacing {
+                try FileSystem.rename(sibling, to: path)
+            } else {
+                try FileSystem.renameWithoutReplacing(sibling, to: path)
+            }
         } catch {
             _ = unsafe unlink(sibling)
             throw error

@@ -78,10 +78,25 @@ public enum FileSystem {
         }
     }
 
+    /// Gives a file or folder another name; a file, or an empty folder, that has it already gives way.
     public static func rename(_ old: String, to new: String) throws(FileError) {
-        guard Self.systemRename(old, new) == 0 else {
+        guard systemRename(old, new) == 0 else {
             throw .system(operation: "renaming \(lastComponent(old))", path: new, errno: errno)
         }
+    }
+
+    /// Gives a file another name that nothing has.
+    ///
+    /// - Throws: `FileError.exists` when something has it, even if it came only just now.
+    public static func renameWithoutReplacing(_ old: String, to new: String) throws(FileError) {
+        // A second name is made or refused in one step, which a look and a renaming are not.
+        if unsafe link(old, new) == 0 {
+            guard unsafe unlink(old) == 0 else { throw .system(operation: "removing", path: old, errno: errno) }
+            return
+        }
+        guard errno != EEXIST, !exists(new) else { throw .exists(path: new) }
+        // Some file systems know no second names.
+        try rename(old, to: new)
     }
 
     /// Removes a file, or a folder with all that is in it. Does not follow symbolic links.

@@ -77,7 +77,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
         try check(epsilon > 0 && epsilon < 1, "epsilon", "above 0 and below 1")
         try check((0...10).contains(weightDecay), "weight-decay", "from 0 to 10")
         try check(maximumGradientNorm >= 0 && maximumGradientNorm.isFinite, "max-grad-norm", "0 (off) or a positive number")
-        try check((0..<1).contains(dropout), "dropout", "from 0 to below 1")
+        try check((0...0.99).contains(dropout), "dropout", "from 0 to 0.99")
         try check(seed >= 0, "seed", "0 or more")
         try check(evaluationInterval >= 0, "eval-every", "0 (off) or more")
     }

@@ -123,7 +123,7 @@ struct AtomicFileTests {
     }
 
     @Test func aFailedPublishingLeavesNothing() throws {
-        let file = try AtomicFile(path: path, replacing: false)
+        let file = try AtomicFile(path: path, replacing: true)
         try file.write([1])
         try FileSystem.createFolder(path)
         let error = #expect(throws: FileError.self) { try file.publish(durable: false) }
@@ -132,5 +132,16 @@ struct AtomicFileTests {
             return
         }
         #expect(try names == ["out"] && FileSystem.isFolder(path))
+    }
+
+    @Test func whatCameInTheMeantimeStays() throws {
+        let folder = try TemporaryFolder()
+        let path = folder.path("file")
+        let file = try AtomicFile(path: path, replacing: false)
+        try file.write([1, 2, 3])
+        try writeText("precious", path)
+        #expect(throws: FileError.exists(path: path)) { try file.publish(durable: false) }
+        #expect(try FileSystem.contents(of: path, limit: 100) == Array("precious".utf8))
+        #expect(try FileSystem.names(in: folder.path) == ["file"])
     }
 }
