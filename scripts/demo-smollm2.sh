@@ -10,8 +10,6 @@
 set -euo pipefail
 
 STEPS=100
-LR=1e-4
-Z_STD=1
 LEAST_DROP=0.25
 HELD_OUT='Ruth|Jonah|Phi|Jas' # two histories, two letters: 43 kB
 REFERENCE='[0-9]+:[0-9]+ '
@@ -33,7 +31,7 @@ run() {
     "$oplora" "$@"
 }
 
-[ -e "$model" ] || "$(scripts/make-venv.sh)/bin/python" fixtures/smollm2.py "$model"
+[ -e "$model" ] || "$(scripts/make-venv.sh fixtures/requirements.txt)/bin/python" fixtures/smollm2.py "$model"
 scripts/kjv.sh >"$work/kjv.txt" </dev/null
 grep -vE "^($HELD_OUT)$REFERENCE" "$work/kjv.txt" | sed 's/^[^ ]* //' >"$work/train.txt"
 grep -E "^($HELD_OUT)$REFERENCE" "$work/kjv.txt" | sed 's/^[^ ]* //' >"$work/heldout.txt"
@@ -44,7 +42,7 @@ cd "$work"
 run inspect SmolLM2
 run train --base SmolLM2 --data train.txt --eval-data heldout.txt --out run.opck \
     --method op-lora --rank 16 --alpha 32 --targets all-linear --batch-size 4 --seq-len 256 \
-    --lr "$LR" --steps "$STEPS" --z-std "$Z_STD" | tee train.log
+    --steps "$STEPS" | tee train.log
 run collapse run.opck --out adapter --verify
 run merge --base SmolLM2 --adapter adapter --out merged
 run verify --base SmolLM2 --adapter adapter --merged merged
