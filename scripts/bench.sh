@@ -6,7 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 oplora=${OPLORA:-.build/release/oplora}
 cache=${OPLORA_CACHE:-$HOME/.cache/oplora}
-python=$(scripts/make-venv.sh)/bin/python
+venv=$(scripts/make-venv.sh)
+python=$venv/bin/python
 
 [ -e "$cache/smollm2" ] || "$python" fixtures/smollm2.py "$cache/smollm2"
 [ -e "$cache/smollm2-f32" ] || "$python" fixtures/smollm2.py "$cache/smollm2-f32" --dtype f32

@@ -31,7 +31,10 @@ run() {
     "$oplora" "$@"
 }
 
-[ -e "$model" ] || "$(scripts/make-venv.sh fixtures/requirements.txt)/bin/python" fixtures/smollm2.py "$model"
+if [ ! -e "$model" ]; then
+    venv=$(scripts/make-venv.sh fixtures/requirements.txt)
+    "$venv/bin/python" fixtures/smollm2.py "$model"
+fi
 scripts/kjv.sh >"$work/kjv.txt" </dev/null
 grep -vE "^($HELD_OUT)$REFERENCE" "$work/kjv.txt" | sed 's/^[^ ]* //' >"$work/train.txt"
 grep -E "^($HELD_OUT)$REFERENCE" "$work/kjv.txt" | sed 's/^[^ ]* //' >"$work/heldout.txt"

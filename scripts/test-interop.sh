@@ -5,7 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 oplora=${OPLORA:-.build/release/oplora}
-python=$(scripts/make-venv.sh)/bin/python
+venv=$(scripts/make-venv.sh)
+python=$venv/bin/python
 smollm2=${OPLORA_CACHE:-$HOME/.cache/oplora}/smollm2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
