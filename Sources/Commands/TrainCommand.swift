@@ -30,7 +30,7 @@ struct TrainCommand: ParsableCommand {
     @Option(name: .customLong("w2-gain"), help: "Initial spread of W2's rows for A: uniform within gain/√width.") var w2Gain = 1.0
     @Option(help: "Initial spread of the hidden biases.") var hiddenBias = 0.0
     @Option(help: ArgumentHelp("Module suffixes, comma-separated, or all-linear.", valueName: "list")) var targets = "all-linear"
-    @Option(help: "Optimiser steps.") var steps: Int?
+    @Option(help: "Optimiser steps; 100 without this and --epochs.") var steps: Int?
     @Option(help: "Passes over the data, in place of --steps.") var epochs: Double?
     @Option(help: "Sequences in a batch.") var batchSize = 4
     @Option(name: .customLong("seq-len"), help: "Tokens in a sequence.") var sequenceLength = 256
