@@ -51,20 +51,22 @@ extension MergePlan {
         var done = 0
         var bytes = 0
         var sums: [String: MergeSums] = [:]
-        for shard in base.shards {
-            let shardJobs = jobs.filter { $0.location.file === shard }
-            let writer = try SafetensorsWriter(
-                path: folder.path(of: FileSystem.lastComponent(shard.path)),
-                entries: shardJobs.map { .init(name: $0.info.name, dtype: $0.dtype, shape: $0.info.shape) },
-                metadata: Dictionary(uniqueKeysWithValues: shard.metadata.map { ($0.key, $0.value) }), replacing: false, keepsOrder: true)
-            let run = ShardRun(jobs: shardJobs, writer: writer, output: output, options: options, done: done, total: total)
-            try run.execute()
-            try writer.publish(durable: options.isDurable)
-            for (job, sum) in zip(shardJobs, run.sums) where !job.named.isEmpty { sums[job.info.name] = sum }
-            done += shardJobs.reduce(0) { $0 + $1.outputByteCount }
-            bytes += writer.order.last?.byteRange.upperBound ?? 0
+        let files = try folder.fill {
+            for shard in base.shards {
+                let shardJobs = jobs.filter { $0.location.file === shard }
+                let writer = try SafetensorsWriter(
+                    path: folder.path(of: FileSystem.lastComponent(shard.path)),
+                    entries: shardJobs.map { .init(name: $0.info.name, dtype: $0.dtype, shape: $0.info.shape) },
+                    metadata: Dictionary(uniqueKeysWithValues: shard.metadata.map { ($0.key, $0.value) }), replacing: false, keepsOrder: true)
+                let run = ShardRun(jobs: shardJobs, writer: writer, output: output, options: options, done: done, total: total)
+                try run.execute()
+                try writer.publish(durable: options.isDurable)
+                for (job, sum) in zip(shardJobs, run.sums) where !job.named.isEmpty { sums[job.info.name] = sum }
+                done += shardJobs.reduce(0) { $0 + $1.outputByteCount }
+                bytes += writer.order.last?.byteRange.upperBound ?? 0
+            }
+            return try writeOtherFiles(in: folder, options: options)
         }
-        let files = try writeOtherFiles(in: folder, options: options)
         if options.isCancelled() { throw MergeError.interrupted(output) }
         try folder.publish(durable: options.isDurable)
         let modules = jobs.filter { !$0.named.isEmpty }.map { job in

@@ -87,19 +87,21 @@ extension PEFT {
         }
         let configuration = configuration(of: modules, options: options)
         let folder = try AtomicFolder(path: path, replacing: options.isReplacing)
-        let text = try AtomicFile(path: folder.path(of: configurationName), replacing: false)
-        // PEFT ends the file without a line feed.
-        try text.write(Array(configuration.serialized(pretty: true, sortedKeys: true).utf8.dropLast()))
-        try text.publish(durable: options.isDurable)
-        let writer = try SafetensorsWriter(
-            path: folder.path(of: weightsName),
-            entries: tensors.map { .init(name: $0.key, dtype: options.dtype, shape: $0.value.shape) }, metadata: ["format": "pt"],
-            replacing: false)
-        for tensor in writer.order {
-            // Sound: every bit pattern of a byte may be read as a raw byte.
-            if let bytes = encoded[tensor.name] { try writer.write(unsafe bytes.span.bytes) }
+        try folder.fill {
+            let text = try AtomicFile(path: folder.path(of: configurationName), replacing: false)
+            // PEFT ends the file without a line feed.
+            try text.write(Array(configuration.serialized(pretty: true, sortedKeys: true).utf8.dropLast()))
+            try text.publish(durable: options.isDurable)
+            let writer = try SafetensorsWriter(
+                path: folder.path(of: weightsName),
+                entries: tensors.map { .init(name: $0.key, dtype: options.dtype, shape: $0.value.shape) }, metadata: ["format": "pt"],
+                replacing: false)
+            for tensor in writer.order {
+                // Sound: every bit pattern of a byte may be read as a raw byte.
+                if let bytes = encoded[tensor.name] { try writer.write(unsafe bytes.span.bytes) }
+            }
+            try writer.publish(durable: options.isDurable)
         }
-        try writer.publish(durable: options.isDurable)
         try folder.publish(durable: options.isDurable)
     }
 

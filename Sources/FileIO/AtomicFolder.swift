@@ -48,6 +48,15 @@ public final class AtomicFolder {
         FileSystem.join(workingPath, name)
     }
 
+    /// Writes files inside; an error of one names the folder as it will be called.
+    public func fill<Result>(_ body: () throws -> Result) throws -> Result {
+        do {
+            return try body()
+        } catch let error as FileError {
+            throw error.inFolder(path, inPlaceOf: workingPath)
+        }
+    }
+
     /// Moves the folder to its name. An old folder there is moved aside first and removed after.
     public func publish(durable: Bool = true) throws(FileError) {
         if durable { try FileSystem.synchronize(folder: workingPath) }

@@ -22,6 +22,22 @@ public enum FileError: Error, Sendable, Equatable {
     case truncated(path: String, offset: Int, wanted: Int)
 }
 
+extension FileError {
+    /// The same error of a file that the user knows under another folder's name.
+    func inFolder(_ shown: String, inPlaceOf working: String) -> FileError {
+        func name(_ path: String) -> String { path.hasPrefix(working + "/") ? shown + path.dropFirst(working.count) : path }
+        return switch self {
+        case .missing(let path): .missing(path: name(path))
+        case .wrongKind(let path, let expected): .wrongKind(path: name(path), expected: expected)
+        case .exists(let path): .exists(path: name(path))
+        case .cannotCreate(let path, let reason): .cannotCreate(path: name(path), reason: reason)
+        case .system(let operation, let path, let code): .system(operation: operation, path: name(path), errno: code)
+        case .tooLarge(let path, let bytes, let limit): .tooLarge(path: name(path), bytes: bytes, limit: limit)
+        case .truncated(let path, let offset, let wanted): .truncated(path: name(path), offset: offset, wanted: wanted)
+        }
+    }
+}
+
 extension FileError: CustomStringConvertible {
     public var description: String {
         switch self {
