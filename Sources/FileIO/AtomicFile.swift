@@ -25,6 +25,7 @@ public final class AtomicFile {
     /// - Throws: `FileError.exists` when something is there and `replacing` is false, `.wrongKind` when a folder is
     ///   there, `.cannotCreate` when the folder is missing or may not be written.
     public init(path: String, replacing: Bool) throws(FileError) {
+        guard !path.hasSuffix("/") else { throw .cannotCreate(path: path, reason: "the name of a file does not end with a slash") }
         if FileSystem.exists(path) {
             guard replacing else { throw .exists(path: path) }
             guard !FileSystem.isFolder(path) else { throw .wrongKind(path: path, expected: "a file that can be replaced") }

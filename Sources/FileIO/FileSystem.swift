@@ -146,8 +146,9 @@ public enum FileSystem {
 
     /// A name beside `path` for the unfinished version of it: same folder, so that a rename publishes it at once.
     static func siblingName(of path: String, attempt: Int) -> String {
-        let name = ".\(lastComponent(path)).\(getpid())-\(attempt).partial"
-        return join(parent(of: path), name)
+        // A long name is cut, for this one may not be longer than the system allows either.
+        let name = String(decoding: lastComponent(path).utf8.prefix(200), as: UTF8.self)
+        return join(parent(of: path), ".\(name).\(getpid())-\(attempt).partial")
     }
 
     private static func systemRename(_ old: String, _ new: String) -> Int32 {

@@ -166,6 +166,8 @@ struct BadInputTests {
         },
         Case("sequences longer than the model's", 64, "--seq-len") { space in space.trainArguments(out: "out", "--seq-len", "2000") },
         Case("output without a folder", 73, "nowhere/run") { space in space.trainArguments(out: "nowhere/run") },
+        Case("output where nothing can be made", 73, "/proc/run.opck") { space in space.trainArguments(out: "") + ["--out", "/proc/run.opck"] },
+        Case("output called as a folder", 73, "slash") { space in space.trainArguments(out: "run/") },
         Case("output exists", 73, "out", "--force") { space in
             space.trainArguments(out: "") + ["--out", try space.makeFile("out", "precious")]
         },
