@@ -31,7 +31,7 @@ struct LogitsCommand: ParsableCommand {
     }
 
     func run() throws {
-        try refuseExisting(out, replacing: force, inputs: [base, data])
+        try refuseUnwritableFile(out, replacing: force, inputs: [base, data])
         let compute = try threads.makeCompute()
         let configuration = try TransformerConfiguration(folder: base)
         let tokens = Array(try TokenData(path: data, modelFolder: base, vocabularySize: configuration.vocabularySize).tokens.prefix(sequenceLength))

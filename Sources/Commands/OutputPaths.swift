@@ -11,3 +11,9 @@ func refuseExisting(_ path: String, replacing: Bool, inputs: [String]) throws {
     let parent = FileSystem.parent(of: path)
     guard FileSystem.isFolder(parent) else { throw FileError.cannotCreate(path: path, reason: "there is no folder \(parent)") }
 }
+
+/// The same for a file, and begins it once for a try: a place that cannot be written shows before the work and not after.
+func refuseUnwritableFile(_ path: String, replacing: Bool, inputs: [String]) throws {
+    try refuseExisting(path, replacing: replacing, inputs: inputs)
+    _ = try AtomicFile(path: path, replacing: replacing)
+}

@@ -108,7 +108,7 @@ struct TrainCommand: ParsableCommand {
     func run() throws {
         let resuming = try resume.map { try TrainingCheckpoint(path: $0) }
         let replacing = force || (resume.map { isSameFile($0, out) } ?? false)
-        try refuseExisting(out, replacing: replacing, inputs: [base, data] + [evalData].compactMap(\.self))
+        try refuseUnwritableFile(out, replacing: replacing, inputs: [base, data] + [evalData].compactMap(\.self))
         let requested = try requestedConfiguration()
         let trainer = try Trainer(
             configuration: requested, epochs: epochs, base: base, dataPath: data, evaluationPath: evalData, resuming: resuming,

@@ -112,8 +112,6 @@ public final class Trainer {
     public func run(
         output: String, saveInterval: Int, replacing: Bool, report: (TrainingEvent) -> Void, isInterrupted: () -> Bool = { false }
     ) throws {
-        // A place that cannot be written shows now and not after the last step.
-        _ = try AtomicFile(path: output, replacing: replacing)
         var mayReplace = replacing
         func save() throws {
             try TrainingCheckpoint.write(to: output, replacing: mayReplace, subject: subject, progress: progress, parameters: parameters)
