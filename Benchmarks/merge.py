@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 
 from training import machine, measured
 
@@ -59,6 +60,7 @@ def main():
     parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
+    args.model = os.path.realpath(args.model)  # cp -r would copy a link as a link
     if args.job:
         job, *paths = args.job
         return {"imports": import_libraries, "adapter": make_adapter, "peft": merge_with_peft}[job](*paths)
@@ -88,7 +90,7 @@ def main():
                 shutil.rmtree(out, ignore_errors=True)
 
     size = sum(path.stat().st_size for path in pathlib.Path(args.model).iterdir())
-    print(f"{machine()}\n{size / 1e6:.0f} MB, median of {args.rounds} rounds\n")
+    print(f"{machine()}; peft {version('peft')}, torch {version('torch')}\n{size / 1e6:.0f} MB, median of {args.rounds} rounds\n")
     print("| job | seconds | from, to | beside `cp -r` | peak MiB |\n|---|---|---|---|---|")
     copying = statistics.median(seconds["`cp -r`"])
     for name, times in seconds.items():
