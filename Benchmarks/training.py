@@ -131,8 +131,8 @@ def adapt_with_hypernetworks(model, torch):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oplora", default=".build/release/oplora")
-    parser.add_argument("--model", required=True, help="the model in BF16")
-    parser.add_argument("--model-f32", help="the model in F32")
+    parser.add_argument("--model", help="the model in BF16; without it no rows in BF16")
+    parser.add_argument("--model-f32", help="the model in F32; without it no rows in F32")
     parser.add_argument("--data", help="text to train on")
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--torch", help=argparse.SUPPRESS)

@@ -9,6 +9,7 @@ On the fixture tiny-llama, oplora trains an OP-LoRA, collapses it and merges it.
 - format: the adapter's files are those that PEFT writes for the same LoraConfig: keys, shapes, types, every field;
 - logits: torch, transformers, PEFT and oplora's own forward give the same logits on a real text, in F32, for the base, for
   base and adapter, and for the merged model;
+- family: oplora's forward and transformers' agree on random models with biases, untied heads, other heads and rotary scaling;
 - folder: the merged folder is a whole model: tokenizer, chat template and generation configuration are the base's;
 - definition: the merged BF16 weights are the defined ones, bit for bit (merge_definition.py);
 - tokenizer: text and random strings get the ids that the tokenizers library gives (tokenizer_parity.py);
@@ -22,6 +23,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,7 +36,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, MistralConfig
 from transformers.utils import logging
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -209,6 +211,36 @@ class Interop:
         self.report.none_of("folder: generation fields unlike the base's", wrong, len(fields[0]))
         self.report.none_of("folder: files of an adapter", self.merged.glob("adapter_*"), len(list(self.merged.iterdir())))
 
+    def check_family(self):
+        """Random models with the features that the fixture and SmolLM2 lack, in several shards."""
+        common = dict(vocab_size=1024, num_hidden_layers=3, max_position_embeddings=4096)
+        llama3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                      original_max_position_embeddings=64)
+        variants = {
+            "llama: biases, untied head, llama3 rotary scaling, BF16": (torch.bfloat16, LlamaConfig(
+                hidden_size=96, intermediate_size=200, num_attention_heads=8, num_key_value_heads=2, attention_bias=True, mlp_bias=True,
+                tie_word_embeddings=False, rope_parameters=llama3, **common)),
+            "llama: one key-value head, tied head, theta 1e6, F32": (torch.float32, LlamaConfig(
+                hidden_size=120, intermediate_size=77, num_attention_heads=5, num_key_value_heads=1, tie_word_embeddings=True,
+                rope_parameters=dict(rope_type="default", rope_theta=1e6), **common)),
+            "mistral: heads wider than hidden / heads, F16": (torch.float16, MistralConfig(
+                hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=4, head_dim=40, sliding_window=1024,
+                rms_norm_eps=1e-5, **common)),
+        }
+        for number, (name, (dtype, config)) in enumerate(variants.items()):
+            folder = self.work / f"variant-{number}"
+            model = AutoModelForCausalLM.from_config(config)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter) * 0.05)
+            model.to(dtype).save_pretrained(folder, max_shard_size="300KB")
+            shutil.copy(BASE / "tokenizer.json", folder)
+            ids, ours = self.oplora_logits(folder, 256)
+            theirs = torch_logits(load_model(folder), ids)
+            if theirs.std() < 0.5 or len(list(folder.glob("*.safetensors"))) < 2:
+                raise RuntimeError("the model says nothing, or is in one file")
+            self.report.at_most(f"{name}: oplora / transformers, logits of 256 tokens", difference(ours, theirs), LOGITS_BOUND, "largest difference")
+
     def check_smollm2(self, folder):
         ids, ours = self.oplora_logits(folder, 256)
         theirs = torch_logits(load_model(folder), ids)
@@ -240,7 +272,7 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         interop = Interop(args.oplora.resolve(), pathlib.Path(work), report)
         for name, check in [("make", interop.make), ("adapter", interop.check_adapter), ("format", interop.check_format),
-                            ("logits", interop.check_logits), ("folder", interop.check_folder)]:
+                            ("logits", interop.check_logits), ("family", interop.check_family), ("folder", interop.check_folder)]:
             with report.section(name):
                 check()
         interop.check_script("definition: merged BF16 weights", HERE / "merge_definition.py", BASE, interop.adapter, interop.merged)
