@@ -232,8 +232,8 @@ class Interop:
             model = AutoModelForCausalLM.from_config(config)
             with torch.no_grad():
                 for parameter in model.parameters():
-                    parameter.add_(torch.randn_like(parameter) * 0.05)
-            model.to(dtype).save_pretrained(folder, max_shard_size="300KB")
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+            model.to(dtype).save_pretrained(folder, max_shard_size="100KB")
             shutil.copy(BASE / "tokenizer.json", folder)
             ids, ours = self.oplora_logits(folder, 256)
             theirs = torch_logits(load_model(folder), ids)
