@@ -121,7 +121,8 @@ struct Inspection {
         )
         if let loss = run.progress.losses.last { facts.append("last training loss \(Format.fixed(Double(loss), 4)) nats a token") }
         if let first = run.progress.evaluations.first, let last = run.progress.evaluations.last {
-            facts.append("held-out loss \(Format.fixed(first.loss, 4)) at step \(first.step), \(Format.fixed(last.loss, 4)) at step \(last.step)")
+            let measured = [first, last].prefix(first.step == last.step ? 1 : 2)
+            facts.append("held-out loss " + measured.map { "\(Format.fixed($0.loss, 4)) at step \($0.step)" }.joined(separator: ", "))
         }
         return facts
     }
