@@ -33,7 +33,7 @@ struct RootCommand: ParsableCommand {
             """,
         version: "oplora 0.1.0",
         subcommands: [
-            InspectCommand.self, TrainCommand.self, CollapseCommand.self, MergeCommand.self, VerifyCommand.self, TokenizeCommand.self,
-            LogitsCommand.self,
+            InspectCommand.self, TrainCommand.self, CollapseCommand.self, MergeCommand.self, VerifyCommand.self, CheckCommand.self,
+            TokenizeCommand.self, LogitsCommand.self,
         ])
 }

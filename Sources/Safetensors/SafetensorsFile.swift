@@ -39,7 +39,8 @@ enum SafetensorsHeader {
 
     typealias Content = (tensors: OrderedDictionary<String, TensorInfo>, metadata: OrderedDictionary<String, String>)
 
-    static func parse(_ bytes: RawSpan, path: String) throws(SafetensorsError) -> Content {
+    /// The bytes of the header, its length checked against the format's limit and the file.
+    static func text(_ bytes: RawSpan, path: String) throws(SafetensorsError) -> [UInt8] {
         guard bytes.byteCount >= 8 else {
             throw SafetensorsError(
                 .headerTooSmall, path: path,
@@ -59,7 +60,12 @@ enum SafetensorsHeader {
                 .headerPastEnd, path: path, offset: 0,
                 "the header claims \(length) bytes and only \(bytes.byteCount - 8) follow; the file is cut short, fetch it again")
         }
-        let text = unsafe bytes.extracting(8..<dataStart).withUnsafeBytes { unsafe Array($0) }
+        return unsafe bytes.extracting(8..<dataStart).withUnsafeBytes { unsafe Array($0) }
+    }
+
+    static func parse(_ bytes: RawSpan, path: String) throws(SafetensorsError) -> Content {
+        let text = try text(bytes, path: path)
+        let dataStart = 8 + text.count
         guard text.first == UInt8(ascii: "{") else {
             throw SafetensorsError(.invalidHeaderStart, path: path, offset: 8, "the header does not start with '{'; this is not a safetensors file")
         }

@@ -1,0 +1,84 @@
+internal import ArgumentParser
+internal import FileIO
+internal import NativeCheckpoint
+internal import Safetensors
+
+struct CheckCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "check",
+        abstract: "Check that files are what their formats call for.",
+        discussion: """
+            Example:
+              oplora check model.safetensors run.opck --deep
+
+            Takes safetensors files, folders of them with or without an index, and .opck files. Prints one line for each path: \
+            `PATH: ok`, or `PATH: CODE: what is wrong`. Exit code 1 if any is bad.
+            """)
+
+    @Argument(help: ArgumentHelp("Files or folders.", valueName: "path")) var paths: [String]
+    @Option(help: ArgumentHelp("strict: the written format; reference: what the reference safetensors library accepts.", valueName: "mode"))
+    var mode = "strict"
+    @Flag(help: "Read all data of .opck files, too, and check it against its checksums.") var deep = false
+    @Flag(help: "Print only the paths that are bad.") var quiet = false
+
+    func validate() throws {
+        guard SafetensorsMode(rawValue: mode) != nil else {
+            throw ValidationError("--mode is \"\(mode)\" and must be one of \(SafetensorsMode.allCases.map(\.rawValue).joined(separator: ", "))")
+        }
+    }
+
+    func run() throws {
+        var isAnyBad = false
+        for path in paths {
+            if let fault = try fault(of: path) {
+                isAnyBad = true
+                Terminal.line("\(path): \(fault)")
+            } else if !quiet {
+                Terminal.line("\(path): ok")
+            }
+        }
+        if isAnyBad { throw Verdict(status: .checkFailed) }
+    }
+
+    /// `CODE: message`; `nil` for a file that is as it should be.
+    private func fault(of path: String) throws -> String? {
+        do {
+            if FileSystem.isFolder(path) {
+                _ = try WeightFiles(path: path)
+            } else if CheckpointFile.claims(path) {
+                let file = try CheckpointFile(path: path)
+                if deep { try file.verifyAll() }
+            } else {
+                try SafetensorsFile.check(path: path, mode: SafetensorsMode(rawValue: mode) ?? .strict)
+            }
+            return nil
+        } catch let error as SafetensorsError {
+            return "\(error.code.rawValue): \(withoutPath("\(error)", path))"
+        } catch let error as CheckpointError {
+            return "\(error.code.rawValue): \(withoutPath("\(error)", path))"
+        } catch let error as FileError {
+            return "\(error.code): \(withoutPath("\(error)", path))"
+        }
+    }
+
+    /// A message begins with the path, which the line has already.
+    private func withoutPath(_ message: String, _ path: String) -> String {
+        for ending in [": ", ", "] where message.hasPrefix(path + ending) { return String(message.dropFirst(path.count + ending.count)) }
+        return message
+    }
+}
+
+extension FileError {
+    /// A short name for scripts.
+    fileprivate var code: String {
+        switch self {
+        case .missing: "missing"
+        case .wrongKind: "wrongKind"
+        case .exists: "exists"
+        case .cannotCreate: "cannotCreate"
+        case .system: "unreadable"
+        case .tooLarge: "tooLarge"
+        case .truncated: "truncated"
+        }
+    }
+}

@@ -1,0 +1,47 @@
+import Foundation
+import TestModels
+import TestSupport
+import Testing
+
+/// `check`: a line for each path, whatever it is.
+struct CheckTests {
+    /// A header that the reference library takes and the written format does not know.
+    private static let list = #"{"t":["U8",[1],[0,1]]}"#
+
+    @Test func aLineForEachPath() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let list = try space.makeFile("list.safetensors", "\u{16}\0\0\0\0\0\0\0" + Self.list + "x")
+        let good = [Repository.tinyLlama, Repository.tinyLlama + "/model.safetensors", space.path("run.opck"), space.path("merged")]
+        let fine = try space.succeed(["check", "--deep"] + good)
+        #expect(fine.lines.map(String.init) == good.map { $0 + ": ok" })
+        #expect(try Executable.run(["check", "--quiet"] + good).output.isEmpty)
+
+        let missing = space.path("missing.safetensors")
+        let mixed = try Executable.run(["check", list, good[1], missing])
+        #expect(mixed.status == 1 && mixed.errors.isEmpty, "\(mixed.errors)")
+        #expect(mixed.lines.count == 3 && mixed.lines[0].hasPrefix("\(list): invalidTensor: "))
+        #expect(mixed.lines[1] == "\(good[1]): ok" && mixed.lines[2].hasPrefix("\(missing): missing: "))
+    }
+
+    @Test func damageInTheDataIsSeenWhenLookedFor() throws {
+        let space = try Workspace()
+        try space.succeed(space.trainArguments())
+        var bytes = try readAll(space.path("run.opck"))
+        bytes[2000] ^= 1
+        try Data(bytes).write(to: URL(fileURLWithPath: space.path("run.opck")))
+        #expect(try Executable.run("check", space.path("run.opck")).status == 0)
+        let deep = try Executable.run("check", "--deep", space.path("run.opck"))
+        #expect(deep.status == 1 && deep.output.contains("checksum"), "\(deep.output)")
+    }
+
+    @Test func theModeDecides() throws {
+        let space = try Workspace()
+        #expect(Self.list.utf8.count == 0x16)
+        let path = try space.makeFile("list.safetensors", "\u{16}\0\0\0\0\0\0\0" + Self.list + "x")
+        #expect(try Executable.run("check", "--mode", "reference", path).status == 0)
+        let strict = try Executable.run("check", path)
+        #expect(strict.status == 1 && strict.output.hasPrefix("\(path): invalidTensor: "), "\(strict.output)")
+        #expect(try Executable.run("check", "--mode", "lenient", path).status == 64)
+    }
+}
