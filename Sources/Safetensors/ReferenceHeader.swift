@@ -3,7 +3,8 @@ internal import Tensors
 
 /// What a reader holds a safetensors file to.
 public enum SafetensorsMode: String, Sendable, CaseIterable {
-    /// The written format: no key twice, no unknown field, metadata of strings, a header that begins with `{`.
+    /// The written format: no key twice, no unknown field, metadata of strings, a header that begins with `{` and is filled
+    /// up with spaces.
     case strict
     /// What version 0.8 of the reference library accepts, and nothing else.
     case reference
@@ -16,7 +17,9 @@ extension SafetensorsFile {
     public static func check(path: String, mode: SafetensorsMode) throws {
         let file = try MappedFile(path: path)
         switch mode {
-        case .strict: _ = try SafetensorsHeader.parse(file.bytes, path: path)
+        case .strict:
+            _ = try SafetensorsHeader.parse(file.bytes, path: path)
+            try SafetensorsHeader.checkPadding(file.bytes, path: path)
         case .reference: try ReferenceHeader(path: path).check(file.bytes)
         }
     }

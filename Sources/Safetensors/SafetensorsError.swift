@@ -12,6 +12,8 @@ public struct SafetensorsError: Error, Sendable, Equatable {
         case invalidHeader
         /// The first byte of the header is not `{`.
         case invalidHeaderStart
+        /// Something else than spaces fills the header up.
+        case invalidPadding
         /// `__metadata__` is not a map from strings to strings.
         case invalidMetadata
         /// A tensor's entry lacks a field, has one too many, or one of a wrong type.

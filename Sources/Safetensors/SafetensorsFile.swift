@@ -88,6 +88,17 @@ enum SafetensorsHeader {
         return (OrderedDictionary(uniqueKeysWithValues: tensors.map { ($0.name, $0) }), metadata)
     }
 
+    /// The format wants spaces between the end of the JSON text and the data. Files are read all the same, for nothing
+    /// depends on it.
+    static func checkPadding(_ bytes: RawSpan, path: String) throws(SafetensorsError) {
+        let text = try text(bytes, path: path)
+        guard let end = text.lastIndex(of: UInt8(ascii: "}")), let index = text[(end + 1)...].firstIndex(where: { $0 != UInt8(ascii: " ") }) else {
+            return
+        }
+        throw SafetensorsError(
+            .invalidPadding, path: path, offset: 8 + index, "the header is filled up with the byte \(text[index]) and may be only with spaces")
+    }
+
     private static func parseMetadata(_ entry: JSONValue, path: String) throws(SafetensorsError) -> OrderedDictionary<String, String> {
         guard let members = entry.objectValue else {
             throw SafetensorsError(.invalidMetadata, path: path, "__metadata__ is \(entry.kind) and must be a map from strings to strings")

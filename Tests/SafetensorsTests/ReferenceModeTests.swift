@@ -32,7 +32,7 @@ struct ReferenceModeTests {
         Case("a size of zero", #"{"t":{"dtype":"I32","shape":[2,0],"data_offsets":[0,0]}}"#),
         Case("spaces behind", "{}      "),
         Case("white space around", "\n {} \t", strict: .invalidHeaderStart),
-        Case("line feeds behind", "{}\n\r\n"),
+        Case("line feeds behind", "{}\n\r\n", strict: .invalidPadding),
         Case("a metadata of null", #"{"__metadata__":null}"#, strict: .invalidMetadata),
         Case("metadata with a number", #"{"__metadata__":{"a":1}}"#, reference: .invalidMetadata, strict: .invalidMetadata),
         Case("metadata twice", #"{"__metadata__":{},"__metadata__":{}}"#, reference: .invalidMetadata, strict: .invalidHeader),

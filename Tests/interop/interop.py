@@ -13,7 +13,8 @@ On the fixture tiny-llama, oplora trains an OP-LoRA, collapses it and merges it.
 - folder: the merged folder is a whole model: tokenizer, chat template and generation configuration are the base's;
 - definition: the merged BF16 weights are the defined ones, bit for bit (merge_definition.py);
 - tokenizer: text and random strings get the ids that the tokenizers library gives (tokenizer_parity.py);
-- safetensors: `oplora check --mode reference` accepts and refuses what the reference library does (safetensors_parity.py);
+- safetensors: `oplora check --mode reference` accepts and refuses what the reference library does (safetensors_cases.py,
+  safetensors_parity.py);
 - SmolLM2: oplora's forward and transformers' agree on a model of 135 million parameters.
 
 One line a check: the measured number and its bound. Exits 1 if any check fails.
@@ -280,6 +281,7 @@ def main():
         tokenizers = [folder / "tokenizer.json" for folder in (BASE, args.smollm2) if folder]
         interop.check_script("tokenizer: the tokenizers library", HERE / "tokenizer_parity.py", interop.oplora, *tokenizers, args.bible,
                              "--strings", args.strings)
+        interop.check_script("safetensors: the reference library's tests", HERE / "safetensors_cases.py", interop.oplora)
         interop.check_script("safetensors: the reference library's reader", HERE / "safetensors_parity.py", interop.oplora)
         if args.smollm2:
             with report.section("SmolLM2"):
