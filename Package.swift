@@ -26,7 +26,9 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 let package = Package(
     name: "oplora",
     products: [
-        .executable(name: "oplora", targets: ["oplora"])
+        .executable(name: "oplora", targets: ["oplora"]),
+        // Preloaded into the program by the end-to-end tests; of no use to anyone else.
+        .library(name: "FaultyCalls", type: .dynamic, targets: ["FaultyCalls"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -64,6 +66,7 @@ let package = Package(
             name: "CheckpointSpeed", dependencies: ["TestSupport", "NativeCheckpoint", "FileIO", "JSON", "Tensors"],
             path: "Benchmarks/CheckpointSpeed",
             swiftSettings: strict),
+        .target(name: "FaultyCalls", path: "Tests/FaultyCalls", cSettings: [.treatAllWarnings(as: .error)]),
         .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
         .target(
             name: "TestModels", dependencies: ["TestSupport", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections],
@@ -86,7 +89,7 @@ let package = Package(
             ]),
         tests(
             "EndToEndTests",
-            ["oplora", "TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+            ["oplora", "FaultyCalls", "TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         tests("FileIOTests", ["TestModels", "TestSupport", "FileIO"]),
         tests("SafetensorsTests", ["TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests(

@@ -15,8 +15,8 @@ struct Executable {
     static let path = FileSystem.join(FileSystem.parent(of: CommandLine.arguments[0]), "oplora")
 
     /// Runs the program to its end.
-    static func run(_ arguments: [String], fileSizeLimit: Int? = nil) throws -> Outcome {
-        try Executable(arguments, fileSizeLimit: fileSizeLimit).wait()
+    static func run(_ arguments: [String], fileSizeLimit: Int? = nil, environment: [String: String] = [:]) throws -> Outcome {
+        try Executable(arguments, fileSizeLimit: fileSizeLimit, environment: environment).wait()
     }
 
     static func run(_ arguments: String...) throws -> Outcome { try run(arguments) }
@@ -27,7 +27,7 @@ struct Executable {
     /// Starts the program.
     ///
     /// - Parameter fileSizeLimit: bytes that a file may have before writing to it fails, in units of 512.
-    init(_ arguments: [String], fileSizeLimit: Int? = nil) throws {
+    init(_ arguments: [String], fileSizeLimit: Int? = nil, environment: [String: String] = [:]) throws {
         folder = "/tmp/oplora-test-\(UInt64.random(in: 0 ... .max))"
         try FileSystem.createFolder(folder)
         if let fileSizeLimit {
@@ -39,6 +39,7 @@ struct Executable {
         }
         // Files and not pipes: nobody has to drain them for the program to go on.
         for name in ["output", "errors"] { try Data().write(to: URL(fileURLWithPath: FileSystem.join(folder, name))) }
+        process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
         process.standardInput = FileHandle.nullDevice
         process.standardOutput = FileHandle(forWritingAtPath: FileSystem.join(folder, "output"))
         process.standardError = FileHandle(forWritingAtPath: FileSystem.join(folder, "errors"))
