@@ -34,8 +34,8 @@ struct Inspection {
     let metadata: OrderedDictionary<String, JSONValue>
     let adapter: Adapter?
 
-    var parameters: Int { tensors.reduce(0) { $0 + $1.elementCount } }
-    var bytes: Int { tensors.reduce(0) { $0 + $1.byteCount } }
+    var parameters: Int { byType.reduce(0) { $0 + $1.elements } }
+    var bytes: Int { byType.reduce(0) { $0 + $1.bytes } }
 
     /// Finds out what is at `path`.
     ///
@@ -49,7 +49,7 @@ struct Inspection {
             kind = .adapter
             facts = Self.facts(of: adapter)
             let files = try SafetensorsFile(path: adapter.weightsPath ?? path)
-            (tensors, metadata) = (Self.tensors(of: files), Self.json(files.metadata))
+            (tensors, metadata) = (Self.tensors(of: [files]), Self.json(files.metadata))
         } else if CheckpointFile.claims(path) {
             let file = try CheckpointFile(path: path)
             adapter = nil
@@ -60,18 +60,26 @@ struct Inspection {
             kind = file.kind == TrainingCheckpoint.kind ? .run : .checkpoint
             facts = kind == .run ? Self.facts(of: try TrainingCheckpoint(path: path)) : ["checkpoint of kind \(file.kind)"]
         } else {
-            let files = try WeightFiles(path: path)
+            let shards = isFolder ? try WeightFiles(path: path).shards : [try SafetensorsFile(path: path)]
             adapter = nil
             kind = isFolder ? .model : .tensors
-            facts = isFolder ? Self.modelFacts(path, shards: files.shards.count) : []
-            tensors = files.shards.flatMap(Self.tensors(of:))
-            metadata = files.shards.first.map { Self.json($0.metadata) } ?? [:]
+            facts = isFolder ? Self.modelFacts(path, shards: shards.count) : []
+            tensors = Self.tensors(of: shards)
+            metadata = shards.first.map { Self.json($0.metadata) } ?? [:]
         }
+        byType = Self.totals(tensors)
     }
 
-    private static func tensors(of file: SafetensorsFile) -> [Tensor] {
-        let name = FileSystem.lastComponent(file.path)
-        return file.tensors.values.map { Tensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, byteCount: $0.byteCount, file: name) }
+    private static func tensors(of files: [SafetensorsFile]) -> [Tensor] {
+        var tensors: [Tensor] = []
+        tensors.reserveCapacity(files.reduce(0) { $0 + $1.tensors.count })
+        for file in files {
+            let name = FileSystem.lastComponent(file.path)
+            for info in file.tensors.values {
+                tensors.append(Tensor(name: info.name, dtype: info.dtype, shape: info.shape, byteCount: info.byteCount, file: name))
+            }
+        }
+        return tensors
     }
 
     private static func json(_ metadata: OrderedDictionary<String, String>) -> OrderedDictionary<String, JSONValue> {
@@ -131,30 +139,16 @@ struct Inspection {
 
     /// The tensors with repeated layers folded: `model.layers.{0…29}.self_attn.q_proj.weight  BF16 [576,576] ×30`.
     func tree(_ tensors: [Tensor]) -> [String] {
-        struct Group: Hashable {
-            let pattern: [String]
-            let dtype: DType
-            let shape: [Int]
-        }
-        var groups: OrderedDictionary<Group, [[Int]]> = [:]
+        var groups: OrderedDictionary<TensorPattern, [Int]> = [:]
+        var scratch = TensorPattern.Scratch()
         for tensor in tensors {
-            var numbers: [Int] = []
-            let pattern = tensor.name.split(separator: ".", omittingEmptySubsequences: false).map { part -> String in
-                guard let number = Int(part), String(number) == part else { return String(part) }
-                numbers.append(number)
-                return "{}"
-            }
-            groups[Group(pattern: pattern, dtype: tensor.dtype, shape: tensor.shape), default: []].append(numbers)
+            let pattern = scratch.pattern(of: tensor)
+            groups[pattern, default: []].append(contentsOf: scratch.numbers)
         }
-        let lines = groups.map { group, places -> (String, String) in
-            var position = 0
-            let name = group.pattern.map { part -> String in
-                guard part == "{}" else { return part }
-                defer { position += 1 }
-                return Self.range(places.map { $0[position] })
-            }
-            let count = places.count > 1 ? " ×\(places.count)" : ""
-            return (name.joined(separator: "."), "\(group.dtype) \(describe(shape: group.shape))\(count)")
+        let lines = groups.map { pattern, numbers -> (String, String) in
+            let (gaps, count) = (pattern.gaps, pattern.gaps == 0 ? 1 : numbers.count / pattern.gaps)
+            let name = pattern.name { position in Self.range(stride(from: position, to: numbers.count, by: gaps).map { numbers[$0] }) }
+            return (name, "\(pattern.dtype) \(describe(shape: pattern.shape))\(count > 1 ? " ×\(count)" : "")")
         }
         let width = lines.map(\.0.count).max() ?? 0
         return lines.map { $0.0 + String(repeating: " ", count: width - $0.0.count + 2) + $0.1 }
@@ -162,17 +156,33 @@ struct Inspection {
 
     /// `3`, `{0…29}`, or `{0,2,5}`.
     private static func range(_ numbers: [Int]) -> String {
-        let sorted = Set(numbers).sorted()
+        let isSorted = zip(numbers, numbers.dropFirst()).allSatisfy { $0 < $1 }
+        let sorted = isSorted ? numbers : Set(numbers).sorted()
         guard let first = sorted.first, let last = sorted.last, sorted.count > 1 else { return numbers.first.map(String.init) ?? "" }
         if last - first == sorted.count - 1 { return "{\(first)…\(last)}" }
         return "{" + sorted.map(String.init).joined(separator: ",") + "}"
     }
 
     /// Elements and bytes of each element type, the largest first.
-    var byType: [(dtype: DType, tensors: Int, elements: Int, bytes: Int)] {
-        Dictionary(grouping: tensors, by: \.dtype).map { dtype, all in
-            (dtype, all.count, all.reduce(0) { $0 + $1.elementCount }, all.reduce(0) { $0 + $1.byteCount })
-        }.sorted { ($1.bytes, $0.dtype.rawValue) < ($0.bytes, $1.dtype.rawValue) }
+    let byType: [TypeTotal]
+
+    struct TypeTotal {
+        let dtype: DType
+        var tensors = 0
+        var elements = 0
+        var bytes = 0
+    }
+
+    private static func totals(_ tensors: [Tensor]) -> [TypeTotal] {
+        var totals: [TypeTotal] = []
+        for tensor in tensors {
+            let index = totals.firstIndex { $0.dtype == tensor.dtype } ?? totals.endIndex
+            if index == totals.endIndex { totals.append(TypeTotal(dtype: tensor.dtype)) }
+            totals[index].tensors += 1
+            totals[index].elements += tensor.elementCount
+            totals[index].bytes += tensor.byteCount
+        }
+        return totals.sorted { ($1.bytes, $0.dtype.rawValue) < ($0.bytes, $1.dtype.rawValue) }
     }
 
     func json(_ shown: [Tensor]) -> JSONValue {

@@ -39,8 +39,8 @@ enum SafetensorsHeader {
 
     typealias Content = (tensors: OrderedDictionary<String, TensorInfo>, metadata: OrderedDictionary<String, String>)
 
-    /// The bytes of the header, its length checked against the format's limit and the file.
-    static func text(_ bytes: RawSpan, path: String) throws(SafetensorsError) -> [UInt8] {
+    /// Where the header ends, its length checked against the format's limit and the file.
+    static func dataStart(_ bytes: RawSpan, path: String) throws(SafetensorsError) -> Int {
         guard bytes.byteCount >= 8 else {
             throw SafetensorsError(
                 .headerTooSmall, path: path,
@@ -60,12 +60,24 @@ enum SafetensorsHeader {
                 .headerPastEnd, path: path, offset: 0,
                 "the header claims \(length) bytes and only \(bytes.byteCount - 8) follow; the file is cut short, fetch it again")
         }
+        return dataStart
+    }
+
+    /// The bytes of the header.
+    static func text(_ bytes: RawSpan, path: String) throws(SafetensorsError) -> [UInt8] {
+        let dataStart = try dataStart(bytes, path: path)
         return unsafe bytes.extracting(8..<dataStart).withUnsafeBytes { unsafe Array($0) }
     }
 
     static func parse(_ bytes: RawSpan, path: String) throws(SafetensorsError) -> Content {
-        let text = try text(bytes, path: path)
-        let dataStart = 8 + text.count
+        let dataStart = try dataStart(bytes, path: path)
+        if let content = HeaderScanner.read(bytes.extracting(8..<dataStart), dataStart: dataStart, end: bytes.byteCount) { return content }
+        return try parseThroughJSON(bytes, dataStart: dataStart, path: path)
+    }
+
+    /// The whole of what a header may and may not hold; `HeaderScanner` is a shorter way through what is sound.
+    static func parseThroughJSON(_ bytes: RawSpan, dataStart: Int, path: String) throws(SafetensorsError) -> Content {
+        let text = unsafe bytes.extracting(8..<dataStart).withUnsafeBytes { unsafe Array($0) }
         guard text.first == UInt8(ascii: "{") else {
             throw SafetensorsError(.invalidHeaderStart, path: path, offset: 8, "the header does not start with '{'; this is not a safetensors file")
         }

@@ -98,6 +98,8 @@ public final class WeightFiles: Sendable {
     }
 
     private static func collect(_ shards: [SafetensorsFile], path: String) throws(SafetensorsError) -> OrderedDictionary<String, Location> {
+        // The names of one file are known to differ, and their table is taken over as it is.
+        if shards.count == 1 { return shards[0].tensors.mapValues { Location(info: $0, file: shards[0]) } }
         var tensors: OrderedDictionary<String, Location> = [:]
         for shard in shards {
             for (name, info) in shard.tensors {

@@ -23,6 +23,7 @@ public struct TensorInfo: Sendable, Hashable {
 /// Arithmetic on sizes that come from files, where an overflow is an attack and not an accident.
 public enum CheckedSize {
     /// The product of all dimensions, or `nil` when one is negative or the product leaves `Int`.
+    @inlinable
     public static func elementCount(of shape: some Sequence<Int>) -> Int? {
         var product = 1
         for dimension in shape {
@@ -35,6 +36,7 @@ public enum CheckedSize {
     }
 
     /// The bytes that a tensor takes, or `nil` when the product overflows or sub-byte elements leave a byte unfilled.
+    @inlinable
     public static func byteCount(of shape: some Sequence<Int>, dtype: DType) -> Int? {
         guard let elements = elementCount(of: shape) else { return nil }
         let (bits, overflow) = elements.multipliedReportingOverflow(by: dtype.bitWidth)
