@@ -4,3 +4,4 @@
 #include "oplora_pool.h"
 #include "oplora_training.h"
 #include "oplora_merge.h"
+#include "oplora_huffman.h"

@@ -1,0 +1,75 @@
+// Byte planes as raw DEFLATE streams (RFC 1951) of literals alone: the part of DEFLATE that skewed, otherwise random bytes
+// gain from. A plane is cut into streams that share one code, so that several can be coded side by side.
+//
+// Unlike the other kernels these take bytes from strangers. Every size is checked here; no input makes them read or write
+// outside of what they are given.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    /// Streams that a plane is cut into when it is cut.
+    oplora_huffman_streams = 4,
+    /// The longest code that the encoder gives, so that the decoder needs one table alone.
+    oplora_huffman_longest = 11,
+    /// Room for the header of a block.
+    oplora_huffman_header_room = 352,
+};
+
+/// The code of one plane and what the streams take.
+typedef struct {
+    /// Streams: 1 or oplora_huffman_streams.
+    size_t streams;
+    /// Bytes of each stream's own part, after the bytes that the streams share.
+    size_t part_sizes[oplora_huffman_streams];
+    /// Bytes that the streams share: all whole bytes of the header, or none for one stream.
+    size_t shared;
+    /// Bytes of shared bytes, lengths of parts and parts.
+    size_t payload;
+    /// The bits of the block's header.
+    size_t header_bits;
+    uint8_t header[oplora_huffman_header_room];
+    /// Length of the code of each byte and of the end of the block; 0 where there is none.
+    uint8_t lengths[257];
+    /// The codes, the first bit lowest.
+    uint16_t codes[257];
+} oplora_huffman_plan;
+
+/// Counts the bytes of each part of `plane`: part i of `streams` is bytes ⌊i·count/streams⌋ up to the next part's first.
+/// counts is (oplora_huffman_streams, 256); the rows of parts that there are not are zero.
+void oplora_huffman_count(const uint8_t *plane, size_t count, size_t streams, uint32_t *counts);
+
+/// Makes the best code of at most oplora_huffman_longest bits for the parts together; `streams` is 1 or
+/// oplora_huffman_streams. The sizes in the plan are exact.
+void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, oplora_huffman_plan *plan);
+
+/// An encoder's memory.
+typedef struct oplora_huffman_encoder oplora_huffman_encoder;
+/// NULL when there is no memory.
+oplora_huffman_encoder *oplora_huffman_encoder_create(void);
+void oplora_huffman_encoder_destroy(oplora_huffman_encoder *encoder);
+
+/// Writes a plane's payload, as many bytes as the plan says: the shared bytes, the lengths of all parts but the last as
+/// 32-bit integers, the parts. False when the plane is not the one that was counted, or `size` not the plan's; then some
+/// of `payload` has been written, and nothing else.
+bool oplora_huffman_encode(oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan, const uint8_t *plane, size_t count,
+                           uint8_t *payload, size_t size);
+
+/// A decoder's memory.
+typedef struct oplora_huffman_decoder oplora_huffman_decoder;
+/// NULL when there is no memory.
+oplora_huffman_decoder *oplora_huffman_decoder_create(void);
+void oplora_huffman_decoder_destroy(oplora_huffman_decoder *decoder);
+
+/// Decodes a plane from streams of Huffman blocks of literals. Stream i is `shared` followed by the bytes from
+/// starts[i] up to starts[i + 1] of `parts`, and gives part i of the plane, exactly.
+///
+/// False when a stream is none of those, be it one with matches or an invalid one; then some of `plane` has been
+/// written, and a general decoder has the last word.
+bool oplora_huffman_decode(oplora_huffman_decoder *decoder, const uint8_t *shared, size_t shared_size, const uint8_t *parts,
+                           const size_t *starts, size_t streams, uint8_t *plane, size_t count);
+
+/// How many 8-byte words of `bytes`, at most 65,535 long, occur earlier in it: whether looking for matches is worth it.
+size_t oplora_huffman_repeats(const uint8_t *bytes, size_t count);
