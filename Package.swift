@@ -54,7 +54,7 @@ let package = Package(
         module("Transformer", ["Kernels", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("Tokenizer", ["JSON", "FileIO", orderedCollections]),
         module("Adapters", ["Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
-        module("NativeCheckpoint", ["CZlib", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module("NativeCheckpoint", ["CKernels", "CZlib", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Safetensors", ["JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Kernels", ["CKernels", "COneDNN", "FileIO", "Tensors"]),
         module("JSON", ["CJSONC", orderedCollections]),
@@ -74,7 +74,9 @@ let package = Package(
         tests("JSONTests", ["JSON"]),
         tests("KernelsTests", ["TestModels", "TestSupport", "Kernels", "CKernels", "FileIO", "Tensors"]),
         tests("TokenizerTests", ["TestSupport", "Tokenizer", "JSON", "FileIO", orderedCollections]),
-        tests("NativeCheckpointTests", ["TestSupport", "NativeCheckpoint", "JSON", "FileIO", "Tensors", "Hashing", "CZlib", orderedCollections]),
+        tests(
+            "NativeCheckpointTests",
+            ["TestSupport", "NativeCheckpoint", "JSON", "FileIO", "Tensors", "Hashing", "CKernels", "CZlib", orderedCollections]),
         tests(
             "AdaptersTests",
             [

@@ -1,6 +1,17 @@
+/// Where one plane of a chunk is and how it is stored.
+private struct PlaneRecord {
+    let method: PlaneMethod
+    let payload: Range<Int>
+    /// Bytes at the beginning of the payload that every stream begins with.
+    let shared: Int
+    /// Where the streams' own parts begin, from the beginning of the payload, and where the last one ends.
+    let starts: [Int]
+}
+
 /// Turns stored chunks back into raw bytes.
 struct ChunkDecoder: ~Copyable {
     private lazy var inflater = Inflater()
+    private lazy var huffman = HuffmanDecoder()
     private var scratch: [UInt8] = []
 
     /// Decodes one chunk after checking its checksum, its header and every length in it.
@@ -33,7 +44,7 @@ struct ChunkDecoder: ~Copyable {
         if scratch.count < record.rawLength, layout.width > 1 { scratch = [UInt8](repeating: 0, count: record.rawLength) }
 
         var position = Format.chunkHeaderSize + descriptor.count
-        var planes: [(method: PlaneMethod, payload: Range<Int>)] = []
+        var planes: [PlaneRecord] = []
         for _ in 0..<layout.width {
             let plane = try Self.plane(stored, at: position, end: end, count: count, chunk: record.offset)
             planes.append(plane)
@@ -47,14 +58,14 @@ struct ChunkDecoder: ~Copyable {
         if let failed {
             throw CheckpointError(
                 .planeStream, at: record.offset + planes[failed].payload.lowerBound,
-                "the DEFLATE stream of a plane is not valid or does not fill the plane; the file breaks the format")
+                "a DEFLATE stream of a plane is not valid or does not fill its part of it; the file breaks the format")
         }
     }
 
     /// Reads one plane's record and checks it.
     private static func plane(
         _ stored: RawSpan, at position: Int, end: Int, count: Int, chunk: Int
-    ) throws(CheckpointError) -> (method: PlaneMethod, payload: Range<Int>) {
+    ) throws(CheckpointError) -> PlaneRecord {
         let start = position + Format.planeHeaderSize
         guard start <= end else {
             throw CheckpointError(.planeInvalid, at: chunk + position, "a chunk ends before its last plane; the file breaks the format")
@@ -63,9 +74,13 @@ struct ChunkDecoder: ~Copyable {
             throw CheckpointError(
                 .planeInvalid, at: chunk + position, "a plane is stored by a method that version 1 does not have; use a newer program")
         }
-        guard stored.integer(at: position + 1, as: UInt8.self) == 1, stored.integer(at: position + 2, as: UInt16.self) == 0 else {
+        let streams = Int(stored.integer(at: position + 1, as: UInt8.self))
+        let shared = Int(stored.integer(at: position + 2, as: UInt16.self))
+        let isCut = streams > 1
+        guard isCut ? method == .deflate && streams <= min(Format.maximumStreams, count) : streams == 1 && shared == 0 else {
             throw CheckpointError(
-                .planeInvalid, at: chunk + position + 1, "a plane has more streams than version 1 allows; use a newer program")
+                .planeInvalid, at: chunk + position + 1,
+                "a plane has \(streams) streams that share \(shared) bytes, which is not possible there; the file breaks the format")
         }
         let length = Int(stored.integer(at: position + 4, as: UInt32.self))
         let isRight =
@@ -79,15 +94,30 @@ struct ChunkDecoder: ~Copyable {
                 .planeInvalid, at: chunk + position + 4,
                 "the length of a plane (\(length)) is not possible there; the file breaks the format")
         }
-        return (method, start..<(start + length))
+        let payload = start..<(start + length)
+        let first = shared + Format.partLengthSize * (streams - 1)
+        var starts = [first]
+        for part in 0..<(streams - 1) {
+            // The lengths lie inside the payload, or `first` is beyond it already.
+            guard first <= length else { break }
+            let size = Int(stored.integer(at: start + shared + Format.partLengthSize * part, as: UInt32.self))
+            starts.append(starts[part] + size)
+        }
+        starts.append(length)
+        guard starts.count == streams + 1, (0..<streams).allSatisfy({ starts[$0] < starts[$0 + 1] }) else {
+            throw CheckpointError(
+                .planeInvalid, at: chunk + start + min(shared, length),
+                "the lengths of a plane's streams do not fit into the plane; the file breaks the format")
+        }
+        return PlaneRecord(method: method, payload: payload, shared: shared, starts: starts)
     }
 
     /// Expands the planes and joins them; the number of the first whose stream is wrong.
     private mutating func expand(
-        _ stored: RawSpan, planes: [(method: PlaneMethod, payload: Range<Int>)], count: Int, layout: PlaneLayout,
+        _ stored: RawSpan, planes: [PlaneRecord], count: Int, layout: PlaneLayout,
         into raw: UnsafeMutableRawBufferPointer
     ) -> Int? {
-        let inflater = self.inflater
+        let (huffman, inflater) = (self.huffman, self.inflater)
         // Sound: `raw` and `scratch` have count × width bytes, every payload lies inside `stored`, and every pointer is
         // used only in here. A stored plane is joined from where it lies.
         return unsafe stored.withUnsafeBytes { source in
@@ -105,7 +135,12 @@ struct ChunkDecoder: ~Copyable {
                         unsafe place.initializeMemory(as: UInt8.self, repeating: payload[0])
                         unsafe sources.append(UnsafeRawPointer(place.baseAddress!))
                     case .deflate:
-                        guard unsafe inflater.decompress(payload, into: place) else { return number }
+                        // Streams of literals alone are most of them; zlib takes what is not, and has the last word.
+                        let shared = unsafe UnsafeRawBufferPointer(rebasing: payload[0..<plane.shared])
+                        let isDecoded =
+                            unsafe huffman.decode(payload, shared: shared, starts: plane.starts, into: place)
+                            || inflater.decompress(payload, shared: shared, starts: plane.starts, into: place)
+                        guard isDecoded else { return number }
                         unsafe sources.append(UnsafeRawPointer(place.baseAddress!))
                     }
                 }

@@ -4,7 +4,7 @@ enum PlaneMethod: UInt8 {
     case stored = 0
     /// One byte, which all bytes of the plane are equal to.
     case constant = 1
-    /// A raw DEFLATE stream.
+    /// Raw DEFLATE streams.
     case deflate = 2
 }
 
@@ -37,10 +37,12 @@ struct ChunkHeader {
 /// Turns raw bytes of a tensor into stored chunks.
 ///
 /// What it does with a plane depends on the plane's bytes alone and uses integers only, so the same input gives the same
-/// file on any machine (with the same zlib).
+/// file on any machine (with the same zlib, which codes planes that repeat themselves).
 struct ChunkEncoder: ~Copyable {
-    private let huffman = Deflater(.huffman)
-    private let matching = Deflater(.matching)
+    private let huffman = HuffmanEncoder()
+    /// Codes samples only, so that what `huffman` has counted stays.
+    private let sampler = HuffmanEncoder()
+    private let matching = Deflater()
     private var planes: [UInt8] = []
     /// The planes' records of the chunk in the making.
     private var body: [UInt8] = []
@@ -85,39 +87,40 @@ struct ChunkEncoder: ~Copyable {
 
     private mutating func appendPlane(_ plane: RawSpan) {
         let length = plane.byteCount
-        let histogram = ByteHistogram(plane)
+        let histogram = huffman.count(plane)
         if histogram.isConstant {
             appendHeader(.constant, length: 1)
             body.append(plane.integer(at: 0))
             return
         }
-        // Less than an eighth is not worth the time of coding and decoding: zlib does some 0.4 GB/s, storing costs nothing.
+        // Less than an eighth is not worth the time of coding and decoding; storing costs nothing.
         let limit = length - max(1, length / 8)
-        if length >= Self.shortestCoded {
-            if repeats(plane), let coded = matching.compress(plane, limit: limit) {
-                appendHeader(.deflate, length: coded)
-                matching.appendStream(length: coded, to: &body)
-                return
-            }
-            if histogram.savesAnEighth, let coded = huffman.compress(plane, limit: limit) {
-                appendHeader(.deflate, length: coded)
-                huffman.appendStream(length: coded, to: &body)
-                return
+        if length >= Self.shortestCoded, repeats(plane), let coded = matching.compress(plane, limit: limit) {
+            appendHeader(.deflate, length: coded)
+            matching.appendStream(length: coded, to: &body)
+            return
+        }
+        if length >= Self.shortestCoded, histogram.savesAnEighth {
+            let size = huffman.payloadSize()
+            if size <= limit {
+                let start = body.count
+                appendHeader(.deflate, length: size, streams: huffman.streamCount, shared: huffman.sharedCount)
+                if huffman.appendPayload(of: plane, to: &body) { return }
+                body.removeSubrange(start...)
             }
         }
         appendHeader(.stored, length: length)
         body.append(bytes: plane)
     }
 
-    private mutating func appendHeader(_ method: PlaneMethod, length: Int) {
+    private mutating func appendHeader(_ method: PlaneMethod, length: Int, streams: Int = 1, shared: Int = 0) {
         body.append(method.rawValue)
-        // One stream, no bytes that streams share.
-        body.append(1)
-        body.append(integer: UInt16(0))
+        body.append(UInt8(streams))
+        body.append(integer: UInt16(shared))
         body.append(integer: UInt32(length))
     }
 
-    /// Whether a sample of the plane gets shorter by a quarter when matches are allowed, against symbols alone. Matching
+    /// Whether a sample of the plane gets shorter by a fifth when matches are allowed, against symbols alone. Matching
     /// is many times slower than symbols, except where it finds much.
     private mutating func repeats(_ plane: RawSpan) -> Bool {
         var probe: [UInt8] = []
@@ -129,8 +132,12 @@ struct ChunkEncoder: ~Copyable {
                 probe.append(bytes: plane.extracting((piece * distance)..<(piece * distance + Self.probePieceLength)))
             }
         }
-        let plain = huffman.compress(probe.rawBytes, limit: probe.count) ?? probe.count
-        return matching.compress(probe.rawBytes, limit: plain - plain / 4) != nil
+        // Matches hardly ever save a fifth unless whole words repeat, and this is far faster.
+        guard HuffmanEncoder.repeatedWords(probe.rawBytes) >= probe.count / 8 else { return false }
+        let histogram = sampler.count(probe.rawBytes, streams: 1)
+        if histogram.isConstant { return true }
+        let plain = min(sampler.payloadSize(), probe.count)
+        return matching.compress(probe.rawBytes, limit: plain - plain / 5) != nil
     }
 }
 
@@ -141,41 +148,18 @@ struct ByteHistogram {
     /// The order-0 entropy of all bytes together, in bits × 256.
     private let entropy: Int
 
-    init(_ bytes: RawSpan) {
-        // Four tables, because equal neighbours would otherwise wait for each other's store.
-        var counts = [UInt32](repeating: 0, count: 4 * 256)
-        let length = bytes.byteCount
-        // Sound: indices stay below `length` and below 1,024.
-        unsafe bytes.withUnsafeBytes { source in
-            unsafe counts.withUnsafeMutableBufferPointer { table in
-                var index = 0
-                while index + 8 <= length {
-                    let word = unsafe source.loadUnaligned(fromByteOffset: index, as: UInt64.self)
-                    unsafe table[Int(truncatingIfNeeded: word & 255)] &+= 1
-                    unsafe table[256 | Int(truncatingIfNeeded: word &>> 8 & 255)] &+= 1
-                    unsafe table[512 | Int(truncatingIfNeeded: word &>> 16 & 255)] &+= 1
-                    unsafe table[768 | Int(truncatingIfNeeded: word &>> 24 & 255)] &+= 1
-                    unsafe table[Int(truncatingIfNeeded: word &>> 32 & 255)] &+= 1
-                    unsafe table[256 | Int(truncatingIfNeeded: word &>> 40 & 255)] &+= 1
-                    unsafe table[512 | Int(truncatingIfNeeded: word &>> 48 & 255)] &+= 1
-                    unsafe table[768 | Int(truncatingIfNeeded: word &>> 56)] &+= 1
-                    index += 8
-                }
-                while index < length {
-                    unsafe table[Int(source[index])] &+= 1
-                    index += 1
-                }
-            }
-        }
+    /// counts is (parts, 256), `total` their sum.
+    init(_ counts: [UInt32], total: Int) {
         var largest = 0
         var entropy = 0
-        let whole = Self.logarithm(length)
+        let whole = Self.logarithm(total)
         for value in 0..<256 {
-            let count = Int(counts[value]) + Int(counts[256 + value]) + Int(counts[512 + value]) + Int(counts[768 + value])
+            var count = 0
+            for part in stride(from: value, to: counts.count, by: 256) { count += Int(counts[part]) }
             largest = max(largest, count)
             if count > 0 { entropy += count * (whole - Self.logarithm(count)) }
         }
-        total = length
+        self.total = total
         self.largest = largest
         self.entropy = entropy
     }

@@ -1,23 +1,17 @@
 internal import CZlib
 
-/// Writes raw DEFLATE streams (RFC 1951) with one zlib state, used again for each stream.
+/// Writes raw DEFLATE streams (RFC 1951) with matches, at zlib's fastest level, for planes that repeat themselves. One
+/// zlib state is used again for each stream.
 @safe final class Deflater {
-    enum Strategy {
-        /// Symbols only, no matches: for planes whose bytes are skewed and otherwise random, such as exponents.
-        case huffman
-        /// Matches too, at zlib's fastest level: for planes that repeat themselves.
-        case matching
-    }
-
     // zlib keeps a pointer back to the stream, so it may not move: it lives on the heap.
     private let stream: UnsafeMutablePointer<z_stream>
     private var output: [UInt8] = []
 
-    init(_ strategy: Strategy) {
+    init() {
         unsafe stream = .allocate(capacity: 1)
         unsafe stream.initialize(to: z_stream())
         let status = unsafe deflateInit2_(
-            stream, 1, Z_DEFLATED, -15, 9, strategy == .huffman ? Z_HUFFMAN_ONLY : Z_DEFAULT_STRATEGY, ZLIB_VERSION,
+            stream, 1, Z_DEFLATED, -15, 9, Z_DEFAULT_STRATEGY, ZLIB_VERSION,
             Int32(MemoryLayout<z_stream>.size))
         // Only a lack of memory or a zlib of another major version gets here, and neither is the data's fault.
         precondition(status == Z_OK, "zlib cannot start a stream")

@@ -14,6 +14,16 @@ enum Format {
     static let planeHeaderSize = 8
     static let tableRowSize = 32
 
+    /// Streams that a plane may be cut into.
+    static let maximumStreams = 16
+    /// Bytes of the length of a stream's own part.
+    static let partLengthSize = 4
+
+    /// Where part `index` of a plane of `count` bytes begins, when it is cut into `streams`.
+    static func partStart(_ index: Int, of count: Int, streams: Int) -> Int {
+        index * count / streams
+    }
+
     /// Raw bytes in every chunk of a tensor but the last.
     static let defaultChunkSize = 1 << 20
     static let maximumChunkSize = 1 << 20

@@ -30,4 +30,27 @@ internal import CZlib
         let status = unsafe inflate(stream, Z_FINISH)
         return unsafe status == Z_STREAM_END && stream.pointee.avail_in == 0 && stream.pointee.avail_out == 0
     }
+
+    /// Decodes the streams of a plane one after the other; whether all were valid and each filled its part. Stream i is
+    /// `shared` and then `payload` from `starts[i]` up to `starts[i + 1]`.
+    func decompress(
+        _ payload: UnsafeRawBufferPointer, shared: UnsafeRawBufferPointer, starts: [Int], into plane: UnsafeMutableRawBufferPointer
+    ) -> Bool {
+        let streams = starts.count - 1
+        for index in 0..<streams {
+            let part = unsafe UnsafeRawBufferPointer(rebasing: payload[starts[index]..<starts[index + 1]])
+            let (start, end) = (
+                Format.partStart(index, of: plane.count, streams: streams), Format.partStart(index + 1, of: plane.count, streams: streams)
+            )
+            let place = unsafe UnsafeMutableRawBufferPointer(rebasing: plane[start..<end])
+            if unsafe shared.isEmpty {
+                guard unsafe decompress(part, into: place) else { return false }
+            } else {
+                // Put together, because a stream may pass from the one to the other anywhere.
+                let stream = unsafe Array(shared) + Array(part)
+                guard unsafe stream.withUnsafeBytes({ unsafe decompress($0, into: place) }) else { return false }
+            }
+        }
+        return true
+    }
 }

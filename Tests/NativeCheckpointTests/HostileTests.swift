@@ -286,7 +286,7 @@ import Testing
     /// DEFLATE streams that are cut, go on after their end, or give fewer or more bytes than the plane has.
     @Test func deflateStreams() throws {
         let good: [UInt8] = (0..<64).map { UInt8(ascii: "a") + $0 % 2 }
-        let deflater = Deflater(.matching)
+        let deflater = Deflater()
         func stream(_ bytes: [UInt8]) throws -> [UInt8] {
             let compressed = deflater.compress(bytes.rawBytes, limit: 1000)
             let length = try #require(compressed)
@@ -301,33 +301,82 @@ import Testing
             ([0x00], false),
         ]
         for (stream, isValid) in cases {
-            let header = ChunkHeader(
-                storedLength: 28 + 8 + stream.count + 4, rawLength: 64, tensorIndex: 0, index: 1, layout: PlaneLayout(.u8),
-                descriptorLength: 0)
-            var chunk = header.encoded + [2, 1, 0, 0]
-            chunk.append(integer: UInt32(stream.count))
-            chunk += stream
-            let sum = checksum(chunk.rawBytes)
-            chunk.append(integer: sum)
-            let record = ChunkRecord(
-                offset: 0, storedLength: chunk.count, rawLength: 64, checksum: sum, tensorIndex: 0, codec: 1, width: 1)
-            var decoder = ChunkDecoder()
-            var raw = [UInt8](repeating: 0, count: 64)
-            var error: CheckpointError?
-            do throws(CheckpointError) {
-                try unsafe raw.withUnsafeMutableBufferPointer { buffer throws(CheckpointError) in
-                    try unsafe decoder.decode(
-                        chunk.rawBytes, record: record, index: 1, layout: PlaneLayout(.u8), descriptor: [],
-                        into: UnsafeMutableRawBufferPointer(buffer))
-                }
-            } catch let caught {
-                error = caught
-            }
+            let (error, raw) = decodedPlane([2, 1, 0, 0], stream)
             if isValid {
                 #expect(error == nil && raw == good)
             } else {
                 #expect(error?.code == .planeStream, "\(stream)")
             }
         }
+    }
+
+    /// What a chunk of one plane of 64 bytes gives, of which `start` is the first half of the plane's record.
+    private func decodedPlane(_ start: [UInt8], _ payload: [UInt8]) -> (error: CheckpointError?, raw: [UInt8]) {
+        let header = ChunkHeader(
+            storedLength: 28 + 8 + payload.count + 4, rawLength: 64, tensorIndex: 0, index: 1, layout: PlaneLayout(.u8),
+            descriptorLength: 0)
+        var chunk = header.encoded + start
+        chunk.append(integer: UInt32(payload.count))
+        chunk += payload
+        let sum = checksum(chunk.rawBytes)
+        chunk.append(integer: sum)
+        let record = ChunkRecord(offset: 0, storedLength: chunk.count, rawLength: 64, checksum: sum, tensorIndex: 0, codec: 1, width: 1)
+        var decoder = ChunkDecoder()
+        var raw = [UInt8](repeating: 0, count: 64)
+        do throws(CheckpointError) {
+            try unsafe raw.withUnsafeMutableBufferPointer { buffer throws(CheckpointError) in
+                try unsafe decoder.decode(
+                    chunk.rawBytes, record: record, index: 1, layout: PlaneLayout(.u8), descriptor: [],
+                    into: UnsafeMutableRawBufferPointer(buffer))
+            }
+            return (nil, raw)
+        } catch {
+            return (error, raw)
+        }
+    }
+
+    /// Planes of several streams, by literals or by matches, and lengths and shared bytes that cannot be.
+    @Test func severalStreams() throws {
+        let good: [UInt8] = (0..<64).map { UInt8(ascii: "a") + $0 % 2 }
+        let deflater = Deflater()
+        func part(_ count: Int) -> [UInt8] {
+            var stream: [UInt8] = []
+            // The plane begins with an "a", and so does each of its halves and quarters.
+            let length = deflater.compress(Array(good[..<count]).rawBytes, limit: 1000)!
+            deflater.appendStream(length: length, to: &stream)
+            return stream
+        }
+        let (half, third) = (part(32), part(21))
+        let length = UInt8(half.count)
+        let halves = [length, 0, 0, 0] + half + half
+        func expect(_ code: CheckpointError.Code?, _ start: [UInt8], _ payload: [UInt8], location: SourceLocation = #_sourceLocation) {
+            let (error, raw) = decodedPlane(start, payload)
+            #expect(error?.code == code && (code != nil || raw == good), "\(String(describing: error))", sourceLocation: location)
+        }
+        expect(nil, [2, 2, 0, 0], halves)
+        // Bytes that both begin with stand once, up to all but the last.
+        for shared in 1..<half.count {
+            let rest = Array(half[shared...])
+            expect(nil, [2, 2, UInt8(shared), 0], half[..<shared] + [UInt8(rest.count), 0, 0, 0] + rest + rest)
+        }
+        // A stream of nothing of its own.
+        expect(.planeInvalid, [2, 2, length, 0], half + [0, 0, 0, 0])
+        expect(.planeInvalid, [2, 2, 0, 0], [0, 0, 0, 0] + half)
+        expect(.planeInvalid, [2, 2, 0, 0], [length, 0, 0, 0] + half)
+        expect(.planeInvalid, [2, 2, 0, 0], [length, 0, 0, 1] + half + half)
+        expect(.planeInvalid, [2, 2, 0, 0], [255, 255, 255, 255] + half + half)
+        expect(.planeInvalid, [2, 2, 255, 255], halves)
+        expect(.planeInvalid, [2, 2, 0, 0], [length, 0])
+        expect(.planeInvalid, [2, 0, 0, 0], half)
+        expect(.planeInvalid, [2, 17, 0, 0], [UInt8](repeating: 0, count: 63))
+        expect(.planeInvalid, [2, 16, 0, 0], [UInt8](repeating: 0, count: 63))
+        expect(.planeInvalid, [2, 1, 1, 0], half)
+        expect(.planeInvalid, [0, 2, 0, 0], good)
+        expect(.planeInvalid, [1, 2, 0, 0], [7])
+        // Lengths that fit around streams that do not.
+        expect(.planeStream, [2, 2, 0, 0], [length - 1, 0, 0, 0] + half + half)
+        expect(.planeStream, [2, 2, 0, 0], [length + 1, 0, 0, 0] + half + half)
+        expect(.planeStream, [2, 2, 0, 0], [UInt8(third.count), 0, 0, 0] + third + half)
+        expect(.planeStream, [2, 2, 0, 0], halves + [0])
     }
 }

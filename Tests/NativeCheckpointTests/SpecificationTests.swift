@@ -41,7 +41,7 @@ import Testing
 
     @Test func workedExample() throws {
         let file = try encoded([Self.example])
-        let chunk = try Self.bytes(after: "### 5.3 Worked example")
+        let chunk = try Self.bytes(after: "### 5.4 Worked example")
         #expect(Array(file[32..<(32 + chunk.count)]) == chunk)
         let golden = try Self.bytes(after: "## 12. Test vectors")
         #expect(file == golden)

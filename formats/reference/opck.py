@@ -249,7 +249,8 @@ class Checkpoint:
             position += PLANE_HEADER
             payload = body[position:position + length]
             position += length
-            need(streams == 1 and shared == 0 and len(payload) == length, "plane-invalid", where)
+            need(len(payload) == length, "plane-invalid", where)
+            need((streams == 1 and shared == 0) or (method == 2 and 2 <= streams <= min(16, size)), "plane-invalid", where)
             if method == 0:
                 need(length == size, "plane-invalid", where)
                 planes.append(payload)
@@ -258,7 +259,9 @@ class Checkpoint:
                 planes.append(payload * size)
             elif method == 2:
                 need(0 < length < size, "plane-invalid", where)
-                planes.append(inflate(payload, size, where))
+                planes.append(b"".join(
+                    inflate(stream, size * (i + 1) // streams - size * i // streams, where)
+                    for i, stream in enumerate(cut(payload, streams, shared, where))))
             else:
                 raise Fault("plane-invalid", where)
         need(position == len(body), "plane-invalid", where)
@@ -270,8 +273,22 @@ class Checkpoint:
         return bytes(raw)
 
 
+def cut(payload, streams, shared, where):
+    """Chapter 5.3: the streams of a plane, each of the shared bytes and a part of its own."""
+    position = shared + 4 * (streams - 1)
+    need(position <= len(payload), "plane-invalid", where)
+    lengths = list(struct.unpack_from(f"<{streams - 1}I", payload, shared))
+    lengths.append(len(payload) - position - sum(lengths))
+    need(all(length > 0 for length in lengths), "plane-invalid", where)
+    result = []
+    for length in lengths:
+        result.append(payload[:shared] + payload[position:position + length])
+        position += length
+    return result
+
+
 def inflate(payload, size, where):
-    """Chapter 5.2: one raw DEFLATE stream that gives `size` bytes and ends with the payload."""
+    """Chapter 5.3: one raw DEFLATE stream that gives `size` bytes and ends with the payload."""
     decoder = zlib.decompressobj(-15)
     try:
         plane = decoder.decompress(payload, size + 1)
