@@ -49,10 +49,10 @@ struct ChunkEncoder: ~Copyable {
 
     /// A plane shorter than this is stored or constant: a DEFLATE stream with its own code is hardly shorter.
     private static let shortestCoded = 32
-    /// How much of a plane is looked at to see whether it repeats itself: this many pieces, evenly spread, because a few
-    /// rows of zeros in one place say nothing about the rest.
-    private static let probePieces = 16
-    private static let probePieceLength = 256
+    /// How much of a plane is looked at first: this many pieces, evenly spread, because a few rows of zeros in one place
+    /// say nothing about the rest.
+    private static let samplePieces = 16
+    private static let samplePieceLength = 256
 
     /// The chunk that holds `raw`, ready to be written: header, descriptor, planes, checksum.
     mutating func encode(
@@ -87,6 +87,26 @@ struct ChunkEncoder: ~Copyable {
 
     private mutating func appendPlane(_ plane: RawSpan) {
         let length = plane.byteCount
+        let sample = Self.sample(of: plane)
+        let histogram = sampler.count(sample.rawBytes, streams: 1)
+        // Matches hardly ever save a fifth unless whole words repeat, and looking for those is far faster than zlib.
+        let isRepeating = HuffmanEncoder.repeatedWords(sample.rawBytes) >= sample.count / 8
+        // Most planes are random mantissas. They are told by the sample, as counting all bytes takes longer than storing them.
+        if !isRepeating, !histogram.mayBeWorthCoding {
+            appendHeader(.stored, length: length)
+            body.append(bytes: plane)
+            return
+        }
+        appendStructured(plane, sample: isRepeating ? sample : nil, isLevel: histogram.isConstant)
+    }
+
+    /// Appends a plane that may be worth coding.
+    ///
+    /// - Parameters:
+    ///   - sample: what to try matching on, if anything.
+    ///   - isLevel: whether all of the sample is one value, so that there are long runs.
+    private mutating func appendStructured(_ plane: RawSpan, sample: [UInt8]?, isLevel: Bool) {
+        let length = plane.byteCount
         let histogram = huffman.count(plane)
         if histogram.isConstant {
             appendHeader(.constant, length: 1)
@@ -95,18 +115,20 @@ struct ChunkEncoder: ~Copyable {
         }
         // Less than an eighth is not worth the time of coding and decoding; storing costs nothing.
         let limit = length - max(1, length / 8)
-        if length >= Self.shortestCoded, repeats(plane), let coded = matching.compress(plane, limit: limit) {
-            appendHeader(.deflate, length: coded)
-            matching.appendStream(length: coded, to: &body)
-            return
-        }
-        if length >= Self.shortestCoded, histogram.savesAnEighth {
-            let size = huffman.payloadSize()
-            if size <= limit {
-                let start = body.count
-                appendHeader(.deflate, length: size, streams: huffman.streamCount, shared: huffman.sharedCount)
-                if huffman.appendPayload(of: plane, to: &body) { return }
-                body.removeSubrange(start...)
+        if length >= Self.shortestCoded {
+            if isLevel || sample.map({ gainsByMatching($0) }) ?? false, let coded = matching.compress(plane, limit: limit) {
+                appendHeader(.deflate, length: coded)
+                matching.appendStream(length: coded, to: &body)
+                return
+            }
+            if histogram.savesAnEighth {
+                let size = huffman.payloadSize()
+                if size <= limit {
+                    let start = body.count
+                    appendHeader(.deflate, length: size, streams: huffman.streamCount, shared: huffman.sharedCount)
+                    if huffman.appendPayload(of: plane, to: &body) { return }
+                    body.removeSubrange(start...)
+                }
             }
         }
         appendHeader(.stored, length: length)
@@ -120,24 +142,26 @@ struct ChunkEncoder: ~Copyable {
         body.append(integer: UInt32(length))
     }
 
-    /// Whether a sample of the plane gets shorter by a fifth when matches are allowed, against symbols alone. Matching
-    /// is many times slower than symbols, except where it finds much.
-    private mutating func repeats(_ plane: RawSpan) -> Bool {
-        var probe: [UInt8] = []
-        if plane.byteCount <= Self.probePieces * Self.probePieceLength {
-            probe.append(bytes: plane)
+    /// All of a short plane, or pieces from all over a longer one.
+    private static func sample(of plane: RawSpan) -> [UInt8] {
+        var sample: [UInt8] = []
+        if plane.byteCount <= samplePieces * samplePieceLength {
+            sample.append(bytes: plane)
         } else {
-            let distance = plane.byteCount / Self.probePieces
-            for piece in 0..<Self.probePieces {
-                probe.append(bytes: plane.extracting((piece * distance)..<(piece * distance + Self.probePieceLength)))
+            sample.reserveCapacity(samplePieces * samplePieceLength)
+            let distance = plane.byteCount / samplePieces
+            for piece in 0..<samplePieces {
+                sample.append(bytes: plane.extracting((piece * distance)..<(piece * distance + samplePieceLength)))
             }
         }
-        // Matches hardly ever save a fifth unless whole words repeat, and this is far faster.
-        guard HuffmanEncoder.repeatedWords(probe.rawBytes) >= probe.count / 8 else { return false }
-        let histogram = sampler.count(probe.rawBytes, streams: 1)
-        if histogram.isConstant { return true }
-        let plain = min(sampler.payloadSize(), probe.count)
-        return matching.compress(probe.rawBytes, limit: plain - plain / 5) != nil
+        return sample
+    }
+
+    /// Whether the sample, which `sampler` has counted, gets shorter by a fifth when matches are allowed, against symbols
+    /// alone. Matching is many times slower than symbols, except where it finds much.
+    private mutating func gainsByMatching(_ sample: [UInt8]) -> Bool {
+        let plain = min(sampler.payloadSize(), sample.count)
+        return matching.compress(sample.rawBytes, limit: plain - plain / 5) != nil
     }
 }
 
@@ -176,4 +200,8 @@ struct ByteHistogram {
 
     /// Whether symbols alone are likely to need no more than 7 bits each.
     var savesAnEighth: Bool { entropy <= total * 7 * 256 }
+
+    /// Whether a sample with these counts may be from a plane that symbols save an eighth of: with a quarter of a bit for
+    /// what a sample misses.
+    var mayBeWorthCoding: Bool { 4 * entropy <= total * 29 * 256 }
 }
