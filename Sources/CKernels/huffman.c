@@ -555,7 +555,7 @@ bool oplora_huffman_decode(oplora_huffman_decoder *decoder, const uint8_t *share
     uint8_t start[600];
     size_t first_size = starts[1] - starts[0];
     if (shared_size > sizeof start) return false;
-    memcpy(start, shared, shared_size);
+    if (shared_size) memcpy(start, shared, shared_size);
     size_t copied = first_size < sizeof start - shared_size ? first_size : sizeof start - shared_size;
     memcpy(start + shared_size, parts + starts[0], copied);
     struct decoder_stream header = {.in = start, .in_end = start + shared_size + copied};
