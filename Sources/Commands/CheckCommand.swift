@@ -21,6 +21,8 @@ struct CheckCommand: ParsableCommand {
     @Flag(help: "Read all data of .opck files, too, and check it against its checksums.") var deep = false
     @Flag(help: "Print only the paths that are bad.") var quiet = false
 
+    private var checkedMode: SafetensorsMode { SafetensorsMode(rawValue: mode) ?? .strict }
+
     func validate() throws {
         guard SafetensorsMode(rawValue: mode) != nil else {
             throw ValidationError("--mode is \"\(mode)\" and must be one of \(SafetensorsMode.allCases.map(\.rawValue).joined(separator: ", "))")
@@ -44,12 +46,15 @@ struct CheckCommand: ParsableCommand {
     private func fault(of path: String) throws -> String? {
         do {
             if FileSystem.isFolder(path) {
-                _ = try WeightFiles(path: path)
+                guard checkedMode == .strict else {
+                    throw UsageError("\(path): --mode reference is for single files, for the library reads no folders; name the files in it")
+                }
+                for shard in try WeightFiles(path: path).shards { try SafetensorsFile.check(path: shard.path, mode: .strict) }
             } else if CheckpointFile.claims(path) {
                 let file = try CheckpointFile(path: path)
                 if deep { try file.verifyAll() }
             } else {
-                try SafetensorsFile.check(path: path, mode: SafetensorsMode(rawValue: mode) ?? .strict)
+                try SafetensorsFile.check(path: path, mode: checkedMode)
             }
             return nil
         } catch let error as SafetensorsError {

@@ -44,4 +44,21 @@ struct CheckTests {
         #expect(strict.status == 1 && strict.output.hasPrefix("\(path): invalidTensor: "), "\(strict.output)")
         #expect(try Executable.run("check", "--mode", "lenient", path).status == 64)
     }
+
+    @Test func foldersAreCheckedStrictly() throws {
+        let space = try Workspace()
+        let model = try space.makeModel()
+        let file = model + "/model.safetensors"
+        var bytes = try readAll(file)
+        let length = Int(bytes[0]) | Int(bytes[1]) << 8
+        // The header of the fixture ends with spaces; a tab there is read all the same.
+        try #require(bytes[8 + length - 1] == UInt8(ascii: " "))
+        bytes[8 + length - 1] = UInt8(ascii: "\t")
+        try Data(bytes).write(to: URL(fileURLWithPath: file))
+        try space.succeed(["inspect", model])
+        let strict = try Executable.run("check", model)
+        #expect(strict.status == 1 && strict.output.contains("invalidPadding"), "\(strict.output)")
+        #expect(try Executable.run("check", "--mode", "reference", file).status == 0)
+        #expect(try Executable.run("check", "--mode", "reference", model).status == 64)
+    }
 }

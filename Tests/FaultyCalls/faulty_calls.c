@@ -55,18 +55,6 @@ int open(const char *path, int flags, ...) {
     return NEXT(open)(path, flags, mode);
 }
 
-int open64(const char *path, int flags, ...) {
-    mode_t mode = 0;
-    if (flags & O_CREAT) {
-        va_list list;
-        va_start(list, flags);
-        mode = va_arg(list, mode_t);
-        va_end(list);
-    }
-    if (fails("open", path)) return -1;
-    return NEXT(open64)(path, flags, mode);
-}
-
 ssize_t write(int descriptor, const void *bytes, size_t count) {
     char path[4096];
     if (count > 0 && fails("write", path_of(descriptor, path))) {
