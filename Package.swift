@@ -40,7 +40,7 @@ let package = Package(
         module(
             "Commands",
             [
-                "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "NativeCheckpoint",
+                "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint",
                 "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", argumentParser, orderedCollections,
             ]),
         module("Verification", ["Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
@@ -54,7 +54,8 @@ let package = Package(
         module("Transformer", ["Kernels", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("Tokenizer", ["JSON", "FileIO", orderedCollections]),
         module("Adapters", ["Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
-        module("NativeCheckpoint", ["CKernels", "CZlib", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module("Packing", ["NativeCheckpoint", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
+        module("NativeCheckpoint", ["Kernels", "CKernels", "CZlib", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Safetensors", ["JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Kernels", ["CKernels", "COneDNN", "FileIO", "Tensors"]),
         module("JSON", ["CJSONC", orderedCollections]),
@@ -63,7 +64,7 @@ let package = Package(
         module("Tensors", []),
 
         .executableTarget(
-            name: "CheckpointSpeed", dependencies: ["TestSupport", "NativeCheckpoint", "FileIO", "JSON", "Tensors"],
+            name: "CheckpointSpeed", dependencies: ["NativeCheckpoint", "Safetensors", "Kernels", "FileIO", "Tensors", orderedCollections],
             path: "Benchmarks/CheckpointSpeed",
             swiftSettings: strict),
         .target(name: "FaultyCalls", path: "Tests/FaultyCalls", cSettings: [.treatAllWarnings(as: .error)]),

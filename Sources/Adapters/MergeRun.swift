@@ -153,20 +153,17 @@ extension MergeError {
 
 /// The making of one shard: pieces are computed side by side and written one after the other.
 private final class ShardRun: @unchecked Sendable {
-    // Sound: `writer`, `sums`, `written` and `failure` are touched only by the worker whose turn it is, and by the caller
+    // Sound: `writer`, `sums` and `written` are touched only by the worker whose turn it is, and by the caller
     // after all workers have ended.
     private let jobs: [TensorJob]
     private let writer: SafetensorsWriter
     private let output: String
     private let options: MergePlan.RunOptions
     private let pieces: [Piece]
-    private let next = Atomic<Int>(0)
-    private let turn = OrderedTurn()
     private var written: Int
     private let total: Int
     /// One for each job.
     private(set) var sums: [MergeSums]
-    private let failure = Mutex<(any Error)?>(nil)
 
     /// A part of a tensor that one worker makes in one go.
     private struct Piece {
@@ -215,37 +212,25 @@ private final class ShardRun: @unchecked Sendable {
     }
 
     func execute() throws {
-        ThreadPool.runOnce(workers: max(1, min(options.threads, pieces.count))) { _ in self.work() }
-        if let error = failure.withLock({ $0 }) { throw error }
-    }
-
-    private func work() {
-        var buffer: [UInt8] = []
-        var recent = RecentFactors()
-        while true {
-            let number = next.wrappingAdd(1, ordering: .relaxed).oldValue
-            guard number < pieces.count else { return }
-            guard !options.isCancelled() else { return stop(MergeError.interrupted(output)) }
+        try ThreadPool.runInOrder(pieces.count, threads: options.threads) {
+            Workspace()
+        } make: { [self] number, workspace in
+            guard !options.isCancelled() else { throw MergeError.interrupted(output) }
+            workspace.sums = try make(pieces[number], &workspace.recent, into: &workspace.buffer)
+        } hand: { [self] number, workspace in
             let piece = pieces[number]
-            let made = Result { try make(piece, &recent, into: &buffer) }
-            // A piece that failed waits for its turn like the others, so that the first fault of the file is reported.
-            guard turn.wait(for: number) else { return }
-            do {
-                let sum = try made.get()
-                try write(piece, buffer)
-                sums[piece.job].updateSquared += sum.updateSquared
-                sums[piece.job].updateTimesChange += sum.updateTimesChange
-            } catch {
-                return stop(error)
-            }
+            try write(piece, workspace.buffer)
+            sums[piece.job].updateSquared += workspace.sums.updateSquared
+            sums[piece.job].updateTimesChange += workspace.sums.updateTimesChange
             options.progress?(written, total)
-            turn.advance()
         }
     }
 
-    private func stop(_ error: any Error) {
-        failure.withLock { if $0 == nil { $0 = error } }
-        turn.close()
+    /// What a worker keeps from piece to piece.
+    private struct Workspace {
+        var buffer: [UInt8] = []
+        var recent = RecentFactors()
+        var sums = MergeSums()
     }
 
     /// Computes the piece; a copy needs no computing.

@@ -66,31 +66,6 @@ static uint32_t reversed(uint32_t code, int length) {
 
 // MARK: Making a code
 
-void oplora_huffman_count(const uint8_t *plane, size_t count, size_t streams, uint32_t *counts) {
-    // Neighbours in turn go to several tables, because an increment that follows one of the same counter waits for its store.
-    uint32_t tables[4][256];
-    memset(counts, 0, streams_max * 256 * sizeof *counts);
-    for (size_t part = 0; part < streams && part < streams_max; part++) {
-        const uint8_t *bytes = plane + part_start(count, streams, part);
-        size_t length = part_start(count, streams, part + 1) - part_start(count, streams, part), index = 0;
-        memset(tables, 0, sizeof tables);
-        for (; index + 8 <= length; index += 8) {
-            uint64_t word = load_64(bytes + index);
-            tables[0][word & 255]++;
-            tables[1][word >> 8 & 255]++;
-            tables[2][word >> 16 & 255]++;
-            tables[3][word >> 24 & 255]++;
-            tables[0][word >> 32 & 255]++;
-            tables[1][word >> 40 & 255]++;
-            tables[2][word >> 48 & 255]++;
-            tables[3][word >> 56]++;
-        }
-        for (; index < length; index++) tables[0][bytes[index]]++;
-        for (int value = 0; value < 256; value++)
-            counts[256 * part + (size_t)value] = tables[0][value] + tables[1][value] + tables[2][value] + tables[3][value];
-    }
-}
-
 // Lengths of an optimal code of at most `limit` bits, by package-merge. Symbols of count 0 get length 0. At least two
 // symbols have a count, and 2^limit is not less than their number. Equal counts are ordered by symbol.
 static void limited_lengths(const uint64_t *counts, int symbols, int limit, uint8_t *lengths) {
@@ -209,13 +184,13 @@ static void write_header(oplora_huffman_plan *plan) {
 }
 
 void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, oplora_huffman_plan *plan) {
-    uint64_t totals[257] = {0};
-    plan->streams = streams = streams == 1 ? 1 : streams_max;
+    uint64_t totals[257];
     int used = 0;
-    for (size_t value = 0; value < 256; value++) {
-        for (size_t part = 0; part < streams; part++) totals[value] += counts[256 * part + value];
-        used += totals[value] > 0;
+    for (int value = 0; value < 256; value++) {
+        totals[value] = counts[value];
+        used += counts[value] > 0;
     }
+    plan->streams = streams = streams == 1 ? 1 : streams_max;
     totals[end_of_block] = streams;
     // A plane of no bytes: a code needs two symbols to be complete.
     if (used == 0) totals[0] = 1;
@@ -223,13 +198,11 @@ void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, oplora_huf
     canonical_codes(plan->lengths, 257, plan->codes);
     write_header(plan);
     plan->shared = streams == 1 ? 0 : plan->header_bits / 8;
-    plan->payload = plan->shared + length_size * (streams - 1);
-    for (size_t part = 0; part < streams_max; part++) {
-        uint64_t bits = plan->header_bits - 8 * plan->shared + plan->lengths[end_of_block];
-        for (size_t value = 0; value < 256; value++) bits += (uint64_t)counts[256 * part + value] * plan->lengths[value];
-        plan->part_sizes[part] = part < streams ? (size_t)((bits + 7) / 8) : 0;
-        plan->payload += plan->part_sizes[part];
-    }
+    plan->bits = streams * plan->lengths[end_of_block];
+    for (int value = 0; value < 256; value++) plan->bits += (uint64_t)counts[value] * plan->lengths[value];
+    uint64_t parts = plan->bits + streams * (plan->header_bits - 8 * plan->shared);
+    // Each part is filled up to a byte.
+    plan->most = plan->shared + length_size * (streams - 1) + (size_t)(parts / 8) + streams;
 }
 
 // MARK: Encoder
@@ -238,6 +211,8 @@ struct oplora_huffman_encoder {
     // For two neighbours a, b at a + 256·b: their codes' bits at the top, the number of bits at the bottom. Entries of
     // bytes that do not occur are zero or of an earlier plane; no entry has more than 22 bits.
     uint64_t pairs[256 * 256];
+    // How often each pair occurs.
+    uint32_t counts[256 * 256];
 };
 
 struct encoder_stream {
@@ -253,6 +228,40 @@ struct encoder_stream {
 
 oplora_huffman_encoder *oplora_huffman_encoder_create(void) { return calloc(1, sizeof(oplora_huffman_encoder)); }
 void oplora_huffman_encoder_destroy(oplora_huffman_encoder *encoder) { free(encoder); }
+
+// Pairs take half as many increments, and an increment that follows one of the same counter, which waits for it, is rarer.
+static void count_pairs(oplora_huffman_encoder *encoder, const uint8_t *plane, size_t count, uint32_t *counts) {
+    uint32_t *pairs = encoder->counts;
+    memset(pairs, 0, sizeof encoder->counts);
+    size_t index = 0;
+    for (; index + 8 <= count; index += 8) {
+        uint64_t word = load_64(plane + index);
+        pairs[word & 0xffff]++;
+        pairs[word >> 16 & 0xffff]++;
+        pairs[word >> 32 & 0xffff]++;
+        pairs[word >> 48]++;
+    }
+    for (; index < count; index++) counts[plane[index]]++;
+    for (size_t second = 0; second < 256; second++) {
+        const uint32_t *row = pairs + 256 * second;
+        uint32_t sum = 0;
+        for (size_t first = 0; first < 256; first++) {
+            sum += row[first];
+            counts[first] += row[first];
+        }
+        counts[second] += sum;
+    }
+}
+
+void oplora_huffman_count(oplora_huffman_encoder *encoder, const uint8_t *plane, size_t count, uint32_t *counts) {
+    // Clearing and summing the pairs takes the time of counting some ten thousand bytes.
+    enum { shortest_in_pairs = 1 << 16 };
+    memset(counts, 0, 256 * sizeof *counts);
+    if (count >= shortest_in_pairs)
+        count_pairs(encoder, plane, count, counts);
+    else
+        for (size_t index = 0; index < count; index++) counts[plane[index]]++;
+}
 
 static void fill_pairs(oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan) {
     uint8_t used[256];
@@ -270,7 +279,7 @@ static void fill_pairs(oplora_huffman_encoder *encoder, const oplora_huffman_pla
     }
 }
 
-// Writes what is left of a stream symbol by symbol. False when it does not end where it must.
+// Writes what is left of a stream symbol by symbol, and the end of its block. False when there is no room for it.
 static bool finish_encoding(const oplora_huffman_plan *plan, struct encoder_stream *stream) {
     uint64_t bits = stream->pending ? stream->bits >> (64 - stream->pending) : 0, pending = stream->pending;
     bool ended = false;
@@ -279,13 +288,17 @@ static bool finish_encoding(const oplora_huffman_plan *plan, struct encoder_stre
         ended = symbol == end_of_block;
         bits |= (uint64_t)plan->codes[symbol] << pending;
         pending += plan->lengths[symbol];
-        for (; pending >= 8 || (ended && pending > 0); pending -= pending < 8 ? pending : 8) {
+        for (; pending >= 8; pending -= 8, bits >>= 8) {
             if (stream->out == stream->out_end) return false;
             *stream->out++ = (uint8_t)bits;
-            bits >>= 8;
         }
     }
-    return stream->out == stream->out_end;
+    stream->bits = bits;
+    stream->pending = pending;
+    if (!pending) return true;
+    if (stream->out == stream->out_end) return false;
+    *stream->out++ = (uint8_t)bits;
+    return true;
 }
 
 // MARK: Decoder
@@ -504,38 +517,39 @@ static bool has_bmi2(void) {
 #endif
 }
 
-bool oplora_huffman_encode(oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan, const uint8_t *plane, size_t count,
-                           uint8_t *payload, size_t size) {
-    size_t streams = plan->streams, lengths = length_size * (streams - 1);
-    if ((streams != 1 && streams != streams_max) || size != plan->payload || size < plan->shared + lengths) return false;
+static void encode_stream(const oplora_huffman_encoder *encoder, struct encoder_stream *stream) {
+#if defined(__x86_64__)
+    if (has_bmi2()) return encode_stream_bmi2(encoder, stream);
+#endif
+    encode_stream_portable(encoder, stream);
+}
+
+size_t oplora_huffman_encode(oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan, const uint8_t *plane, size_t count,
+                             uint8_t *payload, size_t room) {
+    size_t streams = plan->streams, before = plan->shared + length_size * (streams - 1);
+    if ((streams != 1 && streams != streams_max) || room < before) return 0;
     memcpy(payload, plan->header, plan->shared);
-    uint8_t *parts = payload + plan->shared;
-    for (size_t part = 0; part + 1 < streams; part++) store_32(parts + length_size * part, (uint32_t)plan->part_sizes[part]);
-    parts += lengths;
-    size -= plan->shared + lengths;
-    size_t left = size;
-    struct encoder_stream states[streams_max];
+    fill_pairs(encoder, plan);
     // The header's bits that no byte is shared for. A single stream has all of the header in its part.
     size_t header_bytes = plan->header_bits / 8, in_part = header_bytes - plan->shared, rest = plan->header_bits % 8;
+    uint8_t *out = payload + before, *end = payload + room;
+    uint64_t bits = 0;
     for (size_t part = 0; part < streams; part++) {
-        struct encoder_stream *state = &states[part];
-        if (plan->part_sizes[part] > left || plan->part_sizes[part] <= in_part) return false;
-        state->in = plane + part_start(count, streams, part);
-        state->in_end = plane + part_start(count, streams, part + 1);
-        state->out = parts + (size - left);
-        state->out_end = state->out + plan->part_sizes[part];
-        left -= plan->part_sizes[part];
-        memcpy(state->out, plan->header + plan->shared, in_part);
-        state->out += in_part;
-        state->pending = rest;
-        state->bits = rest ? (uint64_t)plan->header[header_bytes] << (64 - rest) : 0;
+        if ((size_t)(end - out) < in_part) return 0;
+        memcpy(out, plan->header + plan->shared, in_part);
+        struct encoder_stream stream = {
+            .in = plane + part_start(count, streams, part), .in_end = plane + part_start(count, streams, part + 1),
+            .out = out + in_part, .out_end = end,
+            .bits = rest ? (uint64_t)plan->header[header_bytes] << (64 - rest) : 0, .pending = rest};
+        encode_stream(encoder, &stream);
+        if (!finish_encoding(plan, &stream)) return 0;
+        size_t size = (size_t)(stream.out - out);
+        bits += 8 * (size - in_part) - rest - (stream.pending ? 8 - stream.pending : 0);
+        if (part + 1 < streams) store_32(payload + plan->shared + length_size * part, (uint32_t)size);
+        out = stream.out;
     }
-    if (left) return false;
-    fill_pairs(encoder, plan);
-#if defined(__x86_64__)
-    if (has_bmi2()) return encode_streams_bmi2(encoder, plan, states, streams);
-#endif
-    return encode_streams_portable(encoder, plan, states, streams);
+    // Other bytes than those counted, which a file may hold now that another program writes to, may have no code.
+    return bits == plan->bits ? (size_t)(out - payload) : 0;
 }
 
 bool oplora_huffman_decode(oplora_huffman_decoder *decoder, const uint8_t *shared, size_t shared_size, const uint8_t *parts,

@@ -5,52 +5,45 @@
 
 // MARK: Encoding
 
-// Writes `groups` times four symbols of each stream. A group takes at most 44 bits, and up to 7 are pending before it, so
-// the bits at the top of the word are never pushed out of it, and a group moves the output by at most 6 bytes.
+// Writes `groups` times eight symbols. A pair has at most 22 bits, and up to 7 are pending before a group, so two pairs never
+// push bits out of the word and four seldom do. A group moves the output by at most 12 bytes and writes 8 beyond.
+//
+// One stream at a time: the processor is busy with one already, where the decoder's would wait.
 static inline __attribute__((always_inline)) void NAME(encode_groups)(
-    const uint64_t *restrict pairs, struct encoder_stream *restrict states, const int streams, size_t groups) {
-    struct encoder_stream local[streams_max];
-    for (int s = 0; s < streams; s++) local[s] = states[s];
-    for (size_t group = 0; group < groups; group++) {
-#pragma clang loop unroll(full)
-        for (int s = 0; s < streams; s++) {
-            uint32_t word = load_32(local[s].in);
-            local[s].in += 4;
-            uint64_t low = pairs[word & 0xffff], high = pairs[word >> 16];
-            uint64_t bits = local[s].bits;
-            // A shift looks at its lowest six bits, where an entry has its length; the entry's own low bits stay beneath
-            // what is pending.
-            bits = bits >> (low & 63) | low;
-            bits = bits >> (high & 63) | high;
-            local[s].bits = bits;
-            uint64_t pending = local[s].pending + low + high;
-            store_64(local[s].out, bits >> (-pending & 63));
-            local[s].out += pending >> 3 & 7;
-            local[s].pending = pending & 7;
+    const uint64_t *restrict pairs, struct encoder_stream *restrict stream, size_t groups) {
+    const uint8_t *in = stream->in, *end = in + 8 * groups;
+    uint8_t *out = stream->out;
+    uint64_t bits = stream->bits, pending = stream->pending;
+    for (; in < end; in += 8) {
+        uint64_t word = load_64(in);
+        uint64_t first = pairs[word & 0xffff], second = pairs[word >> 16 & 0xffff];
+        uint64_t third = pairs[word >> 32 & 0xffff], fourth = pairs[word >> 48];
+        // A shift looks at its lowest six bits, where an entry has its length; the entry's own low bits stay beneath
+        // what is pending. The lengths' sum is in the lowest seven.
+        bits = bits >> (first & 63) | first;
+        bits = bits >> (second & 63) | second;
+        uint64_t sum = pending + first + second, total = sum + third + fourth;
+        if (__builtin_expect((total & 127) > 57, 0)) {
+            store_64(out, bits >> (-sum & 63));
+            out += sum >> 3 & 7;
+            total = (sum & 7) + third + fourth;
         }
+        bits = bits >> (third & 63) | third;
+        bits = bits >> (fourth & 63) | fourth;
+        store_64(out, bits >> (-total & 63));
+        out += total >> 3 & 7;
+        pending = total & 7;
     }
-    for (int s = 0; s < streams; s++) states[s] = local[s];
+    *stream = (struct encoder_stream){end, stream->in_end, out, stream->out_end, bits, pending};
 }
 
-static bool NAME(encode_streams)(
-    const oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan, struct encoder_stream *states, size_t streams) {
+static void NAME(encode_stream)(const oplora_huffman_encoder *encoder, struct encoder_stream *stream) {
     for (;;) {
-        size_t groups = SIZE_MAX;
-        for (size_t s = 0; s < streams; s++) {
-            size_t in = (size_t)(states[s].in_end - states[s].in) / 4, room = (size_t)(states[s].out_end - states[s].out);
-            size_t out = room < 8 ? 0 : (room - 8) / 6;
-            if (in < groups) groups = in;
-            if (out < groups) groups = out;
-        }
-        if (groups == 0) break;
-        if (streams == 1)
-            NAME(encode_groups)(encoder->pairs, states, 1, groups);
-        else
-            NAME(encode_groups)(encoder->pairs, states, streams_max, groups);
+        size_t in = (size_t)(stream->in_end - stream->in) / 8, room = (size_t)(stream->out_end - stream->out);
+        size_t out = room < 8 ? 0 : (room - 8) / 12, groups = in < out ? in : out;
+        if (groups == 0) return;
+        NAME(encode_groups)(encoder->pairs, stream, groups);
     }
-    for (size_t s = 0; s < streams; s++)
-        if (!finish_encoding(plan, &states[s])) return false;
-    return true;
 }
 
 // MARK: Decoding

@@ -2,6 +2,7 @@ internal import Adapters
 internal import FileIO
 internal import JSON
 internal import NativeCheckpoint
+internal import Packing
 internal import Safetensors
 internal import Tokenizer
 internal import Training
@@ -44,6 +45,11 @@ enum ExitStatus: Int32 {
             case .outputIsInput: self = .cannotCreateOutput
             case .interrupted: self = .interrupted
             case .nothingToMerge: self = .usage
+            default: self = .malformedInput
+            }
+        case let error as PackError:
+            switch error {
+            case .interrupted: self = .interrupted
             default: self = .malformedInput
             }
         case let error as UsageError: self = error.status

@@ -78,6 +78,9 @@ enum Format {
         return (value < 0 ? "-" : "") + String(digits)
     }
 
+    /// A count of things: `1 file`, `2,000 files`.
+    static func count(_ value: Int, _ thing: String) -> String { "\(count(value)) \(thing)\(value == 1 ? "" : "s")" }
+
     /// A span of time: `4m 05s`.
     static func duration(_ seconds: Double) -> String {
         let total = Int(max(0, seconds).rounded())

@@ -9,7 +9,7 @@
 /// Bytes go to a new sibling file. `publish` flushes it to the disk, renames it over the final name and flushes the
 /// folder, so at every moment the name holds the old file or the new one. A value that is dropped unpublished removes
 /// its sibling.
-public final class AtomicFile {
+public final class AtomicFile: ByteSink {
     public let path: String
     /// Bytes written so far.
     public private(set) var position = 0
@@ -67,11 +67,6 @@ public final class AtomicFile {
         } else {
             try writeThrough(bytes)
         }
-    }
-
-    public func write(_ bytes: [UInt8]) throws(FileError) {
-        // Sound: every bit pattern of a byte may be read as a raw byte.
-        try write(unsafe bytes.span.bytes)
     }
 
     /// Makes the file whole and visible under its name.

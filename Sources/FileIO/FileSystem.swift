@@ -34,6 +34,12 @@ public enum FileSystem {
         return unsafe lstat(path, &info) == 0
     }
 
+    /// Whether `path` itself is a link, wherever it leads.
+    public static func isSymbolicLink(_ path: String) -> Bool {
+        var info = stat()
+        return unsafe lstat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFLNK
+    }
+
     public static func isFolder(_ path: String) -> Bool {
         (try? status(of: path).isFolder) ?? false
     }

@@ -1,3 +1,5 @@
+internal import Synchronization
+
 #if canImport(Darwin)
     internal import Darwin
 #else
@@ -52,5 +54,43 @@
         isClosed = true
         unsafe pthread_cond_broadcast(changed)
         unsafe pthread_mutex_unlock(mutex)
+    }
+}
+
+extension ThreadPool {
+    /// Makes pieces 0..<count side by side and hands them over one after the other, in the order of their numbers.
+    ///
+    /// - Parameters:
+    ///   - state: what each worker keeps from piece to piece.
+    ///   - make: runs at any time, on any worker.
+    ///   - hand: runs after `make` of the same piece, on the same worker, when all pieces before have been handed over;
+    ///     never two at once.
+    /// - Throws: what `make` or `hand` threw for the first piece that failed; no later piece is handed over.
+    public static func runInOrder<State>(
+        _ count: Int, threads: Int, state: @Sendable () -> State, make: @Sendable (_ piece: Int, _ state: inout State) throws -> Void,
+        hand: @Sendable (_ piece: Int, _ state: inout State) throws -> Void
+    ) throws {
+        let next = Atomic<Int>(0)
+        let turn = OrderedTurn()
+        let failure = Mutex<(any Error)?>(nil)
+        runOnce(workers: max(1, min(threads, count))) { _ in
+            var state = state()
+            while true {
+                let piece = next.wrappingAdd(1, ordering: .relaxed).oldValue
+                guard piece < count else { return }
+                let made = Result { try make(piece, &state) }
+                // A piece that failed waits for its turn like the others, so that the first fault is the one reported.
+                guard turn.wait(for: piece) else { return }
+                do {
+                    try made.get()
+                    try hand(piece, &state)
+                } catch {
+                    failure.withLock { $0 = error }
+                    return turn.close()
+                }
+                turn.advance()
+            }
+        }
+        if let error = failure.withLock({ $0 }) { throw error }
     }
 }

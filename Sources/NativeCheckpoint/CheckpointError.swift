@@ -25,6 +25,7 @@ public struct CheckpointError: Error, Sendable, Equatable {
         case kindInvalid = "kind-invalid"
         case nameInvalid = "name-invalid"
         case nameDuplicate = "name-duplicate"
+        case pathInvalid = "path-invalid"
         case dtypeUnknown = "dtype-unknown"
         case shapeInvalid = "shape-invalid"
 
@@ -38,7 +39,13 @@ public struct CheckpointError: Error, Sendable, Equatable {
         case chunkChecksum = "chunk-checksum"
         case planeInvalid = "plane-invalid"
         case planeStream = "plane-stream"
+        case chunkContent = "chunk-content"
         case tensorHash = "tensor-hash"
+
+        // The base that differences are taken from.
+        case baseNeeded = "base-needed"
+        case baseMissing = "base-missing"
+        case baseHash = "base-hash"
 
         // Limits, checked before memory is taken.
         case limitFooter = "limit-footer"

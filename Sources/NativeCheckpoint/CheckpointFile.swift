@@ -1,7 +1,9 @@
 internal import FileIO
 internal import Hashing
 public import JSON
+internal import Kernels
 public import OrderedCollections
+internal import Tensors
 
 /// A `.opck` file, open for reading.
 ///
@@ -49,19 +51,29 @@ public final class CheckpointFile: Sendable {
     /// What the writer's caller had to say.
     public var metadata: OrderedDictionary<String, JSONValue> { index.metadata }
 
-    /// The tensors by name, in the order of the file.
+    /// The paths of the files that are packed in it, where its kind is that of packed files; an empty folder's ends with a
+    /// slash.
+    public var packedFiles: [String]? { index.files }
+
+    /// Whether it holds a single packed file and not a folder.
+    public var isSingleFile: Bool { kind == Format.fileKind }
+
+    /// The tensors by label, in the order of the file.
     public var tensors: OrderedDictionary<String, CheckpointTensor> { index.tensors }
+
+    /// The SHA-256 of the footer, which through the checksums in it stands for the whole file.
+    public var footerHash: String { hexadecimal(index.footerHash) }
 
     /// Decodes a tensor into memory of the caller.
     ///
     /// - Parameter bytes: as long as the tensor's `byteCount`. After an error it holds zeros.
     /// - Throws: `CheckpointError`, with code `tensor-unknown` when there is no such tensor, `bytes-mismatch` when
-    ///   `bytes` has another length, otherwise for damage of the tensor's chunks.
-    public func read(_ name: String, into bytes: inout MutableRawSpan) throws(CheckpointError) {
-        let tensor = try tensor(named: name)
+    ///   `bytes` has another length, `base-needed` when its chunks hold differences, otherwise for damage of its chunks.
+    public func read(_ label: String, into bytes: inout MutableRawSpan) throws(CheckpointError) {
+        let tensor = try tensor(named: label)
         guard bytes.byteCount == tensor.byteCount else {
             throw CheckpointError(
-                .bytesMismatch, tensor: name,
+                .bytesMismatch, tensor: label,
                 "the tensor has \(tensor.byteCount) bytes and room was given for \(bytes.byteCount); give as much as it needs"
             ).inFile(path)
         }
@@ -79,37 +91,105 @@ public final class CheckpointFile: Sendable {
     /// The raw bytes of a tensor.
     ///
     /// - Throws: as `read(_:into:)` does.
-    public func read(_ name: String) throws(CheckpointError) -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: try tensor(named: name).byteCount)
+    public func read(_ label: String) throws(CheckpointError) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: try tensor(named: label).byteCount)
         var span = bytes.mutableSpan
         // Sound: any bytes make valid bytes.
         var raw = unsafe span.mutableBytes
-        try read(name, into: &raw)
+        try read(label, into: &raw)
         return bytes
     }
 
-    /// Checks every chunk and the hash of one tensor, in the memory of one chunk.
-    public func verify(_ name: String) throws(CheckpointError) {
-        let tensor = try tensor(named: name)
-        var decoder = ChunkDecoder()
-        var digest = SHA256Digest()
-        var bytes = [UInt8](repeating: 0, count: min(tensor.byteCount, index.chunkSize))
-        for chunk in tensor.chunks {
-            let record = index.chunks[chunk]
-            // Sound: the pointer is used only during the call; no chunk has more raw bytes than the buffer.
-            try unsafe bytes.withUnsafeMutableBufferPointer { buffer throws(CheckpointError) in
-                let raw = unsafe UnsafeMutableRawBufferPointer(start: buffer.baseAddress, count: record.rawLength)
-                try unsafe decode(chunk, of: tensor, with: &decoder, into: raw)
-            }
-            digest.update(bytes.rawBytes.extracting(0..<record.rawLength))
-            file.release(record.offset..<record.end)
-        }
-        try check(digest.finishHex(), of: tensor)
+    /// Checks every chunk and every hash of the file.
+    ///
+    /// - Parameter base: where the tensors are that others are stored as differences to. Without it of chunks of differences
+    ///   only what is stored is checked.
+    /// - Throws: the first fault.
+    public func verifyAll(threads: Int = 1, base: (any BaseTensors)? = nil) throws {
+        try copy(Array(tensors.values), base: base, threads: threads, requiringBase: false) { _, _ in }
     }
 
-    /// Checks every chunk and every hash of the file; the first fault is thrown.
-    public func verifyAll() throws(CheckpointError) {
-        for name in tensors.keys { try verify(name) }
+    /// Decodes tensors one after the other and hands their bytes to `body` in pieces, in order; chunks are decoded side by side.
+    ///
+    /// Every piece has passed its checksums when it is handed over. Where a tensor has a SHA-256, that is known to hold only
+    /// when its last piece has been taken and no error is thrown.
+    ///
+    /// - Parameters:
+    ///   - base: where the tensors are that others are stored as differences to.
+    ///   - body: is never called twice at once.
+    public func copy(
+        _ tensors: [CheckpointTensor], base: (any BaseTensors)? = nil, threads: Int = 1,
+        to body: @Sendable (CheckpointTensor, RawSpan) throws -> Void
+    ) throws {
+        try copy(tensors, base: base, threads: threads, requiringBase: true, to: body)
+    }
+
+    private func copy(
+        _ tensors: [CheckpointTensor], base: (any BaseTensors)?, threads: Int, requiringBase: Bool,
+        to body: @Sendable (CheckpointTensor, RawSpan) throws -> Void
+    ) throws {
+        let run = DecodeRun(file: self, tensors: tensors, bases: try bases(of: tensors, in: base, threads: threads, requiringBase: requiringBase))
+        try run.execute(threads: threads, to: body)
+    }
+
+    /// The bytes of each tensor's base, their hashes checked; `nil` for a tensor without one.
+    private func bases(
+        of tensors: [CheckpointTensor], in base: (any BaseTensors)?, threads: Int, requiringBase: Bool
+    ) throws -> [(any ByteSource)?] {
+        guard let base else {
+            if requiringBase, let tensor = tensors.first(where: { $0.base != nil }) { throw baseNeeded(tensor) }
+            return tensors.map { _ in nil }
+        }
+        let sources = try tensors.map { tensor -> (any ByteSource)? in
+            guard let wanted = tensor.base else { return nil }
+            guard let source = try base.source(name: wanted.name, dtype: tensor.dtype, shape: tensor.shape),
+                source.byteCount == tensor.byteCount
+            else {
+                throw CheckpointError(
+                    .baseMissing, tensor: tensor.label,
+                    "it is stored as differences to \"\(wanted.name)\", and \(base.path) has no such tensor of \(tensor.dtype) \(describe(shape: tensor.shape)); name the base that it was packed against"
+                ).inFile(path)
+            }
+            return source
+        }
+        try ThreadPool.runInOrder(tensors.count, threads: threads) {
+        } make: { number, _ in
+            guard let wanted = tensors[number].base, let source = sources[number] else { return }
+            guard try source.sha256() == wanted.sha256 else {
+                throw CheckpointError(
+                    .baseHash, tensor: tensors[number].label,
+                    "it is stored as differences to \"\(wanted.name)\", which has other bytes in \(base.path); name the base that it was packed against"
+                ).inFile(self.path)
+            }
+        } hand: { _, _ in
+        }
+        return sources
+    }
+
+    /// Checks that `base` holds what tensors are stored as differences to.
+    ///
+    /// - Throws: `CheckpointError` with code `base-needed`, `base-missing` or `base-hash`.
+    public func checkBases(_ base: (any BaseTensors)?, threads: Int = 1) throws {
+        _ = try bases(of: Array(tensors.values), in: base, threads: threads, requiringBase: true)
+    }
+
+    /// The bytes of a tensor of this file, decoded where they are looked at. Its SHA-256 is not checked.
+    ///
+    /// - Parameter base: where the tensor is that this one is stored as differences to; `checkBases` checks it.
+    public func source(of tensor: CheckpointTensor, base: (any BaseTensors)? = nil) throws -> any ByteSource {
+        var bytes: (any ByteSource)?
+        if let wanted = tensor.base {
+            guard let base else { throw baseNeeded(tensor) }
+            bytes = try base.source(name: wanted.name, dtype: tensor.dtype, shape: tensor.shape)
+        }
+        return DecodedBytes(file: self, tensor: tensor, chunkSize: index.chunkSize, base: bytes)
+    }
+
+    fileprivate func baseNeeded(_ tensor: CheckpointTensor) -> CheckpointError {
+        CheckpointError(
+            .baseNeeded, tensor: tensor.label,
+            "it is stored as differences to a tensor of another file; unpack the file with --against and that file"
+        ).inFile(path)
     }
 
     /// Checks that this program knows enough of the file to change or extend it. Reading needs less.
@@ -139,45 +219,56 @@ public final class CheckpointFile: Sendable {
 
     /// Decodes all chunks of a tensor, one after the other, and checks the hash of what came out.
     private func decode(_ tensor: CheckpointTensor, into raw: UnsafeMutableRawBufferPointer) throws(CheckpointError) {
-        var decoder = ChunkDecoder()
-        var digest = SHA256Digest()
+        let decoder = ChunkDecoder()
+        var digest = tensor.sha256 == nil ? nil : SHA256Digest()
         var done = 0
         for chunk in tensor.chunks {
             let length = index.chunks[chunk].rawLength
             let part = unsafe UnsafeMutableRawBufferPointer(rebasing: raw[done..<(done + length)])
-            try unsafe decode(chunk, of: tensor, with: &decoder, into: part)
-            unsafe digest.update(UnsafeRawBufferPointer(part).bytes)
+            guard !isDifference(chunk) else { throw baseNeeded(tensor) }
+            try unsafe decode(chunk, of: tensor, base: nil, with: decoder, into: part)
+            unsafe digest?.update(UnsafeRawBufferPointer(part).bytes)
             done += length
         }
-        try check(digest.finishHex(), of: tensor)
+        if let digest { try check(digest.finishHex(), of: tensor) }
     }
 
-    private func decode(
-        _ chunk: Int, of tensor: CheckpointTensor, with decoder: inout ChunkDecoder, into bytes: UnsafeMutableRawBufferPointer
+    /// Whether a chunk holds differences to a base.
+    func isDifference(_ chunk: Int) -> Bool { index.chunks[chunk].codec == PlaneLayout.Arrangement.difference.rawValue }
+
+    func record(_ chunk: Int) -> ChunkRecord { index.chunks[chunk] }
+
+    /// Says that the stored bytes of a chunk will not be looked at again.
+    func release(_ chunk: Int) { file.release(index.chunks[chunk].offset..<index.chunks[chunk].end) }
+
+    /// Decodes one chunk; with what is stored of it checked alone, if it holds differences and there is no base.
+    func decode(
+        _ chunk: Int, of tensor: CheckpointTensor, base: RawSpan?, with decoder: ChunkDecoder, into bytes: UnsafeMutableRawBufferPointer
     ) throws(CheckpointError) {
         do {
-            try unsafe decodeUnnamed(chunk, of: tensor, with: &decoder, into: bytes)
+            try unsafe decodeUnnamed(chunk, of: tensor, base: base, with: decoder, into: bytes)
         } catch {
-            throw error.inTensor(tensor.name).inFile(path)
+            throw error.inTensor(tensor.label).inFile(path)
         }
     }
 
     private func decodeUnnamed(
-        _ chunk: Int, of tensor: CheckpointTensor, with decoder: inout ChunkDecoder, into bytes: UnsafeMutableRawBufferPointer
+        _ chunk: Int, of tensor: CheckpointTensor, base: RawSpan?, with decoder: ChunkDecoder, into bytes: UnsafeMutableRawBufferPointer
     ) throws(CheckpointError) {
         let record = index.chunks[chunk]
         let number = chunk - tensor.chunks.lowerBound
-        let descriptor = number == 0 ? TensorDescriptor.encode(name: tensor.name, dtype: tensor.dtype, shape: tensor.shape) : []
+        let layout = PlaneLayout(tensor.dtype)
         let file = file
         try unsafe decoder.decode(
-            file.bytes(in: record.offset..<record.end), record: record, index: number, layout: PlaneLayout(tensor.dtype),
-            descriptor: descriptor, into: bytes)
+            file.bytes(in: record.offset..<record.end), record: record, index: number,
+            layout: isDifference(chunk) ? layout.ofDifferences : layout, descriptor: number == 0 ? tensor.descriptor.encoded : [], base: base,
+            into: bytes)
     }
 
-    private func check(_ sha256: String, of tensor: CheckpointTensor) throws(CheckpointError) {
+    func check(_ sha256: String, of tensor: CheckpointTensor) throws(CheckpointError) {
         guard sha256 == tensor.sha256 else {
             throw CheckpointError(
-                .tensorHash, tensor: tensor.name,
+                .tensorHash, tensor: tensor.label,
                 "the SHA-256 of its bytes is not the one in the footer; the file is damaged, go back to an older one"
             ).inFile(path)
         }

@@ -5,9 +5,12 @@ internal import OrderedCollections
 /// All that a file says of itself, read and checked: everything but the chunks' content.
 struct CheckpointIndex: Sendable {
     let prologue: Prologue
+    let footerHash: [UInt8]
     let kind: String
     let metadata: OrderedDictionary<String, JSONValue>
     let chunkSize: Int
+    let files: [String]?
+    /// By label.
     let tensors: OrderedDictionary<String, CheckpointTensor>
     let chunks: [ChunkRecord]
 
@@ -15,6 +18,7 @@ struct CheckpointIndex: Sendable {
     init(parsing file: RawSpan, limits: CheckpointLimits) throws(CheckpointError) {
         prologue = try Prologue(parsing: file)
         let trailer = try Trailer(parsing: file, limits: limits)
+        footerHash = trailer.hash
         var digest = SHA256Digest()
         digest.update(file.extracting(0..<Format.prologueSize))
         digest.update(file.extracting(trailer.footerOffset..<(trailer.offset + 32)))
@@ -43,6 +47,7 @@ struct CheckpointIndex: Sendable {
         kind = footer.kind
         metadata = footer.metadata
         chunkSize = footer.chunkSize
+        files = footer.files
     }
 
     /// Checks that the tensors share the chunks out among them in order, and that each chunk is what its tensor needs.
@@ -74,7 +79,8 @@ struct CheckpointIndex: Sendable {
                         .chunkLength, tensor: entry.name, at: row + 12,
                         "a chunk of it has \(chunk.rawLength) raw bytes, which is not its share; the file breaks the format")
                 }
-                guard chunk.codec == layout.codec, Int(chunk.width) == layout.width else {
+                let isDifference = entry.base != nil && chunk.codec == layout.ofDifferences.codec
+                guard chunk.codec == layout.codec || isDifference, Int(chunk.width) == layout.width else {
                     throw CheckpointError(
                         .chunkCodec, tensor: entry.name, at: row + 24,
                         "a chunk of it is arranged in another way than \(entry.dtype) is; the file breaks the format")
@@ -82,9 +88,10 @@ struct CheckpointIndex: Sendable {
                 rest -= chunk.rawLength
                 stored += chunk.storedLength
             }
-            tensors[entry.name] = CheckpointTensor(
-                name: entry.name, dtype: entry.dtype, shape: entry.shape, byteCount: entry.byteCount, sha256: entry.sha256,
-                storedByteCount: stored, index: index, chunks: next..<(next + needed))
+            let tensor = CheckpointTensor(
+                name: entry.name, dtype: entry.dtype, shape: entry.shape, path: entry.file.flatMap { footer.files?[$0] }, base: entry.base,
+                byteCount: entry.byteCount, sha256: entry.sha256, storedByteCount: stored, index: index, chunks: next..<(next + needed))
+            tensors[tensor.label] = tensor
             next += needed
         }
         guard next == chunks.count else {

@@ -1,71 +1,140 @@
-internal import FileIO
+public import FileIO
 internal import Hashing
 public import JSON
+internal import Kernels
 internal import OrderedCollections
+internal import Synchronization
 public import Tensors
+
+/// A tensor to be written.
+public struct TensorContent: Sendable {
+    public let name: String
+    public let dtype: DType
+    /// Dimensions, outermost first; empty for a scalar.
+    public let shape: [Int]
+    /// The number of the packed file that it belongs to.
+    public let file: Int?
+    /// Its elements, little end first, as many as `shape` and `dtype` say.
+    public let bytes: any ByteSource
+    /// The tensor of the same type and shape to store differences to, where they are smaller.
+    public let base: (name: String, bytes: any ByteSource)?
+
+    public init(
+        name: String, dtype: DType, shape: [Int], file: Int? = nil, bytes: any ByteSource, base: (name: String, bytes: any ByteSource)? = nil
+    ) {
+        self.name = name
+        self.dtype = dtype
+        self.shape = shape
+        self.file = file
+        self.bytes = bytes
+        self.base = base
+    }
+}
 
 /// Writes a `.opck` file in one pass: tensors one after the other, then `finish`.
 ///
 /// The file appears under its name only when it is whole (see `AtomicFile`); a writer that is dropped unfinished leaves
-/// what was there before. The same calls give the same bytes.
+/// what was there before. The same calls give the same bytes, whatever the number of threads.
 public struct CheckpointWriter: ~Copyable {
-    private let file: AtomicFile
+    /// What the file is to hold, and how it is made.
+    public struct Options: Sendable {
+        /// What the file is a checkpoint of: 1 to 64 of `a`–`z`, `0`–`9`, `.` and `-`.
+        public var kind: String
+        /// A JSON object, kept as it is and in its order; it may hold anything that JSON can hold (so no NaN or infinity).
+        public var metadata: JSONValue
+        /// The paths of packed files, for the kinds of packed files.
+        public var files: [String]?
+        /// Whether to take the SHA-256 of each tensor. Checksums of chunks find damage without it, and several times faster;
+        /// it tells tensors apart for good.
+        public var hashesTensors: Bool
+        public var threads: Int
+
+        public init(kind: String, metadata: JSONValue = [:], files: [String]? = nil, hashesTensors: Bool = true, threads: Int = 1) {
+            self.kind = kind
+            self.metadata = metadata
+            self.files = files
+            self.hashesTensors = hashesTensors
+            self.threads = threads
+        }
+
+        /// One packed file of this name.
+        public static func packedFile(named name: String, hashesTensors: Bool, threads: Int) -> Options {
+            Options(kind: Format.fileKind, files: [name], hashesTensors: hashesTensors, threads: threads)
+        }
+
+        /// A packed folder with files of these paths.
+        public static func packedFolder(_ paths: [String], hashesTensors: Bool, threads: Int) -> Options {
+            Options(kind: Format.folderKind, files: paths, hashesTensors: hashesTensors, threads: threads)
+        }
+    }
+
+    private let sink: any ByteSink
     private let prologue: [UInt8]
-    private let kind: String
+    private let options: Options
     private let metadata: OrderedDictionary<String, JSONValue>
     private let chunkSize: Int
-    private var encoder = ChunkEncoder()
     private var entries: [Footer.Entry] = []
-    private var names: Set<String> = []
+    private var labels: Set<String> = []
     private var rawBytes = 0
     private var chunkCount = 0
     private var table: [UInt8] = []
     /// Set when a write failed, after which the file can only be given up.
-    private var failure: CheckpointError?
+    private var failure: (any Error)?
 
     /// Starts a file.
     ///
-    /// - Parameters:
-    ///   - replacing: whether a file that is there already may be replaced.
-    ///   - kind: what the file is a checkpoint of: 1 to 64 of `a`–`z`, `0`–`9`, `.` and `-`.
-    ///   - metadata: a JSON object, kept as it is and in its order; it may hold anything that JSON can hold (so no NaN
-    ///     or infinity).
-    /// - Throws: `CheckpointError` with code `kind-invalid`, `metadata-invalid`, or `io` (the output exists, the folder
-    ///   is missing or the like).
-    public init(path: String, replacing: Bool, kind: String, metadata: JSONValue) throws(CheckpointError) {
-        try self.init(path: path, replacing: replacing, kind: kind, metadata: metadata, chunkSize: Format.defaultChunkSize)
+    /// - Parameter replacing: whether a file that is there already may be replaced.
+    /// - Throws: `CheckpointError` with code `kind-invalid`, `metadata-invalid`, `path-invalid`, or `io` (the output exists,
+    ///   the folder is missing or the like).
+    public init(path: String, replacing: Bool, options: Options) throws(CheckpointError) {
+        let file: AtomicFile
+        do {
+            file = try AtomicFile(path: path, replacing: replacing)
+        } catch {
+            throw CheckpointError(error)
+        }
+        try self.init(to: file, options: options, chunkSize: Format.defaultChunkSize)
     }
 
-    init(
-        path: String, replacing: Bool, kind: String, metadata: JSONValue, chunkSize: Int, prologue: Prologue = Prologue()
-    ) throws(CheckpointError) {
+    /// Starts a file that goes to `sink`.
+    public init(to sink: any ByteSink, options: Options) throws(CheckpointError) {
+        try self.init(to: sink, options: options, chunkSize: Format.defaultChunkSize)
+    }
+
+    init(to sink: any ByteSink, options: Options, chunkSize: Int, prologue: Prologue = Prologue()) throws(CheckpointError) {
         precondition(Format.isChunkSize(chunkSize))
-        guard Format.isKind(kind) else {
-            throw CheckpointError(.kindInvalid, "the kind \"\(kind)\" is not 1 to 64 of a-z, 0-9, '.' and '-'").inFile(path)
+        let path = sink.path
+        guard Format.isKind(options.kind) else {
+            throw CheckpointError(.kindInvalid, "the kind \"\(options.kind)\" is not 1 to 64 of a-z, 0-9, '.' and '-'").inFile(path)
         }
-        guard case .object(let members) = metadata else {
-            throw CheckpointError(.metadataInvalid, "the metadata is \(metadata.kind) and not an object").inFile(path)
+        guard case .object(let members) = options.metadata else {
+            throw CheckpointError(.metadataInvalid, "the metadata is \(options.metadata.kind) and not an object").inFile(path)
         }
         // What does not survive being written and read (NaN, infinity, NUL in a key, too deep nesting) is refused here
         // and not found missing later. One level is the footer's own.
-        let text = Array(metadata.serialized().utf8)
+        let text = Array(options.metadata.serialized().utf8)
         guard text.count <= CheckpointLimits.format.footerBytes / 2,
-            let read = try? JSONValue(parsing: text, maximumDepth: JSONValue.defaultMaximumDepth - 1), read == metadata
+            let read = try? JSONValue(parsing: text, maximumDepth: JSONValue.defaultMaximumDepth - 1), read == options.metadata
         else {
             throw CheckpointError(
                 .metadataInvalid, "the metadata cannot be kept as JSON: it holds NaN or infinity, or it is too large or too deep"
             ).inFile(path)
         }
-        let opened: AtomicFile
+        let files = options.files ?? []
+        if let unfit = files.first(where: { !Format.isPath($0) }) {
+            throw CheckpointError(.pathInvalid, "\"\(unfit)\" cannot be the path of a packed file").inFile(path)
+        }
+        guard Set(files).count == files.count else {
+            throw CheckpointError(.pathInvalid, "two files have names that differ in nothing but the way Unicode writes them; rename one").inFile(path)
+        }
         do {
-            opened = try AtomicFile(path: path, replacing: replacing)
-            try opened.write(prologue.encoded)
+            try sink.write(prologue.encoded)
         } catch {
             throw CheckpointError(error)
         }
-        file = opened
+        self.sink = sink
+        self.options = options
         self.prologue = prologue.encoded
-        self.kind = kind
         self.metadata = members
         self.chunkSize = chunkSize
     }
@@ -75,97 +144,134 @@ public struct CheckpointWriter: ~Copyable {
     /// - Parameter bytes: its elements, little end first, as many as `shape` and `dtype` say.
     /// - Throws: `CheckpointError` with code `name-invalid`, `name-duplicate`, `shape-invalid`, `bytes-mismatch` or a
     ///   limit, after which the writer can go on without this tensor; or `io`, after which it can only be dropped.
-    public mutating func append(name: String, dtype: DType, shape: [Int], bytes: RawSpan) throws(CheckpointError) {
-        if let failure { throw failure }
-        do {
-            try check(name: name, dtype: dtype, shape: shape, byteCount: bytes.byteCount)
-        } catch {
-            throw error.inTensor(name).inFile(file.path)
+    public mutating func append(name: String, dtype: DType, shape: [Int], bytes: RawSpan) throws {
+        // Sound: the bytes are alive until `append` returns.
+        try unsafe bytes.withUnsafeBytes { bytes in
+            try append([TensorContent(name: name, dtype: dtype, shape: shape, bytes: unsafe LentBytes(bytes))])
         }
-        let layout = PlaneLayout(dtype)
-        var digest = SHA256Digest()
-        let firstChunk = chunkCount
-        var start = 0
-        while start < bytes.byteCount {
-            let part = bytes.extracting(start..<min(start + chunkSize, bytes.byteCount))
-            digest.update(part)
-            let descriptor = start == 0 ? TensorDescriptor.encode(name: name, dtype: dtype, shape: shape) : []
-            let chunk = encoder.encode(
-                part, layout: layout, tensorIndex: entries.count, index: chunkCount - firstChunk, descriptor: descriptor)
-            ChunkRecord(
-                offset: file.position, storedLength: chunk.bytes.count, rawLength: part.byteCount, checksum: chunk.checksum,
-                tensorIndex: entries.count, codec: layout.codec, width: UInt8(layout.width)
-            ).encode(into: &table)
-            chunkCount += 1
-            try write(chunk.bytes)
-            start += part.byteCount
-        }
-        names.insert(name)
-        rawBytes += bytes.byteCount
-        entries.append(
-            Footer.Entry(
-                name: name, dtype: dtype, shape: shape, sha256: digest.finishHex(), firstChunk: firstChunk,
-                chunkCount: chunkCount - firstChunk, byteCount: bytes.byteCount))
     }
+
+    /// Writes tensors, with chunks of several coded at once.
+    ///
+    /// - Parameter isCancelled: asked before each chunk; if true, `CancellationError` is thrown.
+    /// - Throws: as for one tensor; nothing has been written when a tensor is refused. Also what the tensors' bytes throw.
+    public mutating func append(_ tensors: [TensorContent], isCancelled: @escaping @Sendable () -> Bool = { false }) throws {
+        if let failure { throw failure }
+        var run = AppendRun.Plan(firstTensor: entries.count, chunkSize: chunkSize)
+        var (labels, rawBytes) = (labels, rawBytes)
+        for tensor in tensors {
+            do {
+                let count = try check(tensor, labels: labels, rawBytes: rawBytes, tensors: run.firstTensor + run.tensors.count,
+                    chunks: chunkCount + run.pieces.count)
+                let path = tensor.file.flatMap { options.files?[$0] }
+                labels.insert(CheckpointTensor.label(name: tensor.name, path: path))
+                rawBytes += count
+                run.add(tensor, path: path)
+            } catch {
+                throw error.inTensor(tensor.name).inFile(sink.path)
+            }
+        }
+        let made: AppendRun
+        let hashes: [String?]
+        do {
+            made = AppendRun(plan: run, sink: sink, isCancelled: isCancelled)
+            try made.execute(threads: options.threads)
+            hashes = options.hashesTensors ? try Self.hashes(of: tensors.map(\.bytes), threads: options.threads) : tensors.map { _ in nil }
+        } catch {
+            failure = (error as? FileError).map(CheckpointError.init) ?? error
+            throw failure ?? error
+        }
+        let bases = try Self.hashes(of: tensors.compactMap { $0.base?.bytes }, threads: options.threads)
+        var nextBase = 0
+        for (number, tensor) in tensors.enumerated() {
+            var base: CheckpointTensor.Base?
+            if let source = tensor.base {
+                base = CheckpointTensor.Base(name: source.name, sha256: bases[nextBase] ?? "")
+                nextBase += 1
+            }
+            let chunks = (tensor.bytes.byteCount + chunkSize - 1) / chunkSize
+            entries.append(
+                Footer.Entry(
+                    name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, file: tensor.file,
+                    base: made.holdsDifferences[number] ? base : nil, sha256: hashes[number], firstChunk: chunkCount, chunkCount: chunks,
+                    byteCount: tensor.bytes.byteCount))
+            chunkCount += chunks
+        }
+        table += made.table
+        self.labels = labels
+        self.rawBytes = rawBytes
+    }
+
+    /// The SHA-256 of each source.
+    private static func hashes(of sources: [any ByteSource], threads: Int) throws -> [String?] {
+        let hashes = Mutex([String?](repeating: nil, count: sources.count))
+        try ThreadPool.runInOrder(sources.count, threads: threads) {
+        } make: { number, _ in
+            let hash = try sources[number].sha256()
+            hashes.withLock { $0[number] = hash }
+        } hand: { _, _ in
+        }
+        return hashes.withLock { $0 }
+    }
+
+    /// Tensors so far that are stored as differences to a base, in part at least.
+    public var differenceCount: Int { entries.count { $0.base != nil } }
 
     /// Writes the footer and publishes the file under its name.
     ///
     /// - Parameter durable: whether to wait until the disk holds the file.
     /// - Returns: the bytes of the file.
     @discardableResult
-    public consuming func finish(durable: Bool = true) throws(CheckpointError) -> Int {
+    public consuming func finish(durable: Bool = true) throws -> Int {
         if let failure { throw failure }
-        let text = Footer(kind: kind, metadata: metadata, chunkSize: chunkSize, entries: entries).encoded
+        let text = Footer(kind: options.kind, metadata: metadata, chunkSize: chunkSize, files: options.files, entries: entries).encoded
         guard text.count <= CheckpointLimits.format.footerBytes else {
-            throw CheckpointError(.limitFooter, "the footer's text would have \(text.count) bytes, more than is allowed").inFile(file.path)
+            throw CheckpointError(.limitFooter, "the footer's text would have \(text.count) bytes, more than is allowed").inFile(sink.path)
         }
-        let lengths = Trailer.lengths(footerOffset: file.position, textLength: text.count, chunkCount: chunkCount)
+        let lengths = Trailer.lengths(footerOffset: sink.position, textLength: text.count, chunkCount: chunkCount)
         var digest = SHA256Digest()
         for part in [prologue, text, table, lengths] { digest.update(part.rawBytes) }
-        try write(text)
-        try write(table)
-        try write(lengths + digest.finish() + Format.endMagic)
         do {
-            try file.publish(durable: durable)
+            for part in [text, table, lengths + digest.finish() + Format.endMagic] { try sink.write(part) }
+            try sink.publish(durable: durable)
         } catch {
             throw CheckpointError(error)
         }
-        return file.position
+        return sink.position
     }
 
-    private func check(name: String, dtype: DType, shape: [Int], byteCount: Int) throws(CheckpointError) {
+    /// Refuses a tensor that the format has no room for; its bytes.
+    private func check(
+        _ tensor: TensorContent, labels: Set<String>, rawBytes: Int, tensors: Int, chunks: Int
+    ) throws(CheckpointError) -> Int {
         let limits = CheckpointLimits.format
+        let (name, shape, byteCount) = (tensor.name, tensor.shape, tensor.bytes.byteCount)
         guard Format.isName(name) else {
             throw CheckpointError(.nameInvalid, "the name of a tensor has more than 65,535 bytes or holds a NUL")
         }
-        guard !names.contains(name) else { throw CheckpointError(.nameDuplicate, "a tensor of this name is written already") }
+        precondition((tensor.file == nil) == (options.files == nil), "packed files have tensors of files, others have none")
+        let path = tensor.file.flatMap { options.files?[$0] }
+        guard !labels.contains(CheckpointTensor.label(name: name, path: path)) else {
+            throw CheckpointError(.nameDuplicate, "a tensor of this name is written already")
+        }
         guard shape.count <= limits.rank else {
             throw CheckpointError(.limitRank, "the tensor has \(shape.count) dimensions, more than the \(limits.rank) that are allowed")
         }
-        guard let needed = CheckedSize.byteCount(of: shape, dtype: dtype) else {
+        guard let needed = CheckedSize.byteCount(of: shape, dtype: tensor.dtype) else {
             throw CheckpointError(
-                .shapeInvalid, "the shape \(describe(shape: shape)) of \(dtype) is negative, overflows, or leaves a byte unfilled")
+                .shapeInvalid, "the shape \(describe(shape: shape)) of \(tensor.dtype) is negative, overflows, or leaves a byte unfilled")
         }
-        guard needed == byteCount else {
+        guard needed == byteCount, tensor.base?.bytes.byteCount ?? needed == needed else {
             throw CheckpointError(
-                .bytesMismatch, "\(describe(shape: shape)) of \(dtype) takes \(needed) bytes and \(byteCount) were given")
+                .bytesMismatch, "\(describe(shape: shape)) of \(tensor.dtype) takes \(needed) bytes and \(byteCount) were given")
         }
-        guard entries.count < limits.tensors else { throw CheckpointError(.limitTensors, "the file has as many tensors as are allowed") }
+        guard tensors < limits.tensors else { throw CheckpointError(.limitTensors, "the file has as many tensors as are allowed") }
         guard byteCount <= limits.rawBytes - rawBytes else {
             throw CheckpointError(.limitRawBytes, "the file would hold more bytes than are allowed")
         }
-        guard (byteCount + chunkSize - 1) / chunkSize <= limits.chunks - chunkCount else {
+        guard (byteCount + chunkSize - 1) / chunkSize <= limits.chunks - chunks else {
             throw CheckpointError(.limitChunks, "the file would have more chunks than are allowed")
         }
-    }
-
-    private mutating func write(_ bytes: [UInt8]) throws(CheckpointError) {
-        do {
-            try file.write(bytes)
-        } catch {
-            let wrapped = CheckpointError(error)
-            failure = wrapped
-            throw wrapped
-        }
+        return byteCount
     }
 }

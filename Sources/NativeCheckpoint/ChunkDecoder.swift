@@ -2,6 +2,8 @@
 private struct PlaneRecord {
     let method: PlaneMethod
     let payload: Range<Int>
+    /// Bits of a number, for a packed plane.
+    let bits: Int
     /// Bytes at the beginning of the payload that every stream begins with.
     let shared: Int
     /// Where the streams' own parts begin, from the beginning of the payload, and where the last one ends.
@@ -9,7 +11,7 @@ private struct PlaneRecord {
 }
 
 /// Turns stored chunks back into raw bytes.
-struct ChunkDecoder: ~Copyable {
+final class ChunkDecoder {
     private lazy var inflater = Inflater()
     private lazy var huffman = HuffmanDecoder()
     private var scratch: [UInt8] = []
@@ -19,10 +21,11 @@ struct ChunkDecoder: ~Copyable {
     /// - Parameters:
     ///   - stored: the chunk's bytes, as long as its record says.
     ///   - record: its row of the table; codec, width and raw length have been checked against the tensor.
+    ///   - base: as many bytes of the base, for a chunk of differences. Without it the chunk is checked and `raw` means nothing.
     ///   - raw: where the raw bytes go, as long as the record says. (A pointer, because the compiler takes a span that is
     ///     passed beside a mutable one as kept in it.)
-    mutating func decode(
-        _ stored: RawSpan, record: ChunkRecord, index: Int, layout: PlaneLayout, descriptor: [UInt8],
+    func decode(
+        _ stored: RawSpan, record: ChunkRecord, index: Int, layout: PlaneLayout, descriptor: [UInt8], base: RawSpan?,
         into raw: UnsafeMutableRawBufferPointer
     ) throws(CheckpointError) {
         let end = stored.byteCount - Format.checksumSize
@@ -34,14 +37,13 @@ struct ChunkDecoder: ~Copyable {
         }
         let header = ChunkHeader(
             storedLength: record.storedLength, rawLength: record.rawLength, tensorIndex: record.tensorIndex, index: index, layout: layout,
-            descriptorLength: descriptor.count)
+            descriptorLength: descriptor.count, rawChecksum: record.rawChecksum)
         guard stored.holds(header.encoded + descriptor, at: 0) else {
             throw CheckpointError(
                 .chunkHeader, at: record.offset, "the header of a chunk says something else than the footer; the file breaks the format")
         }
         precondition(raw.count == record.rawLength)
         let count = record.rawLength / layout.width
-        if scratch.count < record.rawLength, layout.width > 1 { scratch = [UInt8](repeating: 0, count: record.rawLength) }
 
         var position = Format.chunkHeaderSize + descriptor.count
         var planes: [PlaneRecord] = []
@@ -54,11 +56,18 @@ struct ChunkDecoder: ~Copyable {
             throw CheckpointError(
                 .planeInvalid, at: record.offset + position, "bytes follow the last plane of a chunk; the file breaks the format")
         }
-        let failed = unsafe expand(stored, planes: planes, count: count, layout: layout, into: raw)
+        let failed = unsafe expand(stored, planes: planes, count: count, layout: layout, base: base, into: raw)
         if let failed {
             throw CheckpointError(
                 .planeStream, at: record.offset + planes[failed].payload.lowerBound,
                 "a DEFLATE stream of a plane is not valid or does not fill its part of it; the file breaks the format")
+        }
+        // Of differences without their base there is nothing more to check.
+        guard layout.arrangement != .difference || base != nil else { return }
+        guard unsafe checksum(UnsafeRawBufferPointer(raw).bytes) == record.rawChecksum else {
+            throw CheckpointError(
+                .chunkContent, at: record.offset,
+                "what a chunk decodes to has another checksum than what was written; the file was made by a faulty machine or program")
         }
     }
 
@@ -74,13 +83,19 @@ struct ChunkDecoder: ~Copyable {
             throw CheckpointError(
                 .planeInvalid, at: chunk + position, "a plane is stored by a method that version 1 does not have; use a newer program")
         }
-        let streams = Int(stored.integer(at: position + 1, as: UInt8.self))
+        let second = Int(stored.integer(at: position + 1, as: UInt8.self))
         let shared = Int(stored.integer(at: position + 2, as: UInt16.self))
-        let isCut = streams > 1
-        guard isCut ? method == .deflate && streams <= min(Format.maximumStreams, count) : streams == 1 && shared == 0 else {
+        let streams = method == .packed ? 1 : second
+        let isPossible =
+            switch method {
+            case .stored, .constant: second == 1 && shared == 0
+            case .deflate: second == 1 ? shared == 0 : second > 1 && second <= min(Format.maximumStreams, count)
+            case .packed: [1, 2, 4].contains(second) && shared == 0
+            }
+        guard isPossible else {
             throw CheckpointError(
                 .planeInvalid, at: chunk + position + 1,
-                "a plane has \(streams) streams that share \(shared) bytes, which is not possible there; the file breaks the format")
+                "a plane has \(second) streams or bits and \(shared) shared bytes, which is not possible there; the file breaks the format")
         }
         let length = Int(stored.integer(at: position + 4, as: UInt32.self))
         let isRight =
@@ -88,11 +103,19 @@ struct ChunkDecoder: ~Copyable {
             case .stored: length == count
             case .constant: length == 1
             case .deflate: length > 0 && length < count
+            case .packed: length < count && length == PackedPlane.byteCount(bits: second, length: count)
             }
         guard isRight, length <= end - start else {
             throw CheckpointError(
                 .planeInvalid, at: chunk + position + 4,
                 "the length of a plane (\(length)) is not possible there; the file breaks the format")
+        }
+        // What is left of the last byte has one value, so that a plane has one form.
+        if method == .packed, count * second % 8 != 0 {
+            guard stored.integer(at: start + length - 1, as: UInt8.self) >> UInt8(count * second % 8) == 0 else {
+                throw CheckpointError(
+                    .planeInvalid, at: chunk + start + length - 1, "bits after the last number of a packed plane are not zero; the file breaks the format")
+            }
         }
         let payload = start..<(start + length)
         let first = shared + Format.partLengthSize * (streams - 1)
@@ -109,31 +132,36 @@ struct ChunkDecoder: ~Copyable {
                 .planeInvalid, at: chunk + start + min(shared, length),
                 "the lengths of a plane's streams do not fit into the plane; the file breaks the format")
         }
-        return PlaneRecord(method: method, payload: payload, shared: shared, starts: starts)
+        return PlaneRecord(method: method, payload: payload, bits: second, shared: shared, starts: starts)
     }
 
     /// Expands the planes and joins them; the number of the first whose stream is wrong.
-    private mutating func expand(
-        _ stored: RawSpan, planes: [PlaneRecord], count: Int, layout: PlaneLayout,
+    private func expand(
+        _ stored: RawSpan, planes: [PlaneRecord], count: Int, layout: PlaneLayout, base: RawSpan?,
         into raw: UnsafeMutableRawBufferPointer
     ) -> Int? {
         let (huffman, inflater) = (self.huffman, self.inflater)
+        // One plane that needs no joining goes where it belongs at once.
+        let isDirect = layout.width == 1 && layout.arrangement == .plain
+        if !isDirect, scratch.count < raw.count { scratch = [UInt8](repeating: 0, count: raw.count) }
         // Sound: `raw` and `scratch` have count × width bytes, every payload lies inside `stored`, and every pointer is
         // used only in here. A stored plane is joined from where it lies.
         return unsafe stored.withUnsafeBytes { source in
             unsafe scratch.withUnsafeMutableBytes { scratch in
-                guard let target = raw.baseAddress, let source = source.baseAddress else { return nil }
-                // One plane needs no joining and goes where it belongs at once.
-                let room = unsafe layout.width == 1 ? target : scratch.baseAddress!
-                var sources: [UnsafeRawPointer] = unsafe []
+                let room = unsafe isDirect ? raw : scratch
+                var sources: [UnsafePointer<UInt8>?] = unsafe []
                 for (number, plane) in planes.enumerated() {
-                    let payload = unsafe UnsafeRawBufferPointer(start: source + plane.payload.lowerBound, count: plane.payload.count)
-                    let place = unsafe UnsafeMutableRawBufferPointer(start: room + number * count, count: count)
+                    let payload = unsafe UnsafeRawBufferPointer(rebasing: source[plane.payload])
+                    let place = unsafe UnsafeMutableRawBufferPointer(rebasing: room[(number * count)..<((number + 1) * count)])
                     switch plane.method {
-                    case .stored: unsafe sources.append(payload.baseAddress!)
+                    case .stored:
+                        if isDirect { unsafe place.copyMemory(from: payload) }
+                        unsafe sources.append(payload.bindMemory(to: UInt8.self).baseAddress)
+                        continue
                     case .constant:
-                        unsafe place.initializeMemory(as: UInt8.self, repeating: payload[0])
-                        unsafe sources.append(UnsafeRawPointer(place.baseAddress!))
+                        _ = unsafe place.initializeMemory(as: UInt8.self, repeating: payload[0])
+                    case .packed:
+                        unsafe PackedPlane.unpack(payload, bits: plane.bits, into: place)
                     case .deflate:
                         // Streams of literals alone are most of them; zlib takes what is not, and has the last word.
                         let shared = unsafe UnsafeRawBufferPointer(rebasing: payload[0..<plane.shared])
@@ -141,10 +169,10 @@ struct ChunkDecoder: ~Copyable {
                             unsafe huffman.decode(payload, shared: shared, starts: plane.starts, into: place)
                             || inflater.decompress(payload, shared: shared, starts: plane.starts, into: place)
                         guard isDecoded else { return number }
-                        unsafe sources.append(UnsafeRawPointer(place.baseAddress!))
                     }
+                    unsafe sources.append(UnsafePointer(place.bindMemory(to: UInt8.self).baseAddress))
                 }
-                unsafe BytePlanes.join(sources, into: target, count: count, layout: layout)
+                if !isDirect, layout.arrangement != .difference || base != nil { unsafe BytePlanes.join(sources, base: base, into: raw, layout: layout) }
                 return nil
             }
         }

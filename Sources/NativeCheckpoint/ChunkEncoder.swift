@@ -1,3 +1,5 @@
+internal import CKernels
+
 /// How one plane is stored.
 enum PlaneMethod: UInt8 {
     /// The bytes as they are.
@@ -6,17 +8,21 @@ enum PlaneMethod: UInt8 {
     case constant = 1
     /// Raw DEFLATE streams.
     case deflate = 2
+    /// Two, four or sixteen values, and for each byte its number among them.
+    case packed = 3
 }
 
 /// What identifies a chunk: everything its header says.
-struct ChunkHeader {
-    let storedLength: Int
+struct ChunkHeader: Equatable {
+    var storedLength: Int
     let rawLength: Int
     let tensorIndex: Int
     /// The chunk's number inside its tensor.
     let index: Int
-    let layout: PlaneLayout
+    var layout: PlaneLayout
     let descriptorLength: Int
+    /// The CRC-32 of the raw bytes.
+    let rawChecksum: UInt32
 
     var encoded: [UInt8] {
         var bytes: [UInt8] = []
@@ -30,6 +36,7 @@ struct ChunkHeader {
         bytes.append(UInt8(layout.width))
         bytes.append(integer: UInt16(0))
         bytes.append(integer: UInt32(descriptorLength))
+        bytes.append(integer: rawChecksum)
         return bytes
     }
 }
@@ -38,14 +45,18 @@ struct ChunkHeader {
 ///
 /// What it does with a plane depends on the plane's bytes alone and uses integers only, so the same input gives the same
 /// file on any machine (with the same zlib, which codes planes that repeat themselves).
-struct ChunkEncoder: ~Copyable {
+final class ChunkEncoder {
     private let huffman = HuffmanEncoder()
     /// Codes samples only, so that what `huffman` has counted stays.
     private let sampler = HuffmanEncoder()
     private let matching = Deflater()
     private var planes: [UInt8] = []
-    /// The planes' records of the chunk in the making.
+    /// The chunk in the making.
     private var body: [UInt8] = []
+    /// Another way to store the same chunk.
+    private var other: [UInt8] = []
+    /// The chunk that was made last: header, descriptor, planes, checksum.
+    var bytes: [UInt8] { body }
 
     /// A plane shorter than this is stored or constant: a DEFLATE stream with its own code is hardly shorter.
     private static let shortestCoded = 32
@@ -54,41 +65,54 @@ struct ChunkEncoder: ~Copyable {
     private static let samplePieces = 16
     private static let samplePieceLength = 256
 
-    /// The chunk that holds `raw`, ready to be written: header, descriptor, planes, checksum.
-    mutating func encode(
-        _ raw: RawSpan, layout: PlaneLayout, tensorIndex: Int, index: Int, descriptor: [UInt8]
-    ) -> (bytes: [UInt8], checksum: UInt32) {
-        body.removeAll(keepingCapacity: true)
-        let count = raw.byteCount / layout.width
-        if layout.width == 1 {
-            appendPlane(raw)
-        } else {
-            if planes.count < raw.byteCount { planes = [UInt8](repeating: 0, count: raw.byteCount) }
-            BytePlanes.split(raw, into: &planes, layout: layout)
-            // Taken out while its parts are read, so that no part of `self` is read and changed at once.
-            let split = planes
-            planes = []
-            for plane in 0..<layout.width { appendPlane(split.rawBytes.extracting((plane * count)..<((plane + 1) * count))) }
-            planes = split
+    /// Makes the chunk that holds `raw`, in `bytes`.
+    ///
+    /// - Parameter base: as many bytes of the base; the chunk holds the differences when they take less room than the bytes.
+    /// - Returns: what the table says of the chunk, its place apart.
+    func encode(
+        _ raw: RawSpan, base: RawSpan? = nil, layout: PlaneLayout, tensorIndex: Int, index: Int, descriptor: [UInt8]
+    ) -> (header: ChunkHeader, checksum: UInt32) {
+        var header = ChunkHeader(
+            storedLength: 0, rawLength: raw.byteCount, tensorIndex: tensorIndex, index: index, layout: layout,
+            descriptorLength: descriptor.count, rawChecksum: NativeCheckpoint.checksum(raw))
+        appendChunk(raw, base: nil, layout: layout, descriptor: descriptor)
+        if let base {
+            swap(&body, &other)
+            appendChunk(raw, base: base, layout: layout.ofDifferences, descriptor: descriptor)
+            if body.count < other.count { header.layout = layout.ofDifferences } else { swap(&body, &other) }
         }
-        let storedLength = Format.chunkHeaderSize + descriptor.count + body.count + Format.checksumSize
-        let header = ChunkHeader(
-            storedLength: storedLength, rawLength: raw.byteCount, tensorIndex: tensorIndex, index: index, layout: layout,
-            descriptorLength: descriptor.count)
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(storedLength)
-        bytes += header.encoded
-        bytes += descriptor
-        bytes += body
-        let sum = checksum(bytes.rawBytes)
-        bytes.append(integer: sum)
-        return (bytes, sum)
+        header.storedLength = body.count + Format.checksumSize
+        for (place, byte) in header.encoded.enumerated() { body[place] = byte }
+        let sum = NativeCheckpoint.checksum(body.rawBytes)
+        body.append(integer: sum)
+        return (header, sum)
     }
 
-    private mutating func appendPlane(_ plane: RawSpan) {
+    /// Makes all of the chunk but the header, for which it leaves room, and the checksum.
+    private func appendChunk(_ raw: RawSpan, base: RawSpan?, layout: PlaneLayout, descriptor: [UInt8]) {
+        body.removeAll(keepingCapacity: true)
+        body.reserveCapacity(
+            Format.chunkHeaderSize + descriptor.count + raw.byteCount + layout.width * Format.planeHeaderSize + Format.checksumSize)
+        body.append(contentsOf: repeatElement(0, count: Format.chunkHeaderSize))
+        body += descriptor
+        if layout.width == 1, layout.arrangement == .plain {
+            appendPlane(raw)
+            return
+        }
+        let count = raw.byteCount / layout.width
+        if planes.count < raw.byteCount { planes = [UInt8](repeating: 0, count: raw.byteCount) }
+        BytePlanes.split(raw, base: base, into: &planes, layout: layout)
+        // Taken out while its parts are read, so that no part of `self` is read and changed at once.
+        let split = planes
+        planes = []
+        for plane in 0..<layout.width { appendPlane(split.rawBytes.extracting((plane * count)..<((plane + 1) * count))) }
+        planes = split
+    }
+
+    private func appendPlane(_ plane: RawSpan) {
         let length = plane.byteCount
         let sample = Self.sample(of: plane)
-        let histogram = sampler.count(sample.rawBytes, streams: 1)
+        let histogram = sampler.count(sample.rawBytes)
         // Matches hardly ever save a fifth unless whole words repeat, and looking for those is far faster than zlib.
         let isRepeating = HuffmanEncoder.repeatedWords(sample.rawBytes) >= sample.count / 8
         // Most planes are random mantissas. They are told by the sample, as counting all bytes takes longer than storing them.
@@ -105,7 +129,7 @@ struct ChunkEncoder: ~Copyable {
     /// - Parameters:
     ///   - sample: what to try matching on, if anything.
     ///   - isLevel: whether all of the sample is one value, so that there are long runs.
-    private mutating func appendStructured(_ plane: RawSpan, sample: [UInt8]?, isLevel: Bool) {
+    private func appendStructured(_ plane: RawSpan, sample: [UInt8]?, isLevel: Bool) {
         let length = plane.byteCount
         let histogram = huffman.count(plane)
         if histogram.isConstant {
@@ -114,28 +138,36 @@ struct ChunkEncoder: ~Copyable {
             return
         }
         // Less than an eighth is not worth the time of coding and decoding; storing costs nothing.
-        let limit = length - max(1, length / 8)
+        var limit = length - max(1, length / 8)
+        // Symbols take a bit each at least and some for the end of the block, so few values are better off by their numbers.
+        let packing = PackedPlane(histogram.values, length: length).flatMap { $0.byteCount <= limit ? $0 : nil }
+        if let packing { limit = packing.byteCount - 1 }
         if length >= Self.shortestCoded {
             if isLevel || sample.map({ gainsByMatching($0) }) ?? false, let coded = matching.compress(plane, limit: limit) {
                 appendHeader(.deflate, length: coded)
                 matching.appendStream(length: coded, to: &body)
                 return
             }
-            if histogram.savesAnEighth {
-                let size = huffman.payloadSize()
-                if size <= limit {
-                    let start = body.count
-                    appendHeader(.deflate, length: size, streams: huffman.streamCount, shared: huffman.sharedCount)
-                    if huffman.appendPayload(of: plane, to: &body) { return }
-                    body.removeSubrange(start...)
+            if histogram.savesAnEighth, huffman.largestPayload(length: length) <= limit {
+                let start = body.count
+                appendHeader(.deflate, length: 0, streams: huffman.streamCount, shared: huffman.sharedCount)
+                if let size = huffman.appendPayload(of: plane, to: &body) {
+                    for byte in 0..<4 { body[start + 4 + byte] = UInt8(truncatingIfNeeded: size >> (8 * byte)) }
+                    return
                 }
+                body.removeSubrange(start...)
             }
+        }
+        if let packing {
+            appendHeader(.packed, length: packing.byteCount, streams: packing.bits)
+            packing.append(plane, to: &body)
+            return
         }
         appendHeader(.stored, length: length)
         body.append(bytes: plane)
     }
 
-    private mutating func appendHeader(_ method: PlaneMethod, length: Int, streams: Int = 1, shared: Int = 0) {
+    private func appendHeader(_ method: PlaneMethod, length: Int, streams: Int = 1, shared: Int = 0) {
         body.append(method.rawValue)
         body.append(UInt8(streams))
         body.append(integer: UInt16(shared))
@@ -159,8 +191,8 @@ struct ChunkEncoder: ~Copyable {
 
     /// Whether the sample, which `sampler` has counted, gets shorter by a fifth when matches are allowed, against symbols
     /// alone. Matching is many times slower than symbols, except where it finds much.
-    private mutating func gainsByMatching(_ sample: [UInt8]) -> Bool {
-        let plain = min(sampler.payloadSize(), sample.count)
+    private func gainsByMatching(_ sample: [UInt8]) -> Bool {
+        let plain = min(sampler.largestPayload(length: sample.count, streams: 1), sample.count)
         return matching.compress(sample.rawBytes, limit: plain - plain / 5) != nil
     }
 }
@@ -169,23 +201,28 @@ struct ChunkEncoder: ~Copyable {
 struct ByteHistogram {
     private let total: Int
     private let largest: Int
+    /// The bytes that occur, from the smallest up.
+    let values: [UInt8]
     /// The order-0 entropy of all bytes together, in bits × 256.
     private let entropy: Int
 
-    /// counts is (parts, 256), `total` their sum.
+    /// counts is (256), `total` their sum.
     init(_ counts: [UInt32], total: Int) {
         var largest = 0
         var entropy = 0
         let whole = Self.logarithm(total)
+        var values: [UInt8] = []
         for value in 0..<256 {
-            var count = 0
-            for part in stride(from: value, to: counts.count, by: 256) { count += Int(counts[part]) }
+            let count = Int(counts[value])
             largest = max(largest, count)
-            if count > 0 { entropy += count * (whole - Self.logarithm(count)) }
+            guard count > 0 else { continue }
+            values.append(UInt8(value))
+            entropy += count * (whole - Self.logarithm(count))
         }
         self.total = total
         self.largest = largest
         self.entropy = entropy
+        self.values = values
     }
 
     /// The binary logarithm × 256, the fraction interpolated: at most 0.09 too small. Integers, so that no mathematics
@@ -204,4 +241,46 @@ struct ByteHistogram {
     /// Whether a sample with these counts may be from a plane that symbols save an eighth of: with a quarter of a bit for
     /// what a sample misses.
     var mayBeWorthCoding: Bool { 4 * entropy <= total * 29 * 256 }
+}
+
+/// A plane of at most sixteen values as their numbers: 1, 2 or 4 bits for each byte.
+struct PackedPlane {
+    private let values: [UInt8]
+    /// Bits of a number.
+    let bits: Int
+    /// Bytes of the values and the numbers.
+    let byteCount: Int
+
+    /// - Parameter values: those that occur; `nil` is given for more than sixteen.
+    init?(_ values: [UInt8], length: Int) {
+        guard let bits = [1, 2, 4].first(where: { values.count <= 1 << $0 }) else { return nil }
+        self.values = values + [UInt8](repeating: values.last ?? 0, count: 1 << bits - values.count)
+        self.bits = bits
+        byteCount = Self.byteCount(bits: bits, length: length)
+    }
+
+    static func byteCount(bits: Int, length: Int) -> Int { 1 << bits + (length * bits + 7) / 8 }
+
+    func append(_ plane: RawSpan, to bytes: inout [UInt8]) {
+        bytes += values
+        var numbers = [UInt8](repeating: 0, count: 256)
+        for (number, value) in values.enumerated().reversed() { numbers[Int(value)] = UInt8(number) }
+        let start = bytes.count
+        bytes.append(contentsOf: repeatElement(0, count: byteCount - values.count))
+        // Sound: the kernel writes what was appended, and no more; every byte has a number.
+        unsafe plane.withUnsafeBytes { source in
+            unsafe bytes.withUnsafeMutableBufferPointer { target in
+                unsafe oplora_planes_pack(
+                    source.bindMemory(to: UInt8.self).baseAddress, source.count, UInt32(bits), numbers, target.baseAddress! + start)
+            }
+        }
+    }
+
+    /// Fills a plane from a payload whose length is that of `bits` and the plane.
+    static func unpack(_ payload: UnsafeRawBufferPointer, bits: Int, into plane: UnsafeMutableRawBufferPointer) {
+        let bytes = unsafe payload.bindMemory(to: UInt8.self)
+        // Sound: the payload has 2^bits values and the numbers of all bytes of the plane, checked by the caller.
+        unsafe oplora_planes_unpack(
+            bytes.baseAddress! + 1 << bits, plane.count, UInt32(bits), bytes.baseAddress, plane.bindMemory(to: UInt8.self).baseAddress)
+    }
 }

@@ -11,6 +11,8 @@ struct ChunkRecord: Equatable, Sendable {
     let tensorIndex: Int
     let codec: UInt8
     let width: UInt8
+    /// The CRC-32 of the raw bytes.
+    let rawChecksum: UInt32
 
     var end: Int { offset + storedLength }
 
@@ -23,7 +25,7 @@ struct ChunkRecord: Equatable, Sendable {
         bytes.append(codec)
         bytes.append(width)
         bytes.append(integer: UInt16(0))
-        bytes.append(integer: UInt32(0))
+        bytes.append(integer: rawChecksum)
     }
 }
 
@@ -49,7 +51,8 @@ extension ChunkRecord {
         tensorIndex = Int(bytes.integer(at: position + 20, as: UInt32.self))
         codec = bytes.integer(at: position + 24)
         width = bytes.integer(at: position + 25)
-        guard bytes.integer(at: position + 26, as: UInt16.self) == 0, bytes.integer(at: position + 28, as: UInt32.self) == 0 else {
+        rawChecksum = bytes.integer(at: position + 28)
+        guard bytes.integer(at: position + 26, as: UInt16.self) == 0 else {
             throw CheckpointError(
                 .reservedNotZero, at: position + 26, "a reserved field of the chunk table is not zero; the file breaks the format")
         }
@@ -62,9 +65,15 @@ extension ChunkRecord {
 }
 
 /// What the first chunk of a tensor says of the tensor, so that a file without its footer can be salvaged.
-enum TensorDescriptor {
-    /// Name, type and shape as bytes. The rank is at most 32 and the name at most 65,535 bytes.
-    static func encode(name: String, dtype: DType, shape: [Int]) -> [UInt8] {
+struct TensorDescriptor: Equatable {
+    let name: String
+    let dtype: DType
+    let shape: [Int]
+    /// The packed file that the tensor belongs to.
+    let path: String?
+
+    /// The rank is at most 32, name and path at most 65,535 bytes.
+    var encoded: [UInt8] {
         var bytes: [UInt8] = []
         bytes.append(integer: UInt16(name.utf8.count))
         bytes.append(contentsOf: name.utf8)
@@ -72,6 +81,8 @@ enum TensorDescriptor {
         bytes.append(contentsOf: dtype.rawValue.utf8)
         bytes.append(UInt8(shape.count))
         for dimension in shape { bytes.append(integer: UInt64(dimension)) }
+        bytes.append(integer: UInt16(path?.utf8.count ?? 0))
+        bytes.append(contentsOf: (path ?? "").utf8)
         return bytes
     }
 }

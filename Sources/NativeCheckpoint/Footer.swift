@@ -9,7 +9,10 @@ struct Footer {
         let name: String
         let dtype: DType
         let shape: [Int]
-        let sha256: String
+        /// The number of the packed file that it belongs to.
+        let file: Int?
+        let base: CheckpointTensor.Base?
+        let sha256: String?
         let firstChunk: Int
         let chunkCount: Int
         /// Computed from dtype and shape.
@@ -19,29 +22,22 @@ struct Footer {
     let kind: String
     let metadata: OrderedDictionary<String, JSONValue>
     let chunkSize: Int
+    /// Paths of the packed files; `nil` where the tensors belong to none.
+    let files: [String]?
     let entries: [Entry]
 
     /// The text without white space.
     var encoded: [UInt8] {
-        let tensors = entries.map { entry in
-            JSONValue.object([
-                "name": .string(entry.name),
-                "dtype": .string(entry.dtype.rawValue),
-                "shape": .array(entry.shape.map(JSONValue.integer)),
-                "sha256": .string(entry.sha256),
-                "firstChunk": .integer(entry.firstChunk),
-                "chunks": .integer(entry.chunkCount),
-            ])
-        }
-        let footer = JSONValue.object([
+        var footer: OrderedDictionary<String, JSONValue> = [
             "format": "opck",
             "version": .integer(Int(Format.version)),
             "kind": .string(kind),
             "chunkSize": .integer(chunkSize),
             "metadata": .object(metadata),
-            "tensors": .array(tensors),
-        ])
-        return Array(footer.serialized().utf8)
+        ]
+        if let files { footer["files"] = .array(files.map(JSONValue.string)) }
+        footer["tensors"] = .array(entries.map(\.json))
+        return Array(JSONValue.object(footer).serialized().utf8)
     }
 }
 
@@ -55,7 +51,7 @@ extension Footer {
             throw CheckpointError(.footerSyntax, at: offset + (error.offset ?? 0), "the footer is not strict JSON (\(error.message))")
         }
         let members = try Self.members(
-            of: value, ["format", "version", "kind", "chunkSize", "metadata", "tensors"], of: "the footer", at: offset)
+            of: value, ["format", "version", "kind", "chunkSize", "metadata", "tensors"], optional: ["files"], of: "the footer", at: offset)
         guard members["format"] == "opck", members["version"] == .integer(Int(Format.version)) else {
             throw Self.fault(offset, "\"format\" or \"version\" of the footer do not say opck \(Format.version)")
         }
@@ -77,14 +73,25 @@ extension Footer {
         self.kind = kind
         self.metadata = metadata
         self.chunkSize = chunkSize
+        let paths = try Self.files(members["files"], kind: kind, at: offset)
+        files = paths
         var entries: [Entry] = []
         entries.reserveCapacity(tensors.count)
         // Strings compare by canonical equivalence, which is what the format asks for.
-        var names: Set<String> = []
+        var labels: Set<String> = []
         var total = 0
+        var lastFile = 0
         for tensor in tensors {
             let entry = try Entry(parsing: tensor, at: offset, limits: limits)
-            guard names.insert(entry.name).inserted else {
+            guard (entry.file == nil) == (paths == nil), entry.file ?? 0 >= lastFile, entry.file ?? 0 < paths?.count ?? 1 else {
+                throw Self.fault(offset, "tensor \"\(entry.name)\" belongs to no file of the list, or to one before that of the last tensor")
+            }
+            lastFile = entry.file ?? 0
+            let path = entry.file.flatMap { paths?[$0] }
+            guard path?.utf8.last != UInt8(ascii: "/") else {
+                throw Self.fault(offset, "tensor \"\(entry.name)\" belongs to \"\(path ?? "")\", which is a folder")
+            }
+            guard labels.insert(CheckpointTensor.label(name: entry.name, path: path)).inserted else {
                 throw CheckpointError(.nameDuplicate, tensor: entry.name, at: offset, "two tensors have this name")
             }
             let (sum, overflow) = total.addingReportingOverflow(entry.byteCount)
@@ -98,19 +105,45 @@ extension Footer {
         self.entries = entries
     }
 
+    /// The paths of packed files, which are there for the kinds of packed files and for no other.
+    private static func files(_ value: JSONValue?, kind: String, at offset: Int) throws(CheckpointError) -> [String]? {
+        let isPack = kind == Format.fileKind || kind == Format.folderKind
+        guard let value else {
+            guard !isPack else { throw fault(offset, "the footer has no \"files\"") }
+            return nil
+        }
+        guard isPack, case .array(let list) = value, list.count <= CheckpointLimits.format.tensors else {
+            throw fault(offset, "\"files\" of the footer is not a list of at most 1,048,576, or the kind is not that of packed files")
+        }
+        var files: [String] = []
+        var names: Set<String> = []
+        for entry in list {
+            guard case .string(let path) = entry, Format.isPath(path) else {
+                throw CheckpointError(.pathInvalid, at: offset, "the path of a packed file is absolute, leads out of its folder, or has an empty part")
+            }
+            guard names.insert(path).inserted else {
+                throw CheckpointError(.pathInvalid, at: offset, "two packed files have the path \"\(path)\"")
+            }
+            files.append(path)
+        }
+        guard kind == Format.folderKind || (files.count == 1 && !files[0].utf8.contains(UInt8(ascii: "/"))) else {
+            throw CheckpointError(.pathInvalid, at: offset, "a pack of one file has not exactly one, with a name of one part")
+        }
+        return files
+    }
+
     fileprivate static func fault(_ offset: Int, _ message: String) -> CheckpointError {
         CheckpointError(.footerField, at: offset, message + "; the file breaks the format")
     }
 
-    /// The members of an object that has exactly the given keys.
+    /// The members of an object that has all of `keys` and beside them only some of `optional`.
     fileprivate static func members(
-        of value: JSONValue, _ keys: [String], of what: String, at offset: Int
+        of value: JSONValue, _ keys: [String], optional: [String] = [], of what: String, at offset: Int
     ) throws(CheckpointError) -> OrderedDictionary<String, JSONValue> {
         guard case .object(let members) = value else { throw fault(offset, "\(what) is \(value.kind) and not an object") }
         for key in keys where members[key] == nil { throw fault(offset, "\(what) has no \"\(key)\"") }
-        guard members.count == keys.count else {
-            let extra = members.keys.first { !keys.contains($0) } ?? ""
-            throw fault(offset, "\(what) has a member \"\(extra)\" that version 1 does not have")
+        for key in members.keys where !keys.contains(key) && !optional.contains(key) {
+            throw fault(offset, "\(what) has a member \"\(key)\" that version 1 does not have")
         }
         return members
     }
@@ -119,7 +152,8 @@ extension Footer {
 extension Footer.Entry {
     fileprivate init(parsing value: JSONValue, at offset: Int, limits: CheckpointLimits) throws(CheckpointError) {
         let members = try Footer.members(
-            of: value, ["name", "dtype", "shape", "sha256", "firstChunk", "chunks"], of: "an entry of the tensor table", at: offset)
+            of: value, ["name", "dtype", "shape", "firstChunk", "chunks"], optional: ["file", "base", "sha256"], of: "an entry of the tensor table",
+            at: offset)
         guard case .string(let name) = members["name"] else { throw Footer.fault(offset, "the name of a tensor is not a string") }
         guard Format.isName(name) else {
             throw CheckpointError(.nameInvalid, at: offset, "the name of a tensor has more than 65,535 bytes or holds a NUL")
@@ -147,19 +181,48 @@ extension Footer.Entry {
                 .shapeInvalid, tensor: name, at: offset,
                 "the shape \(describe(shape: shape)) of \(dtype) is negative, overflows, or leaves a byte unfilled")
         }
-        guard case .string(let sha256) = members["sha256"], sha256.utf8.count == 64,
-            sha256.utf8.allSatisfy({
-                (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) || (UInt8(ascii: "a")...UInt8(ascii: "f")).contains($0)
-            })
-        else { throw Footer.fault(offset, "the hash of tensor \"\(name)\" is not 64 lower-case hexadecimal digits") }
+        switch members["file"] {
+        case nil: file = nil
+        case .integer(let number) where number >= 0: file = number
+        default: throw Footer.fault(offset, "the file of tensor \"\(name)\" is not an integer from 0 up")
+        }
+        sha256 = try members["sha256"].map { value throws(CheckpointError) in try Self.sha256(value, of: name, at: offset) }
+        base = try members["base"].map { value throws(CheckpointError) in
+            let members = try Footer.members(of: value, ["name", "sha256"], of: "the base of tensor \"\(name)\"", at: offset)
+            guard case .string(let base) = members["name"], let hash = members["sha256"], Format.isName(base) else {
+                throw Footer.fault(offset, "the base of tensor \"\(name)\" has no name")
+            }
+            return CheckpointTensor.Base(name: base, sha256: try Self.sha256(hash, of: name, at: offset))
+        }
         guard case .integer(let firstChunk) = members["firstChunk"], firstChunk >= 0,
             case .integer(let chunkCount) = members["chunks"], chunkCount >= 0
         else { throw Footer.fault(offset, "the chunks of tensor \"\(name)\" are not given as two integers from 0 up") }
         self.dtype = dtype
         self.shape = shape
-        self.sha256 = sha256
         self.firstChunk = firstChunk
         self.chunkCount = chunkCount
         self.byteCount = byteCount
+    }
+    private static func sha256(_ value: JSONValue, of name: String, at offset: Int) throws(CheckpointError) -> String {
+        guard case .string(let text) = value, text.utf8.count == 64,
+            text.utf8.allSatisfy({
+                (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) || (UInt8(ascii: "a")...UInt8(ascii: "f")).contains($0)
+            })
+        else { throw Footer.fault(offset, "a hash of tensor \"\(name)\" is not 64 lower-case hexadecimal digits") }
+        return text
+    }
+
+    fileprivate var json: JSONValue {
+        var members: OrderedDictionary<String, JSONValue> = [
+            "name": .string(name),
+            "dtype": .string(dtype.rawValue),
+            "shape": .array(shape.map(JSONValue.integer)),
+        ]
+        if let file { members["file"] = .integer(file) }
+        if let base { members["base"] = ["name": .string(base.name), "sha256": .string(base.sha256)] }
+        if let sha256 { members["sha256"] = .string(sha256) }
+        members["firstChunk"] = .integer(firstChunk)
+        members["chunks"] = .integer(chunkCount)
+        return .object(members)
     }
 }

@@ -9,7 +9,7 @@ enum Format {
 
     static let prologueSize = 32
     static let trailerSize = 72
-    static let chunkHeaderSize = 28
+    static let chunkHeaderSize = 32
     static let checksumSize = 4
     static let planeHeaderSize = 8
     static let tableRowSize = 32
@@ -25,7 +25,7 @@ enum Format {
     }
 
     /// Raw bytes in every chunk of a tensor but the last.
-    static let defaultChunkSize = 1 << 20
+    static let defaultChunkSize = 1 << 19
     static let maximumChunkSize = 1 << 20
     static let chunkSizeUnit = 64
     static let maximumNameBytes = 65_535
@@ -34,6 +34,10 @@ enum Format {
     static func isChunkSize(_ size: Int) -> Bool {
         size >= chunkSizeUnit && size <= maximumChunkSize && size % chunkSizeUnit == 0
     }
+
+    /// The kinds of packed files: one file, and a folder.
+    static let fileKind = "file"
+    static let folderKind = "folder"
 
     /// Whether `kind` is 1 to 64 of `a`–`z`, `0`–`9`, `.` and `-`.
     static func isKind(_ kind: String) -> Bool {
@@ -50,28 +54,56 @@ enum Format {
     }
 }
 
+extension Format {
+    /// Whether `path` may name a packed file: relative, its components neither empty nor "." or "..", without NUL. An empty
+    /// folder's name ends with a slash.
+    static func isPath(_ path: String) -> Bool {
+        var components = path.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false).map { Array($0) }
+        if components.count > 1, components.last == [] { components.removeLast() }
+        return path.utf8.count <= maximumNameBytes && !path.utf8.contains(0)
+            && components.allSatisfy { !$0.isEmpty && $0 != [UInt8(ascii: ".")] && $0 != [UInt8(ascii: "."), UInt8(ascii: ".")] }
+    }
+}
+
 /// How the elements of a type are arranged before coding: split into bytes of equal significance, floats with the sign
 /// rotated to the low end first, so that the top plane is the whole exponent.
 struct PlaneLayout: Equatable, Sendable {
-    /// 1: planes. 2: planes after the rotation.
-    let codec: UInt8
+    enum Arrangement: UInt8, Sendable {
+        case plain = 1
+        /// Rotated left by one bit.
+        case rotated = 2
+        /// The difference to the base's element, its sign at the low end.
+        case difference = 3
+    }
+
+    let arrangement: Arrangement
     /// Bytes of an element, which is the number of planes.
     let width: Int
 
-    var rotates: Bool { codec == 2 }
+    /// The number by which files name the arrangement.
+    var codec: UInt8 { arrangement.rawValue }
 
+    /// The layout of a type's own bytes.
     init(_ dtype: DType) {
         switch dtype {
-        case .bool, .f4, .f6E2M3, .f6E3M2, .u8, .i8, .f8E5M2, .f8E4M3, .f8E5M2FNUZ, .f8E4M3FNUZ, .f8E8M0: (codec, width) = (1, 1)
-        case .i16, .u16: (codec, width) = (1, 2)
-        case .i32, .u32: (codec, width) = (1, 4)
-        case .i64, .u64: (codec, width) = (1, 8)
-        case .f16, .bf16: (codec, width) = (2, 2)
+        case .bool, .f4, .f6E2M3, .f6E3M2, .u8, .i8, .f8E5M2, .f8E4M3, .f8E5M2FNUZ, .f8E4M3FNUZ, .f8E8M0: (arrangement, width) = (.plain, 1)
+        case .i16, .u16: (arrangement, width) = (.plain, 2)
+        case .i32, .u32: (arrangement, width) = (.plain, 4)
+        case .i64, .u64: (arrangement, width) = (.plain, 8)
+        case .f16, .bf16: (arrangement, width) = (.rotated, 2)
         // A complex number is a pair of floats, and its planes are those of the floats.
-        case .f32, .c64: (codec, width) = (2, 4)
-        case .f64: (codec, width) = (2, 8)
+        case .f32, .c64: (arrangement, width) = (.rotated, 4)
+        case .f64: (arrangement, width) = (.rotated, 8)
         }
     }
+
+    private init(_ arrangement: Arrangement, width: Int) {
+        self.arrangement = arrangement
+        self.width = width
+    }
+
+    /// The layout of differences to a base of the same type.
+    var ofDifferences: PlaneLayout { PlaneLayout(.difference, width: width) }
 }
 
 extension RawSpan {

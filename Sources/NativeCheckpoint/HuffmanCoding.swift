@@ -4,9 +4,8 @@ internal import CKernels
 /// exponents. The memory is used again for each plane.
 @safe final class HuffmanEncoder {
     private let memory: OpaquePointer
-    private var counts = [UInt32](repeating: 0, count: oplora_huffman_streams * 256)
+    private var counts = [UInt32](repeating: 0, count: 256)
     private var plan = oplora_huffman_plan()
-    private var streams = 1
 
     /// A plane shorter than this is not cut: it takes no time either way, and a cut costs some 20 bytes.
     private static let shortestCut = 4096
@@ -20,50 +19,50 @@ internal import CKernels
         unsafe oplora_huffman_encoder_destroy(memory)
     }
 
-    /// The streams that a plane is cut into.
-    var streamCount: Int { streams }
+    /// The streams that the payload is cut into.
+    var streamCount: Int { Int(plan.streams) }
 
     /// Bytes that the streams share.
     var sharedCount: Int { Int(plan.shared) }
 
     /// Counts the bytes of a plane. The next two calls are about this plane.
-    func count(_ plane: RawSpan, streams: Int? = nil) -> ByteHistogram {
-        let streams = streams ?? (plane.byteCount < Self.shortestCut ? 1 : oplora_huffman_streams)
-        precondition(streams == 1 || streams == oplora_huffman_streams)
-        self.streams = streams
-        // Sound: `counts` has 256 places for each of the streams that there may be, and the plane is alive.
+    func count(_ plane: RawSpan) -> ByteHistogram {
+        // Sound: `counts` has 256 places, and the plane is alive. No bytes have no address, and none is looked at then.
         unsafe plane.withUnsafeBytes { source in
             unsafe counts.withUnsafeMutableBufferPointer { counts in
-                // No bytes have no address, and none is looked at then.
-                unsafe oplora_huffman_count(
-                    source.bindMemory(to: UInt8.self).baseAddress, source.count, streams, counts.baseAddress)
+                unsafe oplora_huffman_count(memory, source.bindMemory(to: UInt8.self).baseAddress, source.count, counts.baseAddress)
             }
         }
         return ByteHistogram(counts, total: plane.byteCount)
     }
 
-    /// Makes the code; how many bytes the plane's payload takes.
-    func payloadSize() -> Int {
+    /// Makes the code for a plane of `length` bytes; the most bytes that the payload takes, a few too many at worst.
+    func largestPayload(length: Int, streams: Int? = nil) -> Int {
+        let streams = streams ?? (length < Self.shortestCut ? 1 : oplora_huffman_streams)
+        precondition(streams == 1 || streams == oplora_huffman_streams)
         // Sound: `counts` is as long as the kernel asks for.
         unsafe counts.withUnsafeBufferPointer { counts in
             unsafe oplora_huffman_make_plan(counts.baseAddress, streams, &plan)
         }
-        return Int(plan.payload)
+        return Int(plan.most)
     }
 
-    /// Appends the payload of the plane that was counted and given a code. False, with as many bytes appended that mean
-    /// nothing, when the plane has changed since: it may lie in a mapped file that another program writes to.
-    func appendPayload(of plane: RawSpan, to bytes: inout [UInt8]) -> Bool {
+    /// Appends the payload of the plane that was counted and given a code; how many bytes it has. `nil`, with nothing
+    /// appended, when the plane has changed since: it may lie in a mapped file that another program writes to.
+    func appendPayload(of plane: RawSpan, to bytes: inout [UInt8]) -> Int? {
         let start = bytes.count
-        let size = Int(plan.payload)
-        bytes.append(contentsOf: repeatElement(0, count: size))
-        // Sound: the kernel writes `size` bytes, for which there is room behind `start`, and checks that itself.
-        return unsafe plane.withUnsafeBytes { source in
+        let room = Int(plan.most)
+        bytes.append(contentsOf: repeatElement(0, count: room))
+        // Sound: the kernel writes at most `room` bytes, for which there is room behind `start`, and checks that itself.
+        let size = unsafe plane.withUnsafeBytes { source in
             unsafe bytes.withUnsafeMutableBufferPointer { target in
-                unsafe oplora_huffman_encode(
-                    memory, &plan, source.bindMemory(to: UInt8.self).baseAddress, source.count, target.baseAddress! + start, size)
+                Int(
+                    unsafe oplora_huffman_encode(
+                        memory, &plan, source.bindMemory(to: UInt8.self).baseAddress, source.count, target.baseAddress! + start, room))
             }
         }
+        bytes.removeSubrange((start + size)...)
+        return size > 0 ? size : nil
     }
 
     /// How many words of 8 bytes occur earlier in `bytes`, of which there are at most 65,535.

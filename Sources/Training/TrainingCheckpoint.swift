@@ -142,7 +142,8 @@ public struct TrainingCheckpoint: Sendable {
             "evaluations": .array(progress.evaluations.map { ["step": .integer($0.step), "loss": .real($0.loss)] }),
         ]
         if let fingerprint = subject.evaluationFingerprint { metadata["evaluationData"] = ["sha256": .string(fingerprint)] }
-        var writer = try CheckpointWriter(path: path, replacing: replacing, kind: kind, metadata: .object(metadata))
+        var writer = try CheckpointWriter(
+            path: path, replacing: replacing, options: CheckpointWriter.Options(kind: kind, metadata: .object(metadata)))
         for tensor in parameters.tensors {
             try append(tensor.name, tensor.shape, tensor.state.parameters, to: &writer)
         }

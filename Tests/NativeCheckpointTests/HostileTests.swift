@@ -194,7 +194,7 @@ import Testing
         try expectRow(.chunkGap, 1, 0, { _ in .max }, bytes: 8)
         try expectRow(.chunkGap, 1, 0, { _ in UInt64(Int.max) }, bytes: 8)
         try expectRow(.chunkLength, 0, 8, { _ in 0 }, bytes: 4)
-        try expectRow(.chunkLength, 0, 8, { _ in 39 }, bytes: 4)
+        try expectRow(.chunkLength, 0, 8, { _ in 43 }, bytes: 4)
         try expectRow(.chunkLength, 2, 8, { $0 + 1 }, bytes: 4)
         try expectRow(.chunkLength, 0, 8, { _ in 0xFFFF_FFFF }, bytes: 4)
         try expectRow(.chunkGap, 2, 8, { $0 - 1 }, bytes: 4)
@@ -206,7 +206,7 @@ import Testing
         try expectRow(.chunkCodec, 0, 24, { _ in 1 }, bytes: 1)
         try expectRow(.chunkCodec, 0, 25, { _ in 2 }, bytes: 1)
         try expectRow(.reservedNotZero, 0, 26, { _ in 1 }, bytes: 1)
-        try expectRow(.reservedNotZero, 0, 31, { _ in 128 }, bytes: 1)
+        try expectRow(.chunkHeader, 0, 28, { $0 ^ 1 }, bytes: 4)
         // Bytes between the chunks and the footer, and between two chunks.
         try expect(.chunkGap) {
             $0.insert([0], at: $0.text.lowerBound)
@@ -215,14 +215,14 @@ import Testing
     }
 
     @Test func chunkHeader() throws {
-        for offset in 0..<28 {
+        for offset in 0..<32 {
             try expect(.chunkHeader) {
                 $0.bytes[32 + offset] ^= 1
                 $0.reseal()
             }
         }
-        // The descriptor: name, type, shape.
-        for offset in [28, 30, 32, 35, 36] {
+        // The descriptor: name, type, shape, path.
+        for offset in [32, 34, 36, 39, 40, 48] {
             try expect(.chunkHeader) {
                 $0.bytes[32 + offset] ^= 1
                 $0.reseal()
@@ -234,8 +234,8 @@ import Testing
     }
 
     @Test func planes() throws {
-        // Chunk 0: header 28, descriptor 2 + 1 + 1 + 3 + 1 + 8 = 16.
-        let plane = 32 + 28 + 16
+        // Chunk 0: header 32, descriptor 2 + 1 + 1 + 3 + 1 + 8 + 2 = 18.
+        let plane = 32 + 32 + 18
         try expect(.planeInvalid) {
             $0.bytes[plane] = 3
             $0.reseal()
@@ -285,7 +285,7 @@ import Testing
 
     /// DEFLATE streams that are cut, go on after their end, or give fewer or more bytes than the plane has.
     @Test func deflateStreams() throws {
-        let good: [UInt8] = (0..<64).map { UInt8(ascii: "a") + $0 % 2 }
+        let good = Self.plane
         let deflater = Deflater()
         func stream(_ bytes: [UInt8]) throws -> [UInt8] {
             let compressed = deflater.compress(bytes.rawBytes, limit: 1000)
@@ -310,23 +310,27 @@ import Testing
         }
     }
 
+    private static let plane: [UInt8] = (0..<64).map { UInt8(ascii: "a") + $0 % 2 }
+
     /// What a chunk of one plane of 64 bytes gives, of which `start` is the first half of the plane's record.
     private func decodedPlane(_ start: [UInt8], _ payload: [UInt8]) -> (error: CheckpointError?, raw: [UInt8]) {
         let header = ChunkHeader(
-            storedLength: 28 + 8 + payload.count + 4, rawLength: 64, tensorIndex: 0, index: 1, layout: PlaneLayout(.u8),
-            descriptorLength: 0)
+            storedLength: 32 + 8 + payload.count + 4, rawLength: 64, tensorIndex: 0, index: 1, layout: PlaneLayout(.u8),
+            descriptorLength: 0, rawChecksum: checksum(Self.plane.rawBytes))
         var chunk = header.encoded + start
         chunk.append(integer: UInt32(payload.count))
         chunk += payload
         let sum = checksum(chunk.rawBytes)
         chunk.append(integer: sum)
-        let record = ChunkRecord(offset: 0, storedLength: chunk.count, rawLength: 64, checksum: sum, tensorIndex: 0, codec: 1, width: 1)
-        var decoder = ChunkDecoder()
+        let record = ChunkRecord(
+            offset: 0, storedLength: chunk.count, rawLength: 64, checksum: sum, tensorIndex: 0, codec: 1, width: 1,
+            rawChecksum: header.rawChecksum)
+        let decoder = ChunkDecoder()
         var raw = [UInt8](repeating: 0, count: 64)
         do throws(CheckpointError) {
             try unsafe raw.withUnsafeMutableBufferPointer { buffer throws(CheckpointError) in
                 try unsafe decoder.decode(
-                    chunk.rawBytes, record: record, index: 1, layout: PlaneLayout(.u8), descriptor: [],
+                    chunk.rawBytes, record: record, index: 1, layout: PlaneLayout(.u8), descriptor: [], base: nil,
                     into: UnsafeMutableRawBufferPointer(buffer))
             }
             return (nil, raw)
@@ -337,7 +341,7 @@ import Testing
 
     /// Planes of several streams, by literals or by matches, and lengths and shared bytes that cannot be.
     @Test func severalStreams() throws {
-        let good: [UInt8] = (0..<64).map { UInt8(ascii: "a") + $0 % 2 }
+        let good = Self.plane
         let deflater = Deflater()
         func part(_ count: Int) -> [UInt8] {
             var stream: [UInt8] = []

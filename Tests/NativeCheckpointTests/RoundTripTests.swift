@@ -95,11 +95,12 @@ import Testing
         var generator = SeededGenerator(seed: 12)
         let skewed = (0..<4000).map { _ in UInt8(truncatingIfNeeded: Int(generator.normal() * 2)) }
         func chunk(after earlier: [[UInt8]]) -> [UInt8] {
-            var encoder = ChunkEncoder()
+            let encoder = ChunkEncoder()
             for bytes in earlier {
                 _ = encoder.encode(bytes.rawBytes, layout: PlaneLayout(.f32), tensorIndex: 0, index: 0, descriptor: [])
             }
-            return encoder.encode(skewed.rawBytes, layout: PlaneLayout(.i16), tensorIndex: 1, index: 0, descriptor: [1]).bytes
+            _ = encoder.encode(skewed.rawBytes, layout: PlaneLayout(.i16), tensorIndex: 1, index: 0, descriptor: [1])
+            return encoder.bytes
         }
         #expect(chunk(after: []) == chunk(after: [generator.bytes(8000), [UInt8](repeating: 3, count: 400), skewed]))
     }
@@ -166,7 +167,7 @@ import Testing
             try writer.append(name: name, dtype: dtype, shape: shape, bytes: [UInt8](repeating: 1, count: count).rawBytes)
             return nil
         } catch {
-            return error.code
+            return (error as? CheckpointError)?.code
         }
     }
 
@@ -175,7 +176,7 @@ import Testing
             let path = folder + "/file.opck"
             func code(kind: String = "test", metadata: JSONValue = [:]) -> CheckpointError.Code? {
                 do {
-                    _ = try CheckpointWriter(path: path, replacing: true, kind: kind, metadata: metadata)
+                    _ = try CheckpointWriter(path: path, replacing: true, options: CheckpointWriter.Options(kind: kind, metadata: metadata))
                     return nil
                 } catch {
                     return error.code
@@ -198,7 +199,7 @@ import Testing
             try write([], to: path, metadata: ["x": deep])
             #expect(try CheckpointFile(path: path).metadata["x"] == deep)
 
-            var writer = try CheckpointWriter(path: path, replacing: true, kind: "test", metadata: [:])
+            var writer = try CheckpointWriter(path: path, replacing: true, options: CheckpointWriter.Options(kind: "test"))
             check(refusal(of: &writer, "caf\u{E9}", .u8, [3], 3), nil)
             check(refusal(of: &writer, "caf\u{E9}", .u8, [3], 3), .nameDuplicate)
             check(refusal(of: &writer, "cafe\u{301}", .u8, [3], 3), .nameDuplicate)
@@ -228,16 +229,16 @@ import Testing
             // Not to be replaced; dropped unfinished; both leave the old file, and nothing else.
             #expect(
                 #expect(throws: CheckpointError.self) {
-                    _ = try CheckpointWriter(path: path, replacing: false, kind: "test", metadata: [:])
+                    _ = try CheckpointWriter(path: path, replacing: false, options: CheckpointWriter.Options(kind: "test"))
                 }?.fileError == .exists(path: path))
             do {
-                var writer = try CheckpointWriter(path: path, replacing: true, kind: "test", metadata: [:])
+                var writer = try CheckpointWriter(path: path, replacing: true, options: CheckpointWriter.Options(kind: "test"))
                 try writer.append(name: "y", dtype: .u8, shape: [1], bytes: ([8] as [UInt8]).rawBytes)
             }
             #expect(try contents(path) == before)
             #expect(try FileSystem.names(in: folder) == ["file.opck"])
 
-            var writer = try CheckpointWriter(path: path, replacing: true, kind: "test", metadata: [:])
+            var writer = try CheckpointWriter(path: path, replacing: true, options: CheckpointWriter.Options(kind: "test"))
             try writer.append(name: "y", dtype: .u8, shape: [1], bytes: ([8] as [UInt8]).rawBytes)
             let size = try writer.finish(durable: true)
             #expect(try contents(path).count == size)

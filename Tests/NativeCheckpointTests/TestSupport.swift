@@ -32,9 +32,10 @@ func littleEndian(_ values: [Float]) -> [UInt8] {
 func write(
     _ samples: [Sample], to path: String, kind: String = "test", metadata: JSONValue = [:], chunkSize: Int = Format.defaultChunkSize,
     prologue: Prologue = Prologue()
-) throws(CheckpointError) {
+) throws {
     var writer = try CheckpointWriter(
-        path: path, replacing: true, kind: kind, metadata: metadata, chunkSize: chunkSize, prologue: prologue)
+        to: try AtomicFile(path: path, replacing: true), options: CheckpointWriter.Options(kind: kind, metadata: metadata),
+        chunkSize: chunkSize, prologue: prologue)
     for sample in samples {
         try writer.append(name: sample.name, dtype: sample.dtype, shape: sample.shape, bytes: sample.bytes.rawBytes)
     }
@@ -58,7 +59,7 @@ func contents(_ path: String) throws -> [UInt8] {
 
 /// Opens a file of the given bytes and checks all of it; the tensors' bytes by name.
 @discardableResult
-func decoded(_ file: [UInt8], in folder: String, limits: CheckpointLimits = .format) throws(CheckpointError) -> [String: [UInt8]] {
+func decoded(_ file: [UInt8], in folder: String, limits: CheckpointLimits = .format) throws -> [String: [UInt8]] {
     let path = folder + "/decoded.opck"
     guard FileManager.default.createFile(atPath: path, contents: Data(file)) else { preconditionFailure("cannot write \(path)") }
     let checkpoint = try CheckpointFile(path: path, limits: limits)
@@ -74,6 +75,6 @@ func fault(_ file: [UInt8], in folder: String, limits: CheckpointLimits = .forma
         try decoded(file, in: folder, limits: limits)
         return nil
     } catch {
-        return error
+        return error as? CheckpointError
     }
 }

@@ -4,15 +4,20 @@
     opck.py check FILE...                 one line for each file: "PATH: ok" or "PATH: CODE: message"
     opck.py list FILE                     kind, metadata and tensors
     opck.py extract FILE --out OUT        the tensors as a safetensors file
+    opck.py unpack FILE --out OUT         the packed file, or the packed folder
+
+The last two take --against BASE, a safetensors or .opck file (or several), for tensors that are stored as differences.
 
 Exit codes: 0 all is well, 1 a checked file is bad, 64 wrong usage, 65 bad input, 73 the output exists, 74 input/output failed.
 It aims at being plainly right, not fast; the chapters named in comments are those of the specification.
 """
 
 import argparse
+import array
 import hashlib
 import json
 import os
+import shutil
 import struct
 import sys
 import unicodedata
@@ -21,7 +26,8 @@ import zlib
 MAGIC = b"\x89OPCK\r\n\x1a\n\0"
 END_MAGIC = b"\x89OPCKEND"
 MARKER = b"\x8bCHK"
-PROLOGUE, TRAILER, ROW, CHUNK_HEADER, PLANE_HEADER = 32, 72, 32, 28, 8
+PROLOGUE, TRAILER, ROW, CHUNK_HEADER, PLANE_HEADER = 32, 72, 32, 32, 8
+DIFFERENCE = 3
 LIMIT_TEXT, LIMIT_TENSORS, LIMIT_CHUNKS, LIMIT_RANK, LIMIT_RAW = 1 << 28, 1 << 20, 1 << 24, 32, 1 << 44
 
 # Chapter 5.1: type -> (bits, codec, width).
@@ -89,19 +95,35 @@ def is_integer(value):
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def members(value, keys, what):
+def members(value, keys, what, optional=()):
     need(isinstance(value, dict), "footer-field", f"{what} is not an object")
-    need(set(value) == set(keys), "footer-field", f"{what} has not exactly the members {', '.join(keys)}")
+    need(set(keys) <= set(value) <= set(keys) | set(optional), "footer-field", f"{what} has not exactly the members {', '.join(keys)}")
     return value
 
 
+def is_hash(value):
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def is_name(value):
+    return len(value.encode()) <= 65535 and "\0" not in value
+
+
+def is_path(value):
+    """Chapter 6: the path of a packed file; that of an empty folder ends with a slash."""
+    parts = value.split("/")
+    if len(parts) > 1 and parts[-1] == "":
+        parts.pop()
+    return is_name(value) and all(part not in ("", ".", "..") for part in parts)
+
+
 class Tensor:
-    def __init__(self, entry, number):
-        members(entry, ("name", "dtype", "shape", "sha256", "firstChunk", "chunks"), "an entry of the tensor table")
+    def __init__(self, entry, number, files):
+        members(entry, ("name", "dtype", "shape", "firstChunk", "chunks"), "an entry of the tensor table", ("file", "base", "sha256"))
         self.number = number
         self.name = entry["name"]
         need(isinstance(self.name, str), "footer-field", "a name is not a string")
-        need(len(self.name.encode()) <= 65535 and "\0" not in self.name, "name-invalid", "a name is too long or holds a NUL")
+        need(is_name(self.name), "name-invalid", "a name is too long or holds a NUL")
         self.dtype = entry["dtype"]
         need(isinstance(self.dtype, str) and self.dtype in TYPES, "dtype-unknown", f"{self.name}: unknown type {self.dtype!r}")
         self.bits, self.codec, self.width = TYPES[self.dtype]
@@ -116,18 +138,33 @@ class Tensor:
         need(elements * self.bits < 1 << 63 and elements * self.bits % 8 == 0, "shape-invalid",
              f"{self.name}: the shape overflows or leaves a byte unfilled")
         self.size = elements * self.bits // 8
-        self.sha256 = entry["sha256"]
-        need(isinstance(self.sha256, str) and len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef"),
-             "footer-field", f"{self.name}: the hash is not 64 lower-case hexadecimal digits")
+        self.sha256 = entry.get("sha256")
+        need("sha256" not in entry or is_hash(self.sha256), "footer-field", f"{self.name}: the hash is not 64 lower-case hexadecimal digits")
+        self.base = entry.get("base")
+        if "base" in entry:
+            members(self.base, ("name", "sha256"), "a base")
+            need(isinstance(self.base["name"], str) and is_name(self.base["name"]) and is_hash(self.base["sha256"]), "footer-field",
+                 f"{self.name}: the base")
+        self.file = entry.get("file")
+        need(("file" in entry) == (files is not None), "footer-field", f"{self.name}: file")
+        self.path = None
+        if files is not None:
+            need(is_integer(self.file) and 0 <= self.file < len(files), "footer-field", f"{self.name}: file")
+            self.path = files[self.file]
+            need(not self.path.endswith("/"), "footer-field", f"{self.name}: its file is a folder")
         self.first, self.count = entry["firstChunk"], entry["chunks"]
         need(is_integer(self.first) and is_integer(self.count) and self.first >= 0 and self.count >= 0, "footer-field",
              f"{self.name}: the chunks are not two integers from 0 up")
 
     def descriptor(self):
         """Chapter 4."""
-        name, dtype = self.name.encode(), self.dtype.encode()
+        name, dtype, path = self.name.encode(), self.dtype.encode(), (self.path or "").encode()
         return (struct.pack("<H", len(name)) + name + struct.pack("<B", len(dtype)) + dtype
-                + struct.pack(f"<B{len(self.shape)}Q", len(self.shape), *self.shape))
+                + struct.pack(f"<B{len(self.shape)}Q", len(self.shape), *self.shape) + struct.pack("<H", len(path)) + path)
+
+    @property
+    def label(self):
+        return self.name if self.path is None else f"{self.path}:{self.name}"
 
 
 class Checkpoint:
@@ -178,7 +215,7 @@ class Checkpoint:
 
     def read_text(self, text):
         """Chapter 6."""
-        footer = members(strict_json(text), ("format", "version", "kind", "chunkSize", "metadata", "tensors"), "the footer")
+        footer = members(strict_json(text), ("format", "version", "kind", "chunkSize", "metadata", "tensors"), "the footer", ("files",))
         need(footer["format"] == "opck" and is_integer(footer["version"]) and footer["version"] == 1, "footer-field", "format or version")
         self.kind = footer["kind"]
         allowed = set("abcdefghijklmnopqrstuvwxyz0123456789.-")
@@ -187,59 +224,82 @@ class Checkpoint:
         need(is_integer(self.chunk_size) and 64 <= self.chunk_size <= 1 << 20 and self.chunk_size % 64 == 0, "footer-field", "chunkSize")
         self.metadata = footer["metadata"]
         need(isinstance(self.metadata, dict), "footer-field", "metadata is not an object")
+        self.files = None
+        self.read_files(footer)
         need(isinstance(footer["tensors"], list), "footer-field", "tensors is not a list")
         need(len(footer["tensors"]) <= LIMIT_TENSORS, "limit-tensors", "there are too many tensors")
-        self.tensors = [Tensor(entry, number) for number, entry in enumerate(footer["tensors"])]
+        self.tensors = [Tensor(entry, number, self.files) for number, entry in enumerate(footer["tensors"])]
         seen = set()
         for tensor in self.tensors:
-            name = unicodedata.normalize("NFC", tensor.name)
-            need(name not in seen, "name-duplicate", tensor.name)
-            seen.add(name)
+            label = unicodedata.normalize("NFC", tensor.label)
+            need(label not in seen, "name-duplicate", tensor.label)
+            seen.add(label)
+        if self.files is not None:
+            order = [tensor.file for tensor in self.tensors]
+            need(order == sorted(order), "footer-field", "the tensors are not in the order of their files")
         need(sum(tensor.size for tensor in self.tensors) <= LIMIT_RAW, "limit-raw-bytes", "the tensors are too large")
+
+    def read_files(self, footer):
+        """Chapter 6: the list of packed files."""
+        packed = self.kind in ("file", "folder")
+        need(packed == ("files" in footer), "footer-field", "files")
+        if not packed:
+            return
+        self.files = footer["files"]
+        need(isinstance(self.files, list) and len(self.files) <= LIMIT_TENSORS, "footer-field", "files")
+        need(all(isinstance(path, str) and is_path(path) for path in self.files), "path-invalid", "a path")
+        need(len({unicodedata.normalize("NFC", path) for path in self.files}) == len(self.files), "path-invalid", "two equal paths")
+        need(self.kind == "folder" or (len(self.files) == 1 and "/" not in self.files[0]), "path-invalid", "a pack of one file")
 
     def read_table(self, table, footer_offset):
         """Chapter 7."""
         self.rows = []
         end = PROLOGUE
         for position in range(0, len(table), ROW):
-            offset, stored, raw, crc, tensor, codec, width, reserved, more = struct.unpack_from("<Q4I2BHI", table, position)
+            offset, stored, raw, crc, tensor, codec, width, reserved, raw_crc = struct.unpack_from("<Q4I2BHI", table, position)
             number = position // ROW
             need(offset >= end, "chunk-overlap", f"chunk {number}")
             need(offset == end, "chunk-gap", f"chunk {number}")
-            need(reserved == 0 and more == 0, "reserved-not-zero", f"row {number}")
-            need(stored >= 40 and offset + stored <= footer_offset, "chunk-length", f"chunk {number}")
+            need(reserved == 0, "reserved-not-zero", f"row {number}")
+            need(stored >= CHUNK_HEADER + PLANE_HEADER + 4 and offset + stored <= footer_offset, "chunk-length", f"chunk {number}")
             end = offset + stored
-            self.rows.append((offset, stored, raw, crc, tensor, codec, width))
+            self.rows.append((offset, stored, raw, crc, tensor, codec, width, raw_crc))
         need(end == footer_offset, "chunk-gap", "before the footer")
         following = 0
         for tensor in self.tensors:
             count = -(-tensor.size // self.chunk_size)
             need(tensor.first == following and tensor.count == count and following + count <= len(self.rows), "chunk-range", tensor.name)
             for index in range(count):
-                _, _, raw, _, owner, codec, width = self.rows[following + index]
+                _, _, raw, _, owner, codec, width, _ = self.rows[following + index]
                 need(owner == tensor.number, "chunk-range", tensor.name)
                 need(raw == min(self.chunk_size, tensor.size - index * self.chunk_size), "chunk-length", tensor.name)
-                need((codec, width) == (tensor.codec, tensor.width), "chunk-codec", tensor.name)
+                allowed = (tensor.codec,) if tensor.base is None else (tensor.codec, DIFFERENCE)
+                need(codec in allowed and width == tensor.width, "chunk-codec", tensor.name)
             following += count
         need(following == len(self.rows), "chunk-range", "a chunk belongs to no tensor")
 
-    def chunks(self, tensor):
-        """The raw bytes of a tensor, chunk by chunk; the hash is checked after the last."""
-        digest = hashlib.sha256()
-        for index in range(tensor.count):
-            raw = self.chunk(tensor, index)
-            digest.update(raw)
-            yield raw
-        need(digest.hexdigest() == tensor.sha256, "tensor-hash", tensor.name)
+    def chunks(self, tensor, base=None):
+        """The raw bytes of a tensor, chunk by chunk; the hash is checked after the last. `base` is the bytes of its base.
 
-    def chunk(self, tensor, index):
+        Without the base a chunk of differences is checked and gives nothing."""
+        digest, whole = hashlib.sha256(), True
+        for index in range(tensor.count):
+            raw = self.chunk(tensor, index, base)
+            whole = whole and raw is not None
+            if raw is not None:
+                digest.update(raw)
+            yield raw
+        need(not whole or tensor.sha256 in (None, digest.hexdigest()), "tensor-hash", tensor.name)
+
+    def chunk(self, tensor, index, base=None):
         """Chapters 4 and 5."""
-        offset, stored, raw_length, crc, number, codec, width = self.rows[tensor.first + index]
+        offset, stored, raw_length, crc, number, codec, width, raw_crc = self.rows[tensor.first + index]
         where = f"{tensor.name}, chunk {index}"
         data = self.bytes(offset, stored)
         need(zlib.crc32(data[:-4]) == crc and struct.unpack("<I", data[-4:])[0] == crc, "chunk-checksum", where)
         descriptor = tensor.descriptor() if index == 0 else b""
-        header = MARKER + struct.pack("<4I2BHI", stored, raw_length, number, index, codec, width, 0, len(descriptor)) + descriptor
+        header = MARKER + struct.pack(
+            "<4I2BH2I", stored, raw_length, number, index, codec, width, 0, len(descriptor), raw_crc) + descriptor
         need(data.startswith(header), "chunk-header", where)
         body, position, size = data[:-4], len(header), raw_length // width
         planes = []
@@ -250,6 +310,10 @@ class Checkpoint:
             payload = body[position:position + length]
             position += length
             need(len(payload) == length, "plane-invalid", where)
+            if method == 3:
+                need(streams in (1, 2, 4) and shared == 0 and length == (1 << streams) + (size * streams + 7) // 8 < size, "plane-invalid", where)
+                planes.append(unpack_numbers(payload, streams, size, where))
+                continue
             need((streams == 1 and shared == 0) or (method == 2 and 2 <= streams <= min(16, size)), "plane-invalid", where)
             if method == 0:
                 need(length == size, "plane-invalid", where)
@@ -270,6 +334,12 @@ class Checkpoint:
         raw = bytearray(raw_length)
         for k, plane in enumerate(planes):
             raw[k::width] = plane
+        if codec == DIFFERENCE:
+            if base is None:
+                return None
+            start = index * self.chunk_size
+            raw = add_differences(raw, base[start:start + raw_length], width)
+        need(zlib.crc32(raw) == raw_crc, "chunk-content", where)
         return bytes(raw)
 
 
@@ -298,6 +368,17 @@ def inflate(payload, size, where):
     return plane
 
 
+def unpack_numbers(payload, bits, size, where):
+    """Chapter 5.2, method 3: values and for each byte its number among them."""
+    values, packed = payload[:1 << bits], payload[1 << bits:]
+    each, plane = 8 // bits, bytearray()
+    meanings = [bytes(values[byte >> bits * part & (1 << bits) - 1] for part in range(each)) for byte in range(256)]
+    for byte in packed:
+        plane += meanings[byte]
+    need(size % each == 0 or packed[-1] >> size % each * bits == 0, "plane-invalid", where)
+    return bytes(plane[:size])
+
+
 def unrotate(planes):
     """Rotates every element right by one bit, plane by plane: byte k takes its top bit from byte k + 1's lowest."""
     right = bytes(value >> 1 for value in range(256))
@@ -309,6 +390,52 @@ def unrotate(planes):
         merged = int.from_bytes(plane.translate(right), "little") | int.from_bytes(above, "little")
         result.append(merged.to_bytes(size, "little"))
     return result
+
+
+def add_differences(data, base, width):
+    """Chapter 5.1, codec 3: each integer is a difference to the base's, its sign in the lowest bit."""
+    code = {1: "B", 2: "H", 4: "I", 8: "Q"}[width]
+    count, mask = len(data) // width, (1 << 8 * width) - 1
+    result = array.array(code)
+    for value, before in zip(struct.unpack(f"<{count}{code}", data), struct.unpack(f"<{count}{code}", base)):
+        result.append(((value >> 1 ^ -(value & 1)) + before) & mask)
+    if sys.byteorder == "big":
+        result.byteswap()
+    return result.tobytes()
+
+
+class Bases:
+    """Tensors of safetensors and .opck files, by name."""
+
+    def __init__(self, paths):
+        self.found = {}
+        for path in paths or ():
+            with open(path, "rb") as file:
+                start = file.read(8)
+                if MAGIC.startswith(start):
+                    checkpoint = Checkpoint(path)
+                    for tensor in checkpoint.tensors:
+                        self.found[tensor.name] = lambda c=checkpoint, t=tensor: b"".join(c.chunks(t))
+                    continue
+                length = struct.unpack("<Q", start)[0]
+                for name, entry in json.loads(file.read(length)).items():
+                    if name != "__metadata__":
+                        self.found[name] = lambda path=path, at=8 + length, span=entry["data_offsets"]: part(path, at, span)
+
+    def bytes(self, tensor):
+        if tensor.base is None:
+            return None
+        need(tensor.base["name"] in self.found, "base-missing" if self.found else "base-needed", tensor.name)
+        data = self.found[tensor.base["name"]]()
+        need(len(data) == tensor.size, "base-missing", tensor.name)
+        need(hashlib.sha256(data).hexdigest() == tensor.base["sha256"], "base-hash", tensor.name)
+        return data
+
+
+def part(path, start, span):
+    with open(path, "rb") as file:
+        file.seek(start + span[0])
+        return file.read(span[1] - span[0])
 
 
 def check(paths):
@@ -330,16 +457,16 @@ def listing(path):
     checkpoint = Checkpoint(path)
     print(json.dumps({"kind": checkpoint.kind, "metadata": checkpoint.metadata}, ensure_ascii=False))
     for tensor in checkpoint.tensors:
-        print(f"{tensor.name}\t{tensor.dtype}\t{tensor.shape}\t{tensor.size}\t{tensor.sha256}")
+        print(f"{tensor.label}\t{tensor.dtype}\t{tensor.shape}\t{tensor.size}\t{tensor.sha256 or '-'}")
     return 0
 
 
-def extract(path, out):
-    checkpoint = Checkpoint(path)
+def extract(path, out, against):
+    checkpoint, bases = Checkpoint(path), Bases(against)
     header, offset = {"__metadata__": {"opck.kind": checkpoint.kind, "opck.metadata": json.dumps(checkpoint.metadata)}}, 0
     for tensor in checkpoint.tensors:
-        need(tensor.name != "__metadata__", "name-invalid", "safetensors keeps the name __metadata__ for itself")
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, offset + tensor.size]}
+        need(tensor.label != "__metadata__", "name-invalid", "safetensors keeps the name __metadata__ for itself")
+        header[tensor.label] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, offset + tensor.size]}
         offset += tensor.size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
@@ -349,11 +476,37 @@ def extract(path, out):
         with open(partial, "xb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
             for tensor in checkpoint.tensors:
-                for raw in checkpoint.chunks(tensor):
+                for raw in checkpoint.chunks(tensor, bases.bytes(tensor)):
                     file.write(raw)
         os.rename(partial, out)
     finally:
         if os.path.exists(partial):
+            os.unlink(partial)
+    return 0
+
+
+def unpack(path, out, against):
+    checkpoint, bases = Checkpoint(path), Bases(against)
+    need(checkpoint.files is not None, "kind-invalid", f"a checkpoint of kind {checkpoint.kind} and not a pack")
+    partial = f"{out}.{os.getpid()}.partial"
+    try:
+        for number, name in enumerate(checkpoint.files):
+            place = partial if checkpoint.kind == "file" else os.path.join(partial, name)
+            os.makedirs(place if name.endswith("/") else os.path.dirname(place) or ".", exist_ok=True)
+            if name.endswith("/"):
+                continue
+            with open(place, "xb") as file:
+                for tensor in checkpoint.tensors:
+                    if tensor.file == number:
+                        for raw in checkpoint.chunks(tensor, bases.bytes(tensor)):
+                            file.write(raw)
+        if not checkpoint.files:
+            os.mkdir(partial)
+        os.rename(partial, out)
+    finally:
+        if os.path.isdir(partial):
+            shutil.rmtree(partial)
+        elif os.path.exists(partial):
             os.unlink(partial)
     return 0
 
@@ -363,9 +516,11 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="check every byte of files").add_argument("files", nargs="+", metavar="FILE")
     commands.add_parser("list", help="show kind, metadata and tensors").add_argument("file", metavar="FILE")
-    command = commands.add_parser("extract", help="write the tensors as a safetensors file")
-    command.add_argument("file", metavar="FILE")
-    command.add_argument("--out", required=True, metavar="OUT")
+    for name, text in (("extract", "write the tensors as a safetensors file"), ("unpack", "write the packed file or folder")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("file", metavar="FILE")
+        command.add_argument("--out", required=True, metavar="OUT")
+        command.add_argument("--against", action="append", metavar="BASE")
     try:
         options = parser.parse_args()
     except SystemExit as end:
@@ -378,7 +533,7 @@ def main():
         if os.path.lexists(options.out):
             print(f"{options.out}: the output exists already; choose another name", file=sys.stderr)
             return 73
-        return extract(options.file, options.out)
+        return (extract if options.command == "extract" else unpack)(options.file, options.out, options.against)
     except Fault as fault:
         print(f"{options.file}: {fault}", file=sys.stderr)
         return 65

@@ -5,3 +5,5 @@
 #include "oplora_training.h"
 #include "oplora_merge.h"
 #include "oplora_huffman.h"
+#include "oplora_planes.h"
+#include "oplora_crc32.h"

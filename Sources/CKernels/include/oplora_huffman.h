@@ -18,16 +18,16 @@ enum {
     oplora_huffman_header_room = 352,
 };
 
-/// The code of one plane and what the streams take.
+/// The code of one plane.
 typedef struct {
     /// Streams: 1 or oplora_huffman_streams.
     size_t streams;
-    /// Bytes of each stream's own part, after the bytes that the streams share.
-    size_t part_sizes[oplora_huffman_streams];
     /// Bytes that the streams share: all whole bytes of the header, or none for one stream.
     size_t shared;
-    /// Bytes of shared bytes, lengths of parts and parts.
-    size_t payload;
+    /// No payload of the counted plane is longer, and none shorter by as many bytes as there are streams.
+    size_t most;
+    /// Bits of all streams after their headers.
+    uint64_t bits;
     /// The bits of the block's header.
     size_t header_bits;
     uint8_t header[oplora_huffman_header_room];
@@ -37,25 +37,26 @@ typedef struct {
     uint16_t codes[257];
 } oplora_huffman_plan;
 
-/// Counts the bytes of each part of `plane`: part i of `streams` is bytes ⌊i·count/streams⌋ up to the next part's first.
-/// counts is (oplora_huffman_streams, 256); the rows of parts that there are not are zero.
-void oplora_huffman_count(const uint8_t *plane, size_t count, size_t streams, uint32_t *counts);
-
-/// Makes the best code of at most oplora_huffman_longest bits for the parts together; `streams` is 1 or
-/// oplora_huffman_streams. The sizes in the plan are exact.
-void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, oplora_huffman_plan *plan);
-
 /// An encoder's memory.
 typedef struct oplora_huffman_encoder oplora_huffman_encoder;
 /// NULL when there is no memory.
 oplora_huffman_encoder *oplora_huffman_encoder_create(void);
 void oplora_huffman_encoder_destroy(oplora_huffman_encoder *encoder);
 
-/// Writes a plane's payload, as many bytes as the plan says: the shared bytes, the lengths of all parts but the last as
-/// 32-bit integers, the parts. False when the plane is not the one that was counted, or `size` not the plan's; then some
+/// Counts the bytes of `plane`; counts is (256).
+void oplora_huffman_count(oplora_huffman_encoder *encoder, const uint8_t *plane, size_t count, uint32_t *counts);
+
+/// Makes the best code of at most oplora_huffman_longest bits for a plane of these counts, to be cut into `streams`, 1 or
+/// oplora_huffman_streams.
+void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, oplora_huffman_plan *plan);
+
+/// Writes a plane's payload: the shared bytes, the lengths of all parts but the last as 32-bit integers, the parts. Part i is
+/// bytes ⌊i·count/streams⌋ up to the next part's first.
+///
+/// Returns the bytes of the payload; 0 when they are more than `room` or the plane is not the one that was counted. Then some
 /// of `payload` has been written, and nothing else.
-bool oplora_huffman_encode(oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan, const uint8_t *plane, size_t count,
-                           uint8_t *payload, size_t size);
+size_t oplora_huffman_encode(oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan, const uint8_t *plane, size_t count,
+                             uint8_t *payload, size_t room);
 
 /// A decoder's memory.
 typedef struct oplora_huffman_decoder oplora_huffman_decoder;
