@@ -72,19 +72,16 @@ func measure(_ path: String, threads: Int) throws {
     try output.write(sink.bytes)
     try output.publish(durable: false)
     let checkpoint = try CheckpointFile(path: packed)
-    let all = Array(checkpoint.tensors.values)
-    let place = Mutex(0)
+    let places = checkpoint.tensors.values.reduce(into: [0]) { $0.append($0.last! + $1.byteCount) }
     let decoding = try unsafe copy.withUnsafeMutableBytes { target in
         nonisolated(unsafe) let target = unsafe target
         return try best {
-            place.withLock { $0 = 0 }
-            try checkpoint.copy(all, threads: threads) { _, bytes in
-                let start = place.withLock { place in
-                    defer { place += bytes.byteCount }
-                    return place
-                }
-                // Sound: the pieces are those of the file in order, and together as long as `target`.
-                unsafe bytes.withUnsafeBytes { unsafe UnsafeMutableRawBufferPointer(rebasing: target[start...]).copyMemory(from: $0) }
+            try ThreadPool.runInOrder(checkpoint.tensors.count, threads: threads) {
+            } make: { number, _ in
+                // Sound: each tensor has a place of its own.
+                var bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: target[places[number]..<places[number + 1]]).mutableBytes
+                try checkpoint.read(checkpoint.tensors.keys[number], into: &bytes)
+            } hand: { _, _ in
             }
         }
     }

@@ -9,12 +9,15 @@ enum {
     streams_max = oplora_huffman_streams,
     longest = oplora_huffman_longest,
     end_of_block = 256,
-    // Bytes of the length of a part.
+    // Bytes of the number of shared bytes, and of the length of a part.
+    shared_size = 2,
     length_size = 4,
     // DEFLATE's own bounds.
     longest_of_deflate = 15,
     literal_symbols = 288,
     table_size = 1 << longest,
+    // Codes of this length or less are looked up in a table of half the size, which stays in the first-level cache.
+    short_longest = 11,
     symbol_mask = 511,
     length_shift = 9,
 };
@@ -183,7 +186,7 @@ static void write_header(oplora_huffman_plan *plan) {
     }
 }
 
-void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, oplora_huffman_plan *plan) {
+void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, int limit, oplora_huffman_plan *plan) {
     uint64_t totals[257];
     int used = 0;
     for (int value = 0; value < 256; value++) {
@@ -194,7 +197,7 @@ void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, oplora_huf
     totals[end_of_block] = streams;
     // A plane of no bytes: a code needs two symbols to be complete.
     if (used == 0) totals[0] = 1;
-    limited_lengths(totals, 257, longest, plan->lengths);
+    limited_lengths(totals, 257, limit < 9 ? 9 : limit > longest ? longest : limit, plan->lengths);
     canonical_codes(plan->lengths, 257, plan->codes);
     write_header(plan);
     plan->shared = streams == 1 ? 0 : plan->header_bits / 8;
@@ -202,14 +205,14 @@ void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, oplora_huf
     for (int value = 0; value < 256; value++) plan->bits += (uint64_t)counts[value] * plan->lengths[value];
     uint64_t parts = plan->bits + streams * (plan->header_bits - 8 * plan->shared);
     // Each part is filled up to a byte.
-    plan->most = plan->shared + length_size * (streams - 1) + (size_t)(parts / 8) + streams;
+    plan->most = (streams > 1 ? shared_size : 0) + plan->shared + length_size * (streams - 1) + (size_t)(parts / 8) + streams;
 }
 
 // MARK: Encoder
 
 struct oplora_huffman_encoder {
     // For two neighbours a, b at a + 256·b: their codes' bits at the top, the number of bits at the bottom. Entries of
-    // bytes that do not occur are zero or of an earlier plane; no entry has more than 22 bits.
+    // bytes that do not occur are zero or of an earlier plane; no entry has more than 24 bits.
     uint64_t pairs[256 * 256];
     // How often each pair occurs.
     uint32_t counts[256 * 256];
@@ -230,9 +233,16 @@ oplora_huffman_encoder *oplora_huffman_encoder_create(void) { return calloc(1, s
 void oplora_huffman_encoder_destroy(oplora_huffman_encoder *encoder) { free(encoder); }
 
 // Pairs take half as many increments, and an increment that follows one of the same counter, which waits for it, is rarer.
+// Exponents and the like lie in a narrow range, so little of the table is used and needs clearing and summing.
 static void count_pairs(oplora_huffman_encoder *encoder, const uint8_t *plane, size_t count, uint32_t *counts) {
+    uint8_t least = 255, most = 0;
+    for (size_t index = 0; index < count; index++) {
+        least = plane[index] < least ? plane[index] : least;
+        most = plane[index] > most ? plane[index] : most;
+    }
     uint32_t *pairs = encoder->counts;
-    memset(pairs, 0, sizeof encoder->counts);
+    size_t width = (size_t)most - least + 1;
+    for (size_t second = least; second <= most; second++) memset(pairs + 256 * second + least, 0, width * sizeof *pairs);
     size_t index = 0;
     for (; index + 8 <= count; index += 8) {
         uint64_t word = load_64(plane + index);
@@ -242,10 +252,10 @@ static void count_pairs(oplora_huffman_encoder *encoder, const uint8_t *plane, s
         pairs[word >> 48]++;
     }
     for (; index < count; index++) counts[plane[index]]++;
-    for (size_t second = 0; second < 256; second++) {
+    for (size_t second = least; second <= most; second++) {
         const uint32_t *row = pairs + 256 * second;
         uint32_t sum = 0;
-        for (size_t first = 0; first < 256; first++) {
+        for (size_t first = least; first <= most; first++) {
             sum += row[first];
             counts[first] += row[first];
         }
@@ -254,8 +264,8 @@ static void count_pairs(oplora_huffman_encoder *encoder, const uint8_t *plane, s
 }
 
 void oplora_huffman_count(oplora_huffman_encoder *encoder, const uint8_t *plane, size_t count, uint32_t *counts) {
-    // Clearing and summing the pairs takes the time of counting some ten thousand bytes.
-    enum { shortest_in_pairs = 1 << 16 };
+    // Clearing and summing all pairs would take the time of counting some ten thousand bytes.
+    enum { shortest_in_pairs = 1 << 15 };
     memset(counts, 0, 256 * sizeof *counts);
     if (count >= shortest_in_pairs)
         count_pairs(encoder, plane, count, counts);
@@ -304,10 +314,12 @@ static bool finish_encoding(const oplora_huffman_plan *plan, struct encoder_stre
 // MARK: Decoder
 
 struct oplora_huffman_decoder {
-    // For the next 11 bits: up to four literals in the lowest four bytes, the bits that they take in the next byte and their
-    // number above. Zero where the first symbol is no literal or longer than 11 bits.
+    // Bits that are looked up at once: as many as the longest code has, 11 at least and 12 at most.
+    int bits;
+    // For the next bits: up to four literals in the lowest four bytes, the bits that they take in the next byte and their
+    // number above. Zero where the first symbol is no literal or longer.
     uint64_t table[table_size];
-    // The first symbol of the next 11 bits and its length; zero where the code is longer.
+    // The first symbol of the next bits and its length; zero where the code is longer.
     uint16_t first[table_size];
     // Canonical decoding of what is longer.
     uint16_t of_length[longest_of_deflate + 1];
@@ -363,14 +375,19 @@ static uint64_t literals_of(uint16_t first) {
 }
 
 // Puts what follows `entry` behind it if the bits that are known hold all of it.
-static uint64_t joined(uint64_t entry, uint64_t following) {
+static uint64_t joined(uint64_t entry, uint64_t following, int bits) {
     uint64_t sum = (entry & ~0xffffffffull) + (following & ~0xffffffffull);
-    if ((uint8_t)(sum >> 32) > longest || !following) return entry;
+    if ((uint8_t)(sum >> 32) > bits || !following) return entry;
     return sum | (entry & 0xffffffff) | (following & 0xffffffff) << 8 * (entry >> 40);
 }
 
 static bool build_table(oplora_huffman_decoder *decoder, const uint8_t *lengths, int symbols) {
     if (!is_complete(lengths, symbols) || !lengths[end_of_block]) return false;
+    int bits = short_longest;
+    for (int symbol = 0; symbol < symbols; symbol++)
+        if (lengths[symbol] > bits) bits = longest;
+    int size = 1 << bits;
+    decoder->bits = bits;
     uint32_t next[longest_of_deflate + 2] = {0}, place[longest_of_deflate + 2] = {0};
     memset(decoder->of_length, 0, sizeof decoder->of_length);
     for (int symbol = 0; symbol < symbols; symbol++) decoder->of_length[lengths[symbol]]++;
@@ -379,29 +396,29 @@ static bool build_table(oplora_huffman_decoder *decoder, const uint8_t *lengths,
         next[length + 1] = (next[length] + decoder->of_length[length]) << 1;
         place[length + 1] = place[length] + decoder->of_length[length];
     }
-    memset(decoder->first, 0, sizeof decoder->first);
+    memset(decoder->first, 0, (size_t)size * sizeof *decoder->first);
     for (int symbol = 0; symbol < symbols; symbol++) {
         int length = lengths[symbol];
         if (!length) continue;
         decoder->sorted[place[length]++] = (uint16_t)symbol;
         uint32_t code = next[length]++;
-        if (length > longest) continue;
-        for (uint32_t index = reversed(code, length); index < table_size; index += 1u << length)
+        if (length > bits) continue;
+        for (uint32_t index = reversed(code, length); index < (uint32_t)size; index += 1u << length)
             decoder->first[index] = (uint16_t)(symbol | length << length_shift);
     }
     // An entry looks at smaller indices only, or at itself, so going down it finds them as they were.
     uint64_t *table = decoder->table;
-    for (int index = 0; index < table_size; index++) table[index] = literals_of(decoder->first[index]);
-    for (int index = table_size - 1; index >= 0; index--) {
+    for (int index = 0; index < size; index++) table[index] = literals_of(decoder->first[index]);
+    for (int index = size - 1; index >= 0; index--) {
         uint64_t entry = table[index];
-        if (entry) table[index] = joined(entry, table[index >> (uint8_t)(entry >> 32)]);
+        if (entry) table[index] = joined(entry, table[index >> (uint8_t)(entry >> 32)], bits);
     }
-    for (int index = table_size - 1; index >= 0; index--) {
+    for (int index = size - 1; index >= 0; index--) {
         uint64_t entry = table[index];
         // One literal alone: the next was seen not to fit.
         if (entry >> 40 != 2) continue;
         int rest = index >> (uint8_t)(entry >> 32);
-        uint64_t three = joined(entry, literals_of(decoder->first[rest])), four = joined(entry, table[rest]);
+        uint64_t three = joined(entry, literals_of(decoder->first[rest]), bits), four = joined(entry, table[rest], bits);
         table[index] = four != entry ? four : three;
     }
     return true;
@@ -410,7 +427,7 @@ static bool build_table(oplora_huffman_decoder *decoder, const uint8_t *lengths,
 // The next symbol, bit by bit where its code is long; -1 when the stream ends inside it.
 static int next_symbol(const oplora_huffman_decoder *decoder, struct decoder_stream *stream) {
     uint32_t bits = peek(stream);
-    uint16_t first = decoder->first[bits & (table_size - 1)];
+    uint16_t first = decoder->first[bits & ((1u << decoder->bits) - 1)];
     if (first) return skip(stream, first >> length_shift) ? first & symbol_mask : -1;
     uint32_t code = 0, start = 0, place = 0;
     for (uint32_t length = 1; length <= longest_of_deflate; length++) {
@@ -526,9 +543,13 @@ static void encode_stream(const oplora_huffman_encoder *encoder, struct encoder_
 
 size_t oplora_huffman_encode(oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan, const uint8_t *plane, size_t count,
                              uint8_t *payload, size_t room) {
-    size_t streams = plan->streams, before = plan->shared + length_size * (streams - 1);
+    size_t streams = plan->streams, lengths = (streams > 1 ? shared_size : 0) + plan->shared;
+    size_t before = lengths + length_size * (streams - 1);
     if ((streams != 1 && streams != streams_max) || room < before) return 0;
-    memcpy(payload, plan->header, plan->shared);
+    if (streams > 1) {
+        payload[0] = (uint8_t)plan->shared, payload[1] = (uint8_t)(plan->shared >> 8);
+        memcpy(payload + shared_size, plan->header, plan->shared);
+    }
     fill_pairs(encoder, plan);
     // The header's bits that no byte is shared for. A single stream has all of the header in its part.
     size_t header_bytes = plan->header_bits / 8, in_part = header_bytes - plan->shared, rest = plan->header_bits % 8;
@@ -545,7 +566,7 @@ size_t oplora_huffman_encode(oplora_huffman_encoder *encoder, const oplora_huffm
         if (!finish_encoding(plan, &stream)) return 0;
         size_t size = (size_t)(stream.out - out);
         bits += 8 * (size - in_part) - rest - (stream.pending ? 8 - stream.pending : 0);
-        if (part + 1 < streams) store_32(payload + plan->shared + length_size * part, (uint32_t)size);
+        if (part + 1 < streams) store_32(payload + lengths + length_size * part, (uint32_t)size);
         out = stream.out;
     }
     // Other bytes than those counted, which a file may hold now that another program writes to, may have no code.

@@ -5,8 +5,8 @@
 
 // MARK: Encoding
 
-// Writes `groups` times eight symbols. A pair has at most 22 bits, and up to 7 are pending before a group, so two pairs never
-// push bits out of the word and four seldom do. A group moves the output by at most 12 bytes and writes 8 beyond.
+// Writes `groups` times eight symbols. A pair has at most 24 bits, and up to 7 are pending before a group, so two pairs never
+// push bits out of the word and four seldom do. A group moves the output by at most 12 bytes and writes up to 8 beyond.
 //
 // One stream at a time: the processor is busy with one already, where the decoder's would wait.
 static inline __attribute__((always_inline)) void NAME(encode_groups)(
@@ -48,12 +48,12 @@ static void NAME(encode_stream)(const oplora_huffman_encoder *encoder, struct en
 
 // MARK: Decoding
 
-// Makes `rounds` rounds in each stream. A round loads 64 bits, of which at least 56 are new, and looks up five times 11; it
-// moves the input by at most 7 bytes and the output by at most 20, and writes nothing beyond those 20. A stream that meets
-// what is no literal stays where it is.
+// Makes `rounds` rounds in each stream. A round loads 64 bits, of which at least 56 are new, and looks up five times 11 or
+// four times 12; it moves the input by at most 7 bytes and the output by at most 20, and writes nothing beyond those 20. A
+// stream that meets what is no literal stays where it is.
 static inline __attribute__((always_inline)) void NAME(decode_rounds)(
-    const uint64_t *restrict table, struct decoder_stream *restrict states, const int streams, size_t rounds) {
-    enum { lookups = 5 };
+    const uint64_t *restrict table, const int width, struct decoder_stream *restrict states, const int streams, size_t rounds) {
+    const int lookups = 56 / width;
     struct decoder_stream local[streams_max];
     uint64_t bits[streams_max];
     for (int s = 0; s < streams; s++) local[s] = states[s];
@@ -67,7 +67,7 @@ static inline __attribute__((always_inline)) void NAME(decode_rounds)(
         for (int lookup = 0; lookup < lookups; lookup++) {
 #pragma clang loop unroll(full)
             for (int s = 0; s < streams; s++) {
-                uint64_t entry = table[bits[s] & (table_size - 1)];
+                uint64_t entry = table[bits[s] & ((1u << width) - 1)];
                 store_32(local[s].out, (uint32_t)entry);
                 entry >>= 32;
                 bits[s] >>= entry & 63;
@@ -97,10 +97,13 @@ static inline __attribute__((always_inline)) void NAME(decode_freely)(
             size_t in = left < 8 ? 0 : (left - 8) / 7, out = (size_t)(states[s].out_end - states[s].out) / 20;
             if (in < rounds) rounds = in;
             if (out < rounds) rounds = out;
-            if (in && decoder->table[peek(&states[s]) & (table_size - 1)] == 0) rounds = 0;
+            if (in && decoder->table[peek(&states[s]) & ((1u << decoder->bits) - 1)] == 0) rounds = 0;
         }
         if (rounds == 0) return;
-        NAME(decode_rounds)(decoder->table, states, streams, rounds);
+        if (decoder->bits == short_longest)
+            NAME(decode_rounds)(decoder->table, short_longest, states, streams, rounds);
+        else
+            NAME(decode_rounds)(decoder->table, longest, states, streams, rounds);
     }
 }
 

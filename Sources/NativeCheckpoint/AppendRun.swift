@@ -29,12 +29,13 @@ final class AppendRun: @unchecked Sendable {
             self.chunkSize = chunkSize
         }
 
+        /// - Parameter path: that of the packed file, for the first tensor of one.
         mutating func add(_ tensor: TensorContent, path: String?) {
             for (index, start) in stride(from: 0, to: tensor.bytes.byteCount, by: chunkSize).enumerated() {
                 pieces.append(Piece(tensor: tensors.count, index: index, range: start..<min(start + chunkSize, tensor.bytes.byteCount)))
             }
             tensors.append(tensor)
-            descriptors.append(TensorDescriptor(name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, path: path).encoded)
+            descriptors.append(TensorDescriptor(name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, file: tensor.file, path: path).encoded)
         }
     }
 
@@ -90,8 +91,8 @@ final class AppendRun: @unchecked Sendable {
 
     private func write(_ bytes: [UInt8], header: ChunkHeader, checksum: UInt32, of piece: Piece) throws {
         ChunkRecord(
-            offset: sink.position, storedLength: header.storedLength, rawLength: header.rawLength, checksum: checksum,
-            tensorIndex: header.tensorIndex, codec: header.layout.codec, width: UInt8(header.layout.width), rawChecksum: header.rawChecksum
+            offset: sink.position, storedLength: header.storedLength, rawLength: header.rawLength, tensorIndex: header.tensorIndex,
+            checksum: checksum, rawChecksum: header.rawChecksum, codec: header.layout.codec, width: UInt8(header.layout.width)
         ).encode(into: &table)
         if header.layout.arrangement == .difference { holdsDifferences[piece.tensor] = true }
         try sink.write(bytes)

@@ -31,8 +31,6 @@ public struct CheckpointError: Error, Sendable, Equatable {
 
         // Chunks and planes.
         case chunkRange = "chunk-range"
-        case chunkGap = "chunk-gap"
-        case chunkOverlap = "chunk-overlap"
         case chunkLength = "chunk-length"
         case chunkCodec = "chunk-codec"
         case chunkHeader = "chunk-header"

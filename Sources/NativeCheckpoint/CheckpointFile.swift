@@ -53,7 +53,7 @@ public final class CheckpointFile: Sendable {
 
     /// The paths of the files that are packed in it, where its kind is that of packed files; an empty folder's ends with a
     /// slash.
-    public var packedFiles: [String]? { index.files }
+    public var packedFiles: [String]? { index.files?.map(\.path) }
 
     /// Whether it holds a single packed file and not a folder.
     public var isSingleFile: Bool { kind == Format.fileKind }

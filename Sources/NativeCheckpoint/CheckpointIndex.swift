@@ -9,7 +9,7 @@ struct CheckpointIndex: Sendable {
     let kind: String
     let metadata: OrderedDictionary<String, JSONValue>
     let chunkSize: Int
-    let files: [String]?
+    let files: [PackedFile]?
     /// By label.
     let tensors: OrderedDictionary<String, CheckpointTensor>
     let chunks: [ChunkRecord]
@@ -30,74 +30,66 @@ struct CheckpointIndex: Sendable {
         let text = file.extracting(trailer.footerOffset..<trailer.tableOffset).array()
         let footer = try Footer(parsing: text, at: trailer.footerOffset, limits: limits)
 
-        var chunks: [ChunkRecord] = []
-        chunks.reserveCapacity(trailer.chunkCount)
-        var start = Format.prologueSize
-        for row in 0..<trailer.chunkCount {
-            let chunk = try ChunkRecord(
-                parsing: file, at: trailer.tableOffset + row * Format.tableRowSize, start: start, footerOffset: trailer.footerOffset)
-            start = chunk.end
-            chunks.append(chunk)
-        }
-        guard start == trailer.footerOffset else {
-            throw CheckpointError(.chunkGap, at: start, "there is a gap between the last chunk and the footer; the file breaks the format")
-        }
-        tensors = try Self.tensors(of: footer, chunks: chunks, tableOffset: trailer.tableOffset)
-        self.chunks = chunks
+        (tensors, chunks) = try Self.layOut(footer, in: file, trailer)
         kind = footer.kind
         metadata = footer.metadata
         chunkSize = footer.chunkSize
         files = footer.files
     }
 
-    /// Checks that the tensors share the chunks out among them in order, and that each chunk is what its tensor needs.
-    private static func tensors(
-        of footer: Footer, chunks: [ChunkRecord], tableOffset: Int
-    ) throws(CheckpointError) -> OrderedDictionary<String, CheckpointTensor> {
+    /// Gives each tensor its chunks, in order, and each chunk its place.
+    private static func layOut(
+        _ footer: Footer, in file: RawSpan, _ trailer: Trailer
+    ) throws(CheckpointError) -> (OrderedDictionary<String, CheckpointTensor>, [ChunkRecord]) {
         var tensors = OrderedDictionary<String, CheckpointTensor>(minimumCapacity: footer.entries.count)
-        var next = 0
+        var chunks: [ChunkRecord] = []
+        chunks.reserveCapacity(trailer.chunkCount)
+        var start = Format.prologueSize
+        var files = (footer.files ?? []).enumerated().flatMap { number, file in
+            (0..<file.tensors).map { (number: number, path: file.path, isFirst: $0 == 0) }
+        }.makeIterator()
         for (index, entry) in footer.entries.enumerated() {
+            let packedFile = files.next()
             // Rounded up; no overflow, because the raw bytes have been bounded.
             let needed = (entry.byteCount + footer.chunkSize - 1) / footer.chunkSize
-            guard entry.firstChunk == next, entry.chunkCount == needed, needed <= chunks.count - next else {
+            guard needed <= trailer.chunkCount - chunks.count else {
                 throw CheckpointError(
-                    .chunkRange, tensor: entry.name, at: tableOffset,
-                    "its chunks are not the \(needed) that its size needs, from chunk \(next) on; the file breaks the format")
+                    .chunkRange, tensor: entry.name, at: trailer.tableOffset,
+                    "the tensors need more chunks than the table's \(trailer.chunkCount); the file breaks the format")
             }
             let layout = PlaneLayout(entry.dtype)
-            var rest = entry.byteCount
-            var stored = 0
-            for number in next..<(next + needed) {
-                let chunk = chunks[number]
-                let row = tableOffset + number * Format.tableRowSize
-                guard chunk.tensorIndex == index else {
-                    throw CheckpointError(
-                        .chunkRange, tensor: entry.name, at: row + 20, "one of its chunks names another tensor; the file breaks the format")
-                }
-                guard chunk.rawLength == min(rest, footer.chunkSize) else {
-                    throw CheckpointError(
-                        .chunkLength, tensor: entry.name, at: row + 12,
-                        "a chunk of it has \(chunk.rawLength) raw bytes, which is not its share; the file breaks the format")
-                }
+            let first = chunks.count
+            for number in 0..<needed {
+                let row = trailer.tableOffset + chunks.count * Format.tableRowSize
+                let chunk = try ChunkRecord(
+                    parsing: file, at: row, start: start, footerOffset: trailer.footerOffset,
+                    rawLength: min(footer.chunkSize, entry.byteCount - number * footer.chunkSize), tensorIndex: index)
                 let isDifference = entry.base != nil && chunk.codec == layout.ofDifferences.codec
                 guard chunk.codec == layout.codec || isDifference, Int(chunk.width) == layout.width else {
                     throw CheckpointError(
-                        .chunkCodec, tensor: entry.name, at: row + 24,
+                        .chunkCodec, tensor: entry.name, at: row + 12,
                         "a chunk of it is arranged in another way than \(entry.dtype) is; the file breaks the format")
                 }
-                rest -= chunk.rawLength
-                stored += chunk.storedLength
+                start = chunk.end
+                chunks.append(chunk)
             }
             let tensor = CheckpointTensor(
-                name: entry.name, dtype: entry.dtype, shape: entry.shape, path: entry.file.flatMap { footer.files?[$0] }, base: entry.base,
-                byteCount: entry.byteCount, sha256: entry.sha256, storedByteCount: stored, index: index, chunks: next..<(next + needed))
+                name: entry.name, dtype: entry.dtype, shape: entry.shape, path: packedFile?.path, base: entry.base, byteCount: entry.byteCount,
+                sha256: entry.sha256, storedByteCount: start - (chunks.count > first ? chunks[first].offset : start),
+                descriptor: TensorDescriptor(
+                    name: entry.name, dtype: entry.dtype, shape: entry.shape, file: packedFile?.number,
+                    path: packedFile?.isFirst == true ? packedFile?.path : nil),
+                index: index, chunks: first..<chunks.count)
             tensors[tensor.label] = tensor
-            next += needed
         }
-        guard next == chunks.count else {
+        guard chunks.count == trailer.chunkCount else {
             throw CheckpointError(
-                .chunkRange, at: tableOffset + next * Format.tableRowSize, "a chunk belongs to no tensor; the file breaks the format")
+                .chunkRange, at: trailer.tableOffset + chunks.count * Format.tableRowSize,
+                "a chunk belongs to no tensor; the file breaks the format")
         }
-        return tensors
+        guard start == trailer.footerOffset else {
+            throw CheckpointError(.chunkLength, at: start, "bytes lie between the last chunk and the footer; the file breaks the format")
+        }
+        return (tensors, chunks)
     }
 }

@@ -23,6 +23,7 @@ public struct CheckpointTensor: Sendable, Hashable {
     public let sha256: String?
     /// Bytes that the tensor's chunks take in the file.
     public let storedByteCount: Int
+    let descriptor: TensorDescriptor
     /// The tensor's number in the file.
     let index: Int
     /// Its chunks' rows in the table.
@@ -35,6 +36,4 @@ public struct CheckpointTensor: Sendable, Hashable {
     public var label: String { Self.label(name: name, path: path) }
 
     static func label(name: String, path: String?) -> String { path.map { $0 + ":" + name } ?? name }
-
-    var descriptor: TensorDescriptor { TensorDescriptor(name: name, dtype: dtype, shape: shape, path: path) }
 }

@@ -74,6 +74,10 @@ public struct CheckpointWriter: ~Copyable {
     private let metadata: OrderedDictionary<String, JSONValue>
     private let chunkSize: Int
     private var entries: [Footer.Entry] = []
+    /// The packed files, and how many of the tensors so far belong to each.
+    private var files: [PackedFile]?
+    /// That of the last tensor.
+    private var lastFile: Int?
     private var labels: Set<String> = []
     private var rawBytes = 0
     private var chunkCount = 0
@@ -136,6 +140,7 @@ public struct CheckpointWriter: ~Copyable {
         self.options = options
         self.prologue = prologue.encoded
         self.metadata = members
+        self.files = options.files?.map { PackedFile(path: $0, tensors: 0) }
         self.chunkSize = chunkSize
     }
 
@@ -158,7 +163,7 @@ public struct CheckpointWriter: ~Copyable {
     public mutating func append(_ tensors: [TensorContent], isCancelled: @escaping @Sendable () -> Bool = { false }) throws {
         if let failure { throw failure }
         var run = AppendRun.Plan(firstTensor: entries.count, chunkSize: chunkSize)
-        var (labels, rawBytes) = (labels, rawBytes)
+        var (labels, rawBytes, lastFile) = (labels, rawBytes, lastFile)
         for tensor in tensors {
             do {
                 let count = try check(tensor, labels: labels, rawBytes: rawBytes, tensors: run.firstTensor + run.tensors.count,
@@ -166,7 +171,8 @@ public struct CheckpointWriter: ~Copyable {
                 let path = tensor.file.flatMap { options.files?[$0] }
                 labels.insert(CheckpointTensor.label(name: tensor.name, path: path))
                 rawBytes += count
-                run.add(tensor, path: path)
+                run.add(tensor, path: tensor.file == lastFile ? nil : path)
+                lastFile = tensor.file
             } catch {
                 throw error.inTensor(tensor.name).inFile(sink.path)
             }
@@ -189,15 +195,15 @@ public struct CheckpointWriter: ~Copyable {
                 base = CheckpointTensor.Base(name: source.name, sha256: bases[nextBase] ?? "")
                 nextBase += 1
             }
-            let chunks = (tensor.bytes.byteCount + chunkSize - 1) / chunkSize
             entries.append(
                 Footer.Entry(
-                    name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, file: tensor.file,
-                    base: made.holdsDifferences[number] ? base : nil, sha256: hashes[number], firstChunk: chunkCount, chunkCount: chunks,
-                    byteCount: tensor.bytes.byteCount))
-            chunkCount += chunks
+                    name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, base: made.holdsDifferences[number] ? base : nil,
+                    sha256: hashes[number], byteCount: tensor.bytes.byteCount))
+            if let file = tensor.file { files?[file].tensors += 1 }
         }
+        chunkCount += run.pieces.count
         table += made.table
+        self.lastFile = lastFile
         self.labels = labels
         self.rawBytes = rawBytes
     }
@@ -224,7 +230,7 @@ public struct CheckpointWriter: ~Copyable {
     @discardableResult
     public consuming func finish(durable: Bool = true) throws -> Int {
         if let failure { throw failure }
-        let text = Footer(kind: options.kind, metadata: metadata, chunkSize: chunkSize, files: options.files, entries: entries).encoded
+        let text = Footer(kind: options.kind, metadata: metadata, chunkSize: chunkSize, files: files, entries: entries).encoded
         guard text.count <= CheckpointLimits.format.footerBytes else {
             throw CheckpointError(.limitFooter, "the footer's text would have \(text.count) bytes, more than is allowed").inFile(sink.path)
         }
@@ -250,6 +256,7 @@ public struct CheckpointWriter: ~Copyable {
             throw CheckpointError(.nameInvalid, "the name of a tensor has more than 65,535 bytes or holds a NUL")
         }
         precondition((tensor.file == nil) == (options.files == nil), "packed files have tensors of files, others have none")
+        precondition(tensor.file ?? 0 >= lastFile ?? 0, "tensors come in the order of their files")
         let path = tensor.file.flatMap { options.files?[$0] }
         guard !labels.contains(CheckpointTensor.label(name: name, path: path)) else {
             throw CheckpointError(.nameDuplicate, "a tensor of this name is written already")

@@ -2,10 +2,10 @@
 private struct PlaneRecord {
     let method: PlaneMethod
     let payload: Range<Int>
-    /// Bits of a number, for a packed plane.
-    let bits: Int
-    /// Bytes at the beginning of the payload that every stream begins with.
-    let shared: Int
+    /// Streams of a DEFLATE plane, bits of a packed one.
+    let number: Int
+    /// The bytes that every stream begins with, from the beginning of the payload.
+    let shared: Range<Int>
     /// Where the streams' own parts begin, from the beginning of the payload, and where the last one ends.
     let starts: [Int]
 }
@@ -79,60 +79,52 @@ final class ChunkDecoder {
         guard start <= end else {
             throw CheckpointError(.planeInvalid, at: chunk + position, "a chunk ends before its last plane; the file breaks the format")
         }
-        guard let method = PlaneMethod(rawValue: stored.integer(at: position)) else {
+        let word = stored.integer(at: position, as: UInt32.self)
+        guard let method = PlaneMethod(rawValue: UInt8(word >> 29)) else {
             throw CheckpointError(
                 .planeInvalid, at: chunk + position, "a plane is stored by a method that version 1 does not have; use a newer program")
         }
-        let second = Int(stored.integer(at: position + 1, as: UInt8.self))
-        let shared = Int(stored.integer(at: position + 2, as: UInt16.self))
-        let streams = method == .packed ? 1 : second
+        let (length, number) = (Int(word & 0xFF_FFFF), Int(word >> 24 & 31))
         let isPossible =
             switch method {
-            case .stored, .constant: second == 1 && shared == 0
-            case .deflate: second == 1 ? shared == 0 : second > 1 && second <= min(Format.maximumStreams, count)
-            case .packed: [1, 2, 4].contains(second) && shared == 0
+            case .stored: number == 0 && length == count
+            case .constant: number == 0 && length == 1
+            case .deflate: number >= 1 && number <= min(Format.maximumStreams, count) && length > 0 && length < count
+            case .packed: [1, 2, 4].contains(number) && length < count && length == PackedPlane.byteCount(bits: number, length: count)
             }
-        guard isPossible else {
+        guard isPossible, length <= end - start else {
             throw CheckpointError(
-                .planeInvalid, at: chunk + position + 1,
-                "a plane has \(second) streams or bits and \(shared) shared bytes, which is not possible there; the file breaks the format")
-        }
-        let length = Int(stored.integer(at: position + 4, as: UInt32.self))
-        let isRight =
-            switch method {
-            case .stored: length == count
-            case .constant: length == 1
-            case .deflate: length > 0 && length < count
-            case .packed: length < count && length == PackedPlane.byteCount(bits: second, length: count)
-            }
-        guard isRight, length <= end - start else {
-            throw CheckpointError(
-                .planeInvalid, at: chunk + position + 4,
-                "the length of a plane (\(length)) is not possible there; the file breaks the format")
+                .planeInvalid, at: chunk + position,
+                "a plane of \(length) stored bytes with \(number) streams or bits is not possible there; the file breaks the format")
         }
         // What is left of the last byte has one value, so that a plane has one form.
-        if method == .packed, count * second % 8 != 0 {
-            guard stored.integer(at: start + length - 1, as: UInt8.self) >> UInt8(count * second % 8) == 0 else {
+        if method == .packed, count * number % 8 != 0 {
+            guard stored.integer(at: start + length - 1, as: UInt8.self) >> UInt8(count * number % 8) == 0 else {
                 throw CheckpointError(
                     .planeInvalid, at: chunk + start + length - 1, "bits after the last number of a packed plane are not zero; the file breaks the format")
             }
         }
         let payload = start..<(start + length)
-        let first = shared + Format.partLengthSize * (streams - 1)
+        guard method == .deflate, number > 1 else {
+            return PlaneRecord(method: method, payload: payload, number: number, shared: 0..<0, starts: [0, length])
+        }
+        let shared = length < Format.sharedSize ? length : Int(stored.integer(at: start, as: UInt16.self))
+        let lengths = Format.sharedSize + shared
+        let first = lengths + Format.partLengthSize * (number - 1)
         var starts = [first]
-        for part in 0..<(streams - 1) {
+        for part in 0..<(number - 1) {
             // The lengths lie inside the payload, or `first` is beyond it already.
             guard first <= length else { break }
-            let size = Int(stored.integer(at: start + shared + Format.partLengthSize * part, as: UInt32.self))
+            let size = Int(stored.integer(at: start + lengths + Format.partLengthSize * part, as: UInt32.self))
             starts.append(starts[part] + size)
         }
         starts.append(length)
-        guard starts.count == streams + 1, (0..<streams).allSatisfy({ starts[$0] < starts[$0 + 1] }) else {
+        guard starts.count == number + 1, (0..<number).allSatisfy({ starts[$0] < starts[$0 + 1] }) else {
             throw CheckpointError(
-                .planeInvalid, at: chunk + start + min(shared, length),
+                .planeInvalid, at: chunk + start,
                 "the lengths of a plane's streams do not fit into the plane; the file breaks the format")
         }
-        return PlaneRecord(method: method, payload: payload, bits: second, shared: shared, starts: starts)
+        return PlaneRecord(method: method, payload: payload, number: number, shared: Format.sharedSize..<lengths, starts: starts)
     }
 
     /// Expands the planes and joins them; the number of the first whose stream is wrong.
@@ -161,10 +153,10 @@ final class ChunkDecoder {
                     case .constant:
                         _ = unsafe place.initializeMemory(as: UInt8.self, repeating: payload[0])
                     case .packed:
-                        unsafe PackedPlane.unpack(payload, bits: plane.bits, into: place)
+                        unsafe PackedPlane.unpack(payload, bits: plane.number, into: place)
                     case .deflate:
                         // Streams of literals alone are most of them; zlib takes what is not, and has the last word.
-                        let shared = unsafe UnsafeRawBufferPointer(rebasing: payload[0..<plane.shared])
+                        let shared = unsafe UnsafeRawBufferPointer(rebasing: payload[plane.shared])
                         let isDecoded =
                             unsafe huffman.decode(payload, shared: shared, starts: plane.starts, into: place)
                             || inflater.decompress(payload, shared: shared, starts: plane.starts, into: place)

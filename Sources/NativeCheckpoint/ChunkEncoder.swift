@@ -95,8 +95,10 @@ final class ChunkEncoder {
             Format.chunkHeaderSize + descriptor.count + raw.byteCount + layout.width * Format.planeHeaderSize + Format.checksumSize)
         body.append(contentsOf: repeatElement(0, count: Format.chunkHeaderSize))
         body += descriptor
+        // Where a coded plane is a small part of the bytes, its decoding is a small part of the time.
+        let longest = layout.width >= 4 ? 12 : 11
         if layout.width == 1, layout.arrangement == .plain {
-            appendPlane(raw)
+            appendPlane(raw, longest: longest)
             return
         }
         let count = raw.byteCount / layout.width
@@ -105,11 +107,14 @@ final class ChunkEncoder {
         // Taken out while its parts are read, so that no part of `self` is read and changed at once.
         let split = planes
         planes = []
-        for plane in 0..<layout.width { appendPlane(split.rawBytes.extracting((plane * count)..<((plane + 1) * count))) }
+        for plane in 0..<layout.width { 
+            appendPlane(split.rawBytes.extracting((plane * count)..<((plane + 1) * count)), longest: longest)
+        }
         planes = split
     }
 
-    private func appendPlane(_ plane: RawSpan) {
+    /// - Parameter longest: bits of the longest Huffman code.
+    private func appendPlane(_ plane: RawSpan, longest: Int) {
         let length = plane.byteCount
         let sample = Self.sample(of: plane)
         let histogram = sampler.count(sample.rawBytes)
@@ -121,7 +126,7 @@ final class ChunkEncoder {
             body.append(bytes: plane)
             return
         }
-        appendStructured(plane, sample: isRepeating ? sample : nil, isLevel: histogram.isConstant)
+        appendStructured(plane, longest: longest, sample: isRepeating ? sample : nil, isLevel: histogram.isConstant)
     }
 
     /// Appends a plane that may be worth coding.
@@ -129,7 +134,7 @@ final class ChunkEncoder {
     /// - Parameters:
     ///   - sample: what to try matching on, if anything.
     ///   - isLevel: whether all of the sample is one value, so that there are long runs.
-    private func appendStructured(_ plane: RawSpan, sample: [UInt8]?, isLevel: Bool) {
+    private func appendStructured(_ plane: RawSpan, longest: Int, sample: [UInt8]?, isLevel: Bool) {
         let length = plane.byteCount
         let histogram = huffman.count(plane)
         if histogram.isConstant {
@@ -144,22 +149,25 @@ final class ChunkEncoder {
         if let packing { limit = packing.byteCount - 1 }
         if length >= Self.shortestCoded {
             if isLevel || sample.map({ gainsByMatching($0) }) ?? false, let coded = matching.compress(plane, limit: limit) {
-                appendHeader(.deflate, length: coded)
+                appendHeader(.deflate, length: coded, number: 1)
                 matching.appendStream(length: coded, to: &body)
                 return
             }
-            if histogram.savesAnEighth, huffman.largestPayload(length: length) <= limit {
+            if histogram.savesAnEighth, huffman.largestPayload(length: length, longest: longest) <= limit {
                 let start = body.count
-                appendHeader(.deflate, length: 0, streams: huffman.streamCount, shared: huffman.sharedCount)
+                appendHeader(.deflate, length: 0)
                 if let size = huffman.appendPayload(of: plane, to: &body) {
-                    for byte in 0..<4 { body[start + 4 + byte] = UInt8(truncatingIfNeeded: size >> (8 * byte)) }
+                    let end = body.count
+                    appendHeader(.deflate, length: size, number: huffman.streamCount)
+                    for byte in 0..<Format.planeHeaderSize { body[start + byte] = body[end + byte] }
+                    body.removeSubrange(end...)
                     return
                 }
                 body.removeSubrange(start...)
             }
         }
         if let packing {
-            appendHeader(.packed, length: packing.byteCount, streams: packing.bits)
+            appendHeader(.packed, length: packing.byteCount, number: packing.bits)
             packing.append(plane, to: &body)
             return
         }
@@ -167,11 +175,9 @@ final class ChunkEncoder {
         body.append(bytes: plane)
     }
 
-    private func appendHeader(_ method: PlaneMethod, length: Int, streams: Int = 1, shared: Int = 0) {
-        body.append(method.rawValue)
-        body.append(UInt8(streams))
-        body.append(integer: UInt16(shared))
-        body.append(integer: UInt32(length))
+    /// - Parameter number: streams of a DEFLATE plane, bits of a packed one, else 0.
+    private func appendHeader(_ method: PlaneMethod, length: Int, number: Int = 0) {
+        body.append(integer: UInt32(length) | UInt32(number) << 24 | UInt32(method.rawValue) << 29)
     }
 
     /// All of a short plane, or pieces from all over a longer one.

@@ -2,6 +2,15 @@ internal import JSON
 internal import OrderedCollections
 internal import Tensors
 
+/// A packed file: its path inside the pack, and how many of the tensors that follow those of the files before are its own.
+struct PackedFile: Equatable, Sendable {
+    let path: String
+    var tensors: Int
+
+    /// An empty folder's path ends with a slash.
+    var isFolder: Bool { path.utf8.last == UInt8(ascii: "/") }
+}
+
 /// The footer's text: a JSON object with a fixed set of keys in a fixed order.
 struct Footer {
     /// One entry of the tensor table.
@@ -9,12 +18,8 @@ struct Footer {
         let name: String
         let dtype: DType
         let shape: [Int]
-        /// The number of the packed file that it belongs to.
-        let file: Int?
         let base: CheckpointTensor.Base?
         let sha256: String?
-        let firstChunk: Int
-        let chunkCount: Int
         /// Computed from dtype and shape.
         let byteCount: Int
     }
@@ -22,8 +27,8 @@ struct Footer {
     let kind: String
     let metadata: OrderedDictionary<String, JSONValue>
     let chunkSize: Int
-    /// Paths of the packed files; `nil` where the tensors belong to none.
-    let files: [String]?
+    /// The packed files; `nil` where the tensors belong to none.
+    let files: [PackedFile]?
     let entries: [Entry]
 
     /// The text without white space.
@@ -35,7 +40,7 @@ struct Footer {
             "chunkSize": .integer(chunkSize),
             "metadata": .object(metadata),
         ]
-        if let files { footer["files"] = .array(files.map(JSONValue.string)) }
+        if let files { footer["files"] = .array(files.map { ["path": .string($0.path), "tensors": .integer($0.tensors)] }) }
         footer["tensors"] = .array(entries.map(\.json))
         return Array(JSONValue.object(footer).serialized().utf8)
     }
@@ -73,24 +78,17 @@ extension Footer {
         self.kind = kind
         self.metadata = metadata
         self.chunkSize = chunkSize
-        let paths = try Self.files(members["files"], kind: kind, at: offset)
-        files = paths
+        let files = try Self.files(members["files"], kind: kind, tensors: tensors.count, at: offset)
+        self.files = files
+        var fileNumbers = (files ?? []).enumerated().flatMap { repeatElement($0.offset, count: $0.element.tensors) }.makeIterator()
         var entries: [Entry] = []
         entries.reserveCapacity(tensors.count)
         // Strings compare by canonical equivalence, which is what the format asks for.
         var labels: Set<String> = []
         var total = 0
-        var lastFile = 0
         for tensor in tensors {
             let entry = try Entry(parsing: tensor, at: offset, limits: limits)
-            guard (entry.file == nil) == (paths == nil), entry.file ?? 0 >= lastFile, entry.file ?? 0 < paths?.count ?? 1 else {
-                throw Self.fault(offset, "tensor \"\(entry.name)\" belongs to no file of the list, or to one before that of the last tensor")
-            }
-            lastFile = entry.file ?? 0
-            let path = entry.file.flatMap { paths?[$0] }
-            guard path?.utf8.last != UInt8(ascii: "/") else {
-                throw Self.fault(offset, "tensor \"\(entry.name)\" belongs to \"\(path ?? "")\", which is a folder")
-            }
+            let path = fileNumbers.next().flatMap { files?[$0].path }
             guard labels.insert(CheckpointTensor.label(name: entry.name, path: path)).inserted else {
                 throw CheckpointError(.nameDuplicate, tensor: entry.name, at: offset, "two tensors have this name")
             }
@@ -105,8 +103,8 @@ extension Footer {
         self.entries = entries
     }
 
-    /// The paths of packed files, which are there for the kinds of packed files and for no other.
-    private static func files(_ value: JSONValue?, kind: String, at offset: Int) throws(CheckpointError) -> [String]? {
+    /// The packed files, which are there for the kinds of packed files and for no other.
+    private static func files(_ value: JSONValue?, kind: String, tensors: Int, at offset: Int) throws(CheckpointError) -> [PackedFile]? {
         let isPack = kind == Format.fileKind || kind == Format.folderKind
         guard let value else {
             guard !isPack else { throw fault(offset, "the footer has no \"files\"") }
@@ -115,18 +113,29 @@ extension Footer {
         guard isPack, case .array(let list) = value, list.count <= CheckpointLimits.format.tensors else {
             throw fault(offset, "\"files\" of the footer is not a list of at most 1,048,576, or the kind is not that of packed files")
         }
-        var files: [String] = []
-        var names: Set<String> = []
+        var files: [PackedFile] = []
+        var paths: Set<String> = []
+        var rest = tensors
         for entry in list {
-            guard case .string(let path) = entry, Format.isPath(path) else {
+            let members = try members(of: entry, ["path", "tensors"], of: "an entry of \"files\"", at: offset)
+            guard case .string(let path) = members["path"], Format.isPath(path) else {
                 throw CheckpointError(.pathInvalid, at: offset, "the path of a packed file is absolute, leads out of its folder, or has an empty part")
             }
-            guard names.insert(path).inserted else {
+            guard paths.insert(path).inserted else {
                 throw CheckpointError(.pathInvalid, at: offset, "two packed files have the path \"\(path)\"")
             }
-            files.append(path)
+            guard case .integer(let count) = members["tensors"] else {
+                throw fault(offset, "the number of tensors of \"\(path)\" is not an integer")
+            }
+            let file = PackedFile(path: path, tensors: count)
+            guard count >= 0, count <= rest, !file.isFolder || count == 0 else {
+                throw fault(offset, "\"\(path)\" has \(count) tensors, which are not there or not for a folder")
+            }
+            rest -= count
+            files.append(file)
         }
-        guard kind == Format.folderKind || (files.count == 1 && !files[0].utf8.contains(UInt8(ascii: "/"))) else {
+        guard rest == 0 else { throw fault(offset, "\(rest) tensors belong to no packed file") }
+        guard kind == Format.folderKind || (files.count == 1 && !files[0].path.utf8.contains(UInt8(ascii: "/"))) else {
             throw CheckpointError(.pathInvalid, at: offset, "a pack of one file has not exactly one, with a name of one part")
         }
         return files
@@ -152,7 +161,7 @@ extension Footer {
 extension Footer.Entry {
     fileprivate init(parsing value: JSONValue, at offset: Int, limits: CheckpointLimits) throws(CheckpointError) {
         let members = try Footer.members(
-            of: value, ["name", "dtype", "shape", "firstChunk", "chunks"], optional: ["file", "base", "sha256"], of: "an entry of the tensor table",
+            of: value, ["name", "dtype", "shape"], optional: ["base", "sha256"], of: "an entry of the tensor table",
             at: offset)
         guard case .string(let name) = members["name"] else { throw Footer.fault(offset, "the name of a tensor is not a string") }
         guard Format.isName(name) else {
@@ -181,11 +190,6 @@ extension Footer.Entry {
                 .shapeInvalid, tensor: name, at: offset,
                 "the shape \(describe(shape: shape)) of \(dtype) is negative, overflows, or leaves a byte unfilled")
         }
-        switch members["file"] {
-        case nil: file = nil
-        case .integer(let number) where number >= 0: file = number
-        default: throw Footer.fault(offset, "the file of tensor \"\(name)\" is not an integer from 0 up")
-        }
         sha256 = try members["sha256"].map { value throws(CheckpointError) in try Self.sha256(value, of: name, at: offset) }
         base = try members["base"].map { value throws(CheckpointError) in
             let members = try Footer.members(of: value, ["name", "sha256"], of: "the base of tensor \"\(name)\"", at: offset)
@@ -194,13 +198,8 @@ extension Footer.Entry {
             }
             return CheckpointTensor.Base(name: base, sha256: try Self.sha256(hash, of: name, at: offset))
         }
-        guard case .integer(let firstChunk) = members["firstChunk"], firstChunk >= 0,
-            case .integer(let chunkCount) = members["chunks"], chunkCount >= 0
-        else { throw Footer.fault(offset, "the chunks of tensor \"\(name)\" are not given as two integers from 0 up") }
         self.dtype = dtype
         self.shape = shape
-        self.firstChunk = firstChunk
-        self.chunkCount = chunkCount
         self.byteCount = byteCount
     }
     private static func sha256(_ value: JSONValue, of name: String, at offset: Int) throws(CheckpointError) -> String {
@@ -218,11 +217,8 @@ extension Footer.Entry {
             "dtype": .string(dtype.rawValue),
             "shape": .array(shape.map(JSONValue.integer)),
         ]
-        if let file { members["file"] = .integer(file) }
         if let base { members["base"] = ["name": .string(base.name), "sha256": .string(base.sha256)] }
         if let sha256 { members["sha256"] = .string(sha256) }
-        members["firstChunk"] = .integer(firstChunk)
-        members["chunks"] = .integer(chunkCount)
         return .object(members)
     }
 }

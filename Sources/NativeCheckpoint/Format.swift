@@ -11,11 +11,13 @@ enum Format {
     static let trailerSize = 72
     static let chunkHeaderSize = 32
     static let checksumSize = 4
-    static let planeHeaderSize = 8
-    static let tableRowSize = 32
+    static let planeHeaderSize = 4
+    static let tableRowSize = 16
 
     /// Streams that a plane may be cut into.
     static let maximumStreams = 16
+    /// Bytes of the number of shared bytes.
+    static let sharedSize = 2
     /// Bytes of the length of a stream's own part.
     static let partLengthSize = 4
 

@@ -13,7 +13,7 @@ enum {
     /// Streams that a plane is cut into when it is cut.
     oplora_huffman_streams = 4,
     /// The longest code that the encoder gives, so that the decoder needs one table alone.
-    oplora_huffman_longest = 11,
+    oplora_huffman_longest = 12,
     /// Room for the header of a block.
     oplora_huffman_header_room = 352,
 };
@@ -46,12 +46,12 @@ void oplora_huffman_encoder_destroy(oplora_huffman_encoder *encoder);
 /// Counts the bytes of `plane`; counts is (256).
 void oplora_huffman_count(oplora_huffman_encoder *encoder, const uint8_t *plane, size_t count, uint32_t *counts);
 
-/// Makes the best code of at most oplora_huffman_longest bits for a plane of these counts, to be cut into `streams`, 1 or
-/// oplora_huffman_streams.
-void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, oplora_huffman_plan *plan);
+/// Makes the best code of at most `limit` bits, from 9 to oplora_huffman_longest, for a plane of these counts, to be cut into
+/// `streams`, 1 or oplora_huffman_streams. Codes of 11 bits are decoded faster than those of 12.
+void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, int limit, oplora_huffman_plan *plan);
 
-/// Writes a plane's payload: the shared bytes, the lengths of all parts but the last as 32-bit integers, the parts. Part i is
-/// bytes ⌊i·count/streams⌋ up to the next part's first.
+/// Writes a plane's payload: for several streams the number of shared bytes in two bytes, these bytes, and the lengths of all
+/// parts but the last as 32-bit integers; then the parts. Part i is bytes ⌊i·count/streams⌋ up to the next part's first.
 ///
 /// Returns the bytes of the payload; 0 when they are more than `room` or the plane is not the one that was counted. Then some
 /// of `payload` has been written, and nothing else.
