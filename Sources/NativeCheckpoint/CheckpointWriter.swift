@@ -129,7 +129,8 @@ public struct CheckpointWriter: ~Copyable {
             throw CheckpointError(.pathInvalid, "\"\(unfit)\" cannot be the path of a packed file").inFile(path)
         }
         guard Set(files).count == files.count else {
-            throw CheckpointError(.pathInvalid, "two files have names that differ in nothing but the way Unicode writes them; rename one").inFile(path)
+            throw CheckpointError(.pathInvalid, "two files have names that differ in nothing but the way Unicode writes them; rename one").inFile(
+                path)
         }
         do {
             try sink.write(prologue.encoded)
@@ -166,7 +167,8 @@ public struct CheckpointWriter: ~Copyable {
         var (labels, rawBytes, lastFile) = (labels, rawBytes, lastFile)
         for tensor in tensors {
             do {
-                let count = try check(tensor, labels: labels, rawBytes: rawBytes, tensors: run.firstTensor + run.tensors.count,
+                let count = try check(
+                    tensor, labels: labels, rawBytes: rawBytes, tensors: run.firstTensor + run.tensors.count,
                     chunks: chunkCount + run.pieces.count)
                 let path = tensor.file.flatMap { options.files?[$0] }
                 labels.insert(CheckpointTensor.label(name: tensor.name, path: path))

@@ -101,7 +101,8 @@ final class ChunkDecoder {
         if method == .packed, count * number % 8 != 0 {
             guard stored.integer(at: start + length - 1, as: UInt8.self) >> UInt8(count * number % 8) == 0 else {
                 throw CheckpointError(
-                    .planeInvalid, at: chunk + start + length - 1, "bits after the last number of a packed plane are not zero; the file breaks the format")
+                    .planeInvalid, at: chunk + start + length - 1,
+                    "bits after the last number of a packed plane are not zero; the file breaks the format")
             }
         }
         let payload = start..<(start + length)
@@ -164,7 +165,9 @@ final class ChunkDecoder {
                     }
                     unsafe sources.append(UnsafePointer(place.bindMemory(to: UInt8.self).baseAddress))
                 }
-                if !isDirect, layout.arrangement != .difference || base != nil { unsafe BytePlanes.join(sources, base: base, into: raw, layout: layout) }
+                if !isDirect, layout.arrangement != .difference || base != nil {
+                    unsafe BytePlanes.join(sources, base: base, into: raw, layout: layout)
+                }
                 return nil
             }
         }

@@ -107,7 +107,7 @@ final class ChunkEncoder {
         // Taken out while its parts are read, so that no part of `self` is read and changed at once.
         let split = planes
         planes = []
-        for plane in 0..<layout.width { 
+        for plane in 0..<layout.width {
             appendPlane(split.rawBytes.extracting((plane * count)..<((plane + 1) * count)), longest: longest)
         }
         planes = split

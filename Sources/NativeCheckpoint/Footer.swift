@@ -119,7 +119,8 @@ extension Footer {
         for entry in list {
             let members = try members(of: entry, ["path", "tensors"], of: "an entry of \"files\"", at: offset)
             guard case .string(let path) = members["path"], Format.isPath(path) else {
-                throw CheckpointError(.pathInvalid, at: offset, "the path of a packed file is absolute, leads out of its folder, or has an empty part")
+                throw CheckpointError(
+                    .pathInvalid, at: offset, "the path of a packed file is absolute, leads out of its folder, or has an empty part")
             }
             guard paths.insert(path).inserted else {
                 throw CheckpointError(.pathInvalid, at: offset, "two packed files have the path \"\(path)\"")

@@ -153,13 +153,14 @@ struct Forgery {
     /// Gives the prologue, each chunk that the table still finds, and the footer the checksum that fits.
     mutating func reseal() {
         put(checksum(bytes.rawBytes.extracting(0..<28)), at: 28)
+        var start = Format.prologueSize
         for row in stride(from: table.lowerBound, to: table.upperBound, by: Format.tableRowSize) {
-            let offset = bytes.rawBytes.integer(at: row, as: UInt64.self)
-            let length = Int(bytes.rawBytes.integer(at: row + 8, as: UInt32.self))
-            guard let start = Int(exactly: offset), start >= 32, length >= 40, start <= text.lowerBound - length else { continue }
+            let length = Int(bytes.rawBytes.integer(at: row, as: UInt32.self))
+            guard length >= 40, start <= text.lowerBound - length else { break }
             let sum = checksum(bytes.rawBytes.extracting(start..<(start + length - 4)))
             put(sum, at: start + length - 4)
-            put(sum, at: row + 16)
+            put(sum, at: row + 4)
+            start += length
         }
         resealFooter()
     }

@@ -125,8 +125,9 @@ import Testing
         try expectText(.footerField, "\"name\":\"a\"", "\"name\":1")
         try expectText(.footerField, "\"name\":\"a\"", "\"name\":\"a\",\"note\":1")
         try expectText(.footerField, "\"sha256\":\"", "\"sha256\":\"A")
-        try expectText(.footerField, "\"chunks\":2", "\"chunks\":-2")
-        try expectText(.footerField, "\"chunks\":2", "\"chunks\":2.0")
+        try expectText(.footerField, "\"sha256\":\"", "\"sha256\":1,\"sha\":\"")
+        try expectText(.footerField, "\"shape\":[20]", "\"shape\":[20],\"base\":{\"name\":\"x\"}")
+        try expectText(.footerField, "\"shape\":[20]", "\"shape\":[20],\"base\":{\"name\":\"x\",\"sha256\":\"0\"}")
         try expectText(.nameInvalid, "\"name\":\"a\"", "\"name\":\"a\\u0000\"")
         try expectText(.nameInvalid, "\"name\":\"a\"", "\"name\":\"\(String(repeating: "n", count: 65_536))\"")
         try expectText(.nameDuplicate, "\"name\":\"b\"", "\"name\":\"a\"")
@@ -159,15 +160,12 @@ import Testing
     }
 
     @Test func sharingOutTheChunks() throws {
-        try expectText(.chunkRange, "\"chunks\":2", "\"chunks\":3")
-        try expectText(.chunkRange, "\"chunks\":2", "\"chunks\":9223372036854775807")
-        try expectText(.chunkRange, "\"firstChunk\":2", "\"firstChunk\":1")
-        try expectText(.chunkRange, "\"firstChunk\":2", "\"firstChunk\":9223372036854775807")
         try expectText(.chunkRange, "\"shape\":[20]", "\"shape\":[33]")
         // A terabyte that no chunk holds.
         try expectText(.chunkRange, "\"shape\":[20]", "\"shape\":[274877906944]")
-        try expectText(.chunkRange, "\"shape\":[5],", "\"shape\":[0],")
-        try expectText(.chunkLength, "\"shape\":[20]", "\"shape\":[21]")
+        try expectText(.chunkRange, "\"shape\":[5]", "\"shape\":[0]")
+        // As many chunks, but not of the length that their headers say.
+        try expectText(.chunkHeader, "\"shape\":[20]", "\"shape\":[21]")
         // A chunk that no tensor counts.
         try expect(.chunkRange) {
             let text = String(decoding: $0.bytes[$0.text], as: UTF8.self)
@@ -188,30 +186,65 @@ import Testing
                 $0.resealFooter()
             }
         }
-        try expectRow(.chunkOverlap, 0, 0, { $0 - 1 }, bytes: 8)
-        try expectRow(.chunkOverlap, 1, 0, { _ in 32 }, bytes: 8)
-        try expectRow(.chunkGap, 1, 0, { $0 + 1 }, bytes: 8)
-        try expectRow(.chunkGap, 1, 0, { _ in .max }, bytes: 8)
-        try expectRow(.chunkGap, 1, 0, { _ in UInt64(Int.max) }, bytes: 8)
-        try expectRow(.chunkLength, 0, 8, { _ in 0 }, bytes: 4)
-        try expectRow(.chunkLength, 0, 8, { _ in 43 }, bytes: 4)
-        try expectRow(.chunkLength, 2, 8, { $0 + 1 }, bytes: 4)
-        try expectRow(.chunkLength, 0, 8, { _ in 0xFFFF_FFFF }, bytes: 4)
-        try expectRow(.chunkGap, 2, 8, { $0 - 1 }, bytes: 4)
-        try expectRow(.chunkOverlap, 0, 8, { $0 + 1 }, bytes: 4)
-        try expectRow(.chunkLength, 0, 12, { _ in 0xFFFF_FFFF }, bytes: 4)
-        try expectRow(.chunkLength, 1, 12, { $0 + 1 }, bytes: 4)
-        try expectRow(.chunkChecksum, 0, 16, { $0 ^ 1 }, bytes: 4)
-        try expectRow(.chunkRange, 0, 20, { _ in 1 }, bytes: 4)
-        try expectRow(.chunkCodec, 0, 24, { _ in 1 }, bytes: 1)
-        try expectRow(.chunkCodec, 0, 25, { _ in 2 }, bytes: 1)
-        try expectRow(.reservedNotZero, 0, 26, { _ in 1 }, bytes: 1)
-        try expectRow(.chunkHeader, 0, 28, { $0 ^ 1 }, bytes: 4)
-        // Bytes between the chunks and the footer, and between two chunks.
-        try expect(.chunkGap) {
+        try expectRow(.chunkLength, 0, 0, { _ in 0 }, bytes: 4)
+        try expectRow(.chunkLength, 0, 0, { _ in 39 }, bytes: 4)
+        try expectRow(.chunkLength, 2, 0, { $0 + 1 }, bytes: 4)
+        try expectRow(.chunkLength, 2, 0, { $0 - 1 }, bytes: 4)
+        try expectRow(.chunkLength, 0, 0, { _ in 0xFFFF_FFFF }, bytes: 4)
+        try expectRow(.chunkChecksum, 0, 4, { $0 ^ 1 }, bytes: 4)
+        try expectRow(.chunkHeader, 0, 8, { $0 ^ 1 }, bytes: 4)
+        try expectRow(.chunkCodec, 0, 12, { _ in 1 }, bytes: 1)
+        // Differences to a base that the tensor does not have.
+        try expectRow(.chunkCodec, 0, 12, { _ in 3 }, bytes: 1)
+        try expectRow(.chunkCodec, 0, 13, { _ in 2 }, bytes: 1)
+        try expectRow(.reservedNotZero, 0, 14, { _ in 1 }, bytes: 1)
+        try expectRow(.reservedNotZero, 0, 15, { _ in 128 }, bytes: 1)
+        // Bytes between the chunks and the footer.
+        try expect(.chunkLength) {
             $0.insert([0], at: $0.text.lowerBound)
             $0.reseal()
         }
+    }
+
+    @Test func packedFiles() throws {
+        let file = try withTemporaryFolder { folder in
+            let path = folder + "/pack.opck"
+            var writer = try CheckpointWriter(
+                path: path, replacing: false, options: .packedFolder(["a/b", "c", "d/"], hashesTensors: true, threads: 1))
+            try writer.append([
+                TensorContent(name: "", dtype: .u8, shape: [3], file: 0, bytes: MemoryBytes([1, 2, 3])),
+                TensorContent(name: "x", dtype: .u8, shape: [2], file: 0, bytes: MemoryBytes([4, 5])),
+                TensorContent(name: "x", dtype: .u8, shape: [2], file: 1, bytes: MemoryBytes([6, 7])),
+            ])
+            try writer.finish(durable: false)
+            return try contents(path)
+        }
+        func expect(_ code: CheckpointError.Code?, _ old: String, _ new: String, location: SourceLocation = #_sourceLocation) throws {
+            try withTemporaryFolder { folder in
+                var forged = Forgery(file)
+                forged.replaceText(old, new)
+                forged.reseal()
+                let error = fault(forged.bytes, in: folder)
+                #expect(error?.code == code, "\(String(describing: error))", sourceLocation: location)
+            }
+        }
+        try expect(nil, "", "")
+        for path in ["/c", "..", "../c", "x/../c", "x//c", "./c", "", "c\\u0000", "/", "//"] {
+            try expect(.pathInvalid, "\"path\":\"c\"", "\"path\":\"\(path)\"")
+        }
+        try expect(.pathInvalid, "\"path\":\"c\"", "\"path\":\"a/b\"")
+        try expect(.pathInvalid, "\"kind\":\"folder\"", "\"kind\":\"file\"")
+        try expect(.footerField, "\"kind\":\"folder\"", "\"kind\":\"training\"")
+        try expect(.footerField, "\"path\":\"c\",\"tensors\":1", "\"path\":\"c\",\"tensors\":0")
+        try expect(.footerField, "\"path\":\"c\",\"tensors\":1", "\"path\":\"c\",\"tensors\":2")
+        try expect(.footerField, "\"path\":\"c\",\"tensors\":1", "\"path\":\"c\",\"tensors\":-1")
+        try expect(.footerField, "\"path\":\"c\",\"tensors\":1", "\"path\":\"c\",\"tensors\":1.0")
+        try expect(.footerField, "\"path\":\"c\",\"tensors\":1", "\"path\":\"c\"")
+        try expect(.footerField, "\"path\":\"c\"", "\"path\":\"c/\"")
+        // Two tensors of one file with one name.
+        try expect(.nameDuplicate, "\"name\":\"\"", "\"name\":\"x\"")
+        // The path in the chunk, where salvage finds it, is another one.
+        try expect(.chunkHeader, "\"path\":\"c\"", "\"path\":\"e\"")
     }
 
     @Test func chunkHeader() throws {
@@ -234,39 +267,36 @@ import Testing
     }
 
     @Test func planes() throws {
-        // Chunk 0: header 32, descriptor 2 + 1 + 1 + 3 + 1 + 8 + 2 = 18.
-        let plane = 32 + 32 + 18
-        try expect(.planeInvalid) {
-            $0.bytes[plane] = 3
-            $0.reseal()
-        }
-        for offset in 1...3 {
+        // Chunk 0: header 32, descriptor 2 + 1 + 1 + 3 + 1 + 8 + 4 + 2 = 22.
+        let plane = 32 + 32 + 22
+        for word: UInt32 in [4 << 29, 7 << 29, 1 << 24 | 16, 15, 17, 0, 0xFF_FFFF] {
             try expect(.planeInvalid) {
-                $0.bytes[plane + offset] ^= 2
+                $0.put(word, at: plane)
                 $0.reseal()
             }
         }
-        for length: UInt32 in [0, 2, 17, 64, .max, UInt32(Int32.max)] {
-            for method: UInt8 in 0...2 {
-                try withTemporaryFolder { folder in
-                    var forged = Forgery(try Self.file())
-                    forged.bytes[plane] = method
-                    forged.put(length, at: plane + 4)
-                    forged.reseal()
-                    let code = fault(forged.bytes, in: folder)?.code
-                    // Two bytes may be a DEFLATE stream as far as the lengths go; the next record is then out of step.
-                    #expect(code == .planeInvalid || (method == 2 && length == 2 && code == .planeStream))
+        for length: UInt32 in [0, 2, 17, 64, 0xFF_FFFF] {
+            for method: UInt32 in 0...3 {
+                for number: UInt32 in 0...3 {
+                    try withTemporaryFolder { folder in
+                        var forged = Forgery(try Self.file())
+                        forged.put(length | number << 24 | method << 29, at: plane)
+                        forged.reseal()
+                        let code = fault(forged.bytes, in: folder)?.code
+                        // Two bytes may be a DEFLATE stream as far as the lengths go; the next record is then out of step.
+                        #expect(code == .planeInvalid || (method == 2 && length == 2 && number == 1 && code == .planeStream))
+                    }
                 }
             }
         }
         // The last plane of the last chunk is made shorter, so that bytes follow it.
         try expect(.planeInvalid) {
             $0.insert([0], at: $0.text.lowerBound - 4)
-            let row = $0.table.lowerBound + 2 * Format.tableRowSize
-            let length = $0.bytes.rawBytes.integer(at: row + 8, as: UInt32.self) + 1
-            $0.put(length, at: row + 8)
-            let chunk = Int($0.bytes.rawBytes.integer(at: row, as: UInt64.self))
-            $0.put(length, at: chunk + 4)
+            let rows = (0..<3).map { [forged = $0] row in
+                forged.bytes.rawBytes.integer(at: forged.table.lowerBound + row * Format.tableRowSize, as: UInt32.self)
+            }
+            $0.put(rows[2] + 1, at: $0.table.lowerBound + 2 * Format.tableRowSize)
+            $0.put(rows[2] + 1, at: 32 + Int(rows[0] + rows[1]) + 4)
             $0.reseal()
         }
     }
@@ -301,7 +331,7 @@ import Testing
             ([0x00], false),
         ]
         for (stream, isValid) in cases {
-            let (error, raw) = decodedPlane([2, 1, 0, 0], stream)
+            let (error, raw) = decodedPlane(.deflate, 1, stream)
             if isValid {
                 #expect(error == nil && raw == good)
             } else {
@@ -312,19 +342,19 @@ import Testing
 
     private static let plane: [UInt8] = (0..<64).map { UInt8(ascii: "a") + $0 % 2 }
 
-    /// What a chunk of one plane of 64 bytes gives, of which `start` is the first half of the plane's record.
-    private func decodedPlane(_ start: [UInt8], _ payload: [UInt8]) -> (error: CheckpointError?, raw: [UInt8]) {
+    /// What a chunk of one plane of 64 bytes gives.
+    private func decodedPlane(_ method: PlaneMethod, _ number: UInt32, _ payload: [UInt8]) -> (error: CheckpointError?, raw: [UInt8]) {
         let header = ChunkHeader(
-            storedLength: 32 + 8 + payload.count + 4, rawLength: 64, tensorIndex: 0, index: 1, layout: PlaneLayout(.u8),
+            storedLength: 32 + 4 + payload.count + 4, rawLength: 64, tensorIndex: 0, index: 1, layout: PlaneLayout(.u8),
             descriptorLength: 0, rawChecksum: checksum(Self.plane.rawBytes))
-        var chunk = header.encoded + start
-        chunk.append(integer: UInt32(payload.count))
+        var chunk = header.encoded
+        chunk.append(integer: UInt32(payload.count) | number << 24 | UInt32(method.rawValue) << 29)
         chunk += payload
         let sum = checksum(chunk.rawBytes)
         chunk.append(integer: sum)
         let record = ChunkRecord(
-            offset: 0, storedLength: chunk.count, rawLength: 64, checksum: sum, tensorIndex: 0, codec: 1, width: 1,
-            rawChecksum: header.rawChecksum)
+            offset: 0, storedLength: chunk.count, rawLength: 64, tensorIndex: 0, checksum: sum, rawChecksum: header.rawChecksum, codec: 1,
+            width: 1)
         let decoder = ChunkDecoder()
         var raw = [UInt8](repeating: 0, count: 64)
         do throws(CheckpointError) {
@@ -352,35 +382,42 @@ import Testing
         }
         let (half, third) = (part(32), part(21))
         let length = UInt8(half.count)
-        let halves = [length, 0, 0, 0] + half + half
-        func expect(_ code: CheckpointError.Code?, _ start: [UInt8], _ payload: [UInt8], location: SourceLocation = #_sourceLocation) {
-            let (error, raw) = decodedPlane(start, payload)
+        let halves = [0, 0, length, 0, 0, 0] + half + half
+        func expect(_ code: CheckpointError.Code?, _ number: UInt32, _ payload: [UInt8], location: SourceLocation = #_sourceLocation) {
+            let (error, raw) = decodedPlane(.deflate, number, payload)
             #expect(error?.code == code && (code != nil || raw == good), "\(String(describing: error))", sourceLocation: location)
         }
-        expect(nil, [2, 2, 0, 0], halves)
+        expect(nil, 2, halves)
         // Bytes that both begin with stand once, up to all but the last.
         for shared in 1..<half.count {
             let rest = Array(half[shared...])
-            expect(nil, [2, 2, UInt8(shared), 0], half[..<shared] + [UInt8(rest.count), 0, 0, 0] + rest + rest)
+            expect(nil, 2, [UInt8(shared), 0] + half[..<shared] + [UInt8(rest.count), 0, 0, 0] + rest + rest)
         }
         // A stream of nothing of its own.
-        expect(.planeInvalid, [2, 2, length, 0], half + [0, 0, 0, 0])
-        expect(.planeInvalid, [2, 2, 0, 0], [0, 0, 0, 0] + half)
-        expect(.planeInvalid, [2, 2, 0, 0], [length, 0, 0, 0] + half)
-        expect(.planeInvalid, [2, 2, 0, 0], [length, 0, 0, 1] + half + half)
-        expect(.planeInvalid, [2, 2, 0, 0], [255, 255, 255, 255] + half + half)
-        expect(.planeInvalid, [2, 2, 255, 255], halves)
-        expect(.planeInvalid, [2, 2, 0, 0], [length, 0])
-        expect(.planeInvalid, [2, 0, 0, 0], half)
-        expect(.planeInvalid, [2, 17, 0, 0], [UInt8](repeating: 0, count: 63))
-        expect(.planeInvalid, [2, 16, 0, 0], [UInt8](repeating: 0, count: 63))
-        expect(.planeInvalid, [2, 1, 1, 0], half)
-        expect(.planeInvalid, [0, 2, 0, 0], good)
-        expect(.planeInvalid, [1, 2, 0, 0], [7])
+        expect(.planeInvalid, 2, [length, 0] + half + [0, 0, 0, 0])
+        expect(.planeInvalid, 2, [0, 0, 0, 0, 0, 0] + half)
+        expect(.planeInvalid, 2, [0, 0, length, 0, 0, 0] + half)
+        expect(.planeInvalid, 2, [0, 0, length, 0, 0, 1] + half + half)
+        expect(.planeInvalid, 2, [0, 0, 255, 255, 255, 255] + half + half)
+        expect(.planeInvalid, 2, [255, 255] + halves[2...])
+        for count in 1...6 { expect(.planeInvalid, 2, Array(halves[..<count])) }
+        expect(.planeInvalid, 0, half)
+        expect(.planeInvalid, 17, [UInt8](repeating: 0, count: 63))
+        expect(.planeInvalid, 16, [UInt8](repeating: 0, count: 63))
         // Lengths that fit around streams that do not.
-        expect(.planeStream, [2, 2, 0, 0], [length - 1, 0, 0, 0] + half + half)
-        expect(.planeStream, [2, 2, 0, 0], [length + 1, 0, 0, 0] + half + half)
-        expect(.planeStream, [2, 2, 0, 0], [UInt8(third.count), 0, 0, 0] + third + half)
-        expect(.planeStream, [2, 2, 0, 0], halves + [0])
+        expect(.planeStream, 2, [0, 0, length - 1, 0, 0, 0] + half + half)
+        expect(.planeStream, 2, [0, 0, length + 1, 0, 0, 0] + half + half)
+        expect(.planeStream, 2, [0, 0, UInt8(third.count), 0, 0, 0] + third + half)
+        expect(.planeStream, 2, halves + [0])
+    }
+
+    /// Planes of few values by their numbers.
+    @Test func packedPlanes() throws {
+        let numbers = [UInt8](repeating: 0b1010_1010, count: 8)
+        let (error, raw) = decodedPlane(.packed, 1, Array("ab".utf8) + numbers)
+        #expect(error == nil && raw == Self.plane)
+        for (number, payload) in [(1, Array("ab".utf8) + numbers + [0]), (3, numbers), (1, numbers), (2, Array("ab".utf8) + numbers)] {
+            #expect(decodedPlane(.packed, UInt32(number), payload).error?.code == .planeInvalid)
+        }
     }
 }

@@ -37,12 +37,13 @@ private struct Payload {
 }
 
 extension Payload {
-    init(parsing bytes: [UInt8], streams: Int, shared: Int) {
-        self.shared = Array(bytes[0..<shared])
+    init(parsing bytes: [UInt8], streams: Int) {
+        let lengths = streams == 1 ? 0 : 2 + Int(bytes[0]) + Int(bytes[1]) << 8
+        shared = streams == 1 ? [] : Array(bytes[2..<lengths])
         parts = []
-        var position = shared + 4 * (streams - 1)
+        var position = lengths + 4 * (streams - 1)
         for part in 0..<streams {
-            let length = (0..<4).reduce(0) { $0 | Int(bytes[min(shared + 4 * part + $1, bytes.count - 1)]) << (8 * $1) }
+            let length = (0..<4).reduce(0) { $0 | Int(bytes[min(lengths + 4 * part + $1, bytes.count - 1)]) << (8 * $1) }
             let end = part < streams - 1 ? position + length : bytes.count
             parts.append(Array(bytes[position..<end]))
             position = end
@@ -79,7 +80,7 @@ private func encoded(_ plane: [UInt8], streams: Int, by encoder: HuffmanEncoder)
     var bytes: [UInt8] = [1, 2, 3]
     let size = try #require(encoder.appendPayload(of: plane.rawBytes, to: &bytes))
     #expect(bytes.count == 3 + size && bytes.starts(with: [1, 2, 3]) && (most - streams...most).contains(size))
-    return Payload(parsing: Array(bytes[3...]), streams: streams, shared: encoder.sharedCount)
+    return Payload(parsing: Array(bytes[3...]), streams: streams)
 }
 
 enum Distribution: CaseIterable {

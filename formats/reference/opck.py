@@ -26,8 +26,8 @@ import zlib
 MAGIC = b"\x89OPCK\r\n\x1a\n\0"
 END_MAGIC = b"\x89OPCKEND"
 MARKER = b"\x8bCHK"
-PROLOGUE, TRAILER, ROW, CHUNK_HEADER, PLANE_HEADER = 32, 72, 32, 32, 8
-DIFFERENCE = 3
+PROLOGUE, TRAILER, ROW, CHUNK_HEADER, PLANE_HEADER = 32, 72, 16, 32, 4
+DIFFERENCE, NO_FILE = 3, 0xFFFFFFFF
 LIMIT_TEXT, LIMIT_TENSORS, LIMIT_CHUNKS, LIMIT_RANK, LIMIT_RAW = 1 << 28, 1 << 20, 1 << 24, 32, 1 << 44
 
 # Chapter 5.1: type -> (bits, codec, width).
@@ -118,9 +118,11 @@ def is_path(value):
 
 
 class Tensor:
-    def __init__(self, entry, number, files):
-        members(entry, ("name", "dtype", "shape", "firstChunk", "chunks"), "an entry of the tensor table", ("file", "base", "sha256"))
+    def __init__(self, entry, number, file):
+        """`file` is the number and path of its packed file and whether it is the first tensor of it, or None."""
+        members(entry, ("name", "dtype", "shape"), "an entry of the tensor table", ("base", "sha256"))
         self.number = number
+        self.file, self.path, self.opens_file = file or (None, None, False)
         self.name = entry["name"]
         need(isinstance(self.name, str), "footer-field", "a name is not a string")
         need(is_name(self.name), "name-invalid", "a name is too long or holds a NUL")
@@ -145,22 +147,13 @@ class Tensor:
             members(self.base, ("name", "sha256"), "a base")
             need(isinstance(self.base["name"], str) and is_name(self.base["name"]) and is_hash(self.base["sha256"]), "footer-field",
                  f"{self.name}: the base")
-        self.file = entry.get("file")
-        need(("file" in entry) == (files is not None), "footer-field", f"{self.name}: file")
-        self.path = None
-        if files is not None:
-            need(is_integer(self.file) and 0 <= self.file < len(files), "footer-field", f"{self.name}: file")
-            self.path = files[self.file]
-            need(not self.path.endswith("/"), "footer-field", f"{self.name}: its file is a folder")
-        self.first, self.count = entry["firstChunk"], entry["chunks"]
-        need(is_integer(self.first) and is_integer(self.count) and self.first >= 0 and self.count >= 0, "footer-field",
-             f"{self.name}: the chunks are not two integers from 0 up")
 
     def descriptor(self):
         """Chapter 4."""
-        name, dtype, path = self.name.encode(), self.dtype.encode(), (self.path or "").encode()
+        name, dtype, path = self.name.encode(), self.dtype.encode(), self.path.encode() if self.opens_file else b""
         return (struct.pack("<H", len(name)) + name + struct.pack("<B", len(dtype)) + dtype
-                + struct.pack(f"<B{len(self.shape)}Q", len(self.shape), *self.shape) + struct.pack("<H", len(path)) + path)
+                + struct.pack(f"<B{len(self.shape)}Q", len(self.shape), *self.shape)
+                + struct.pack("<IH", NO_FILE if self.file is None else self.file, len(path)) + path)
 
     @property
     def label(self):
@@ -224,59 +217,60 @@ class Checkpoint:
         need(is_integer(self.chunk_size) and 64 <= self.chunk_size <= 1 << 20 and self.chunk_size % 64 == 0, "footer-field", "chunkSize")
         self.metadata = footer["metadata"]
         need(isinstance(self.metadata, dict), "footer-field", "metadata is not an object")
-        self.files = None
-        self.read_files(footer)
         need(isinstance(footer["tensors"], list), "footer-field", "tensors is not a list")
         need(len(footer["tensors"]) <= LIMIT_TENSORS, "limit-tensors", "there are too many tensors")
-        self.tensors = [Tensor(entry, number, self.files) for number, entry in enumerate(footer["tensors"])]
+        self.files = None
+        owners = self.read_files(footer)
+        self.tensors = [Tensor(entry, number, owners[number] if owners else None) for number, entry in enumerate(footer["tensors"])]
         seen = set()
         for tensor in self.tensors:
             label = unicodedata.normalize("NFC", tensor.label)
             need(label not in seen, "name-duplicate", tensor.label)
             seen.add(label)
-        if self.files is not None:
-            order = [tensor.file for tensor in self.tensors]
-            need(order == sorted(order), "footer-field", "the tensors are not in the order of their files")
         need(sum(tensor.size for tensor in self.tensors) <= LIMIT_RAW, "limit-raw-bytes", "the tensors are too large")
 
     def read_files(self, footer):
-        """Chapter 6: the list of packed files."""
+        """Chapter 6: the packed files; for each tensor the number and path of its file and whether it is the first of it."""
         packed = self.kind in ("file", "folder")
         need(packed == ("files" in footer), "footer-field", "files")
         if not packed:
-            return
-        self.files = footer["files"]
-        need(isinstance(self.files, list) and len(self.files) <= LIMIT_TENSORS, "footer-field", "files")
-        need(all(isinstance(path, str) and is_path(path) for path in self.files), "path-invalid", "a path")
-        need(len({unicodedata.normalize("NFC", path) for path in self.files}) == len(self.files), "path-invalid", "two equal paths")
-        need(self.kind == "folder" or (len(self.files) == 1 and "/" not in self.files[0]), "path-invalid", "a pack of one file")
+            return None
+        files, owners = footer["files"], []
+        need(isinstance(files, list) and len(files) <= LIMIT_TENSORS, "footer-field", "files")
+        self.files = []
+        for number, entry in enumerate(files):
+            members(entry, ("path", "tensors"), "an entry of files")
+            path, count = entry["path"], entry["tensors"]
+            need(isinstance(path, str) and is_path(path), "path-invalid", "a path")
+            same = unicodedata.normalize("NFC", path)
+            need(same not in map(lambda other: unicodedata.normalize("NFC", other), self.files), "path-invalid", "two equal paths")
+            need(is_integer(count), "footer-field", "tensors of a file")
+            need(0 <= count <= len(footer["tensors"]) - len(owners), "footer-field", "tensors of a file")
+            need(not path.endswith("/") or count == 0, "footer-field", "tensors of a folder")
+            owners += [(number, path, index == 0) for index in range(count)]
+            self.files.append(path)
+        need(len(owners) == len(footer["tensors"]), "footer-field", "tensors of no file")
+        need(self.kind == "folder" or (len(files) == 1 and "/" not in self.files[0]), "path-invalid", "a pack of one file")
+        return owners
 
     def read_table(self, table, footer_offset):
         """Chapter 7."""
-        self.rows = []
-        end = PROLOGUE
-        for position in range(0, len(table), ROW):
-            offset, stored, raw, crc, tensor, codec, width, reserved, raw_crc = struct.unpack_from("<Q4I2BHI", table, position)
-            number = position // ROW
-            need(offset >= end, "chunk-overlap", f"chunk {number}")
-            need(offset == end, "chunk-gap", f"chunk {number}")
-            need(reserved == 0, "reserved-not-zero", f"row {number}")
-            need(stored >= CHUNK_HEADER + PLANE_HEADER + 4 and offset + stored <= footer_offset, "chunk-length", f"chunk {number}")
-            end = offset + stored
-            self.rows.append((offset, stored, raw, crc, tensor, codec, width, raw_crc))
-        need(end == footer_offset, "chunk-gap", "before the footer")
-        following = 0
+        self.rows, end, position = [], PROLOGUE, 0
         for tensor in self.tensors:
-            count = -(-tensor.size // self.chunk_size)
-            need(tensor.first == following and tensor.count == count and following + count <= len(self.rows), "chunk-range", tensor.name)
-            for index in range(count):
-                _, _, raw, _, owner, codec, width, _ = self.rows[following + index]
-                need(owner == tensor.number, "chunk-range", tensor.name)
-                need(raw == min(self.chunk_size, tensor.size - index * self.chunk_size), "chunk-length", tensor.name)
+            tensor.first, tensor.count = len(self.rows), -(-tensor.size // self.chunk_size)
+            need(tensor.first + tensor.count <= len(table) // ROW, "chunk-range", tensor.name)
+            for index in range(tensor.count):
+                stored, crc, raw_crc, codec, width, reserved = struct.unpack_from("<3I2BH", table, position)
+                position += ROW
+                need(reserved == 0, "reserved-not-zero", f"row {len(self.rows)}")
+                need(CHUNK_HEADER + PLANE_HEADER + 4 <= stored <= footer_offset - end, "chunk-length", tensor.name)
                 allowed = (tensor.codec,) if tensor.base is None else (tensor.codec, DIFFERENCE)
                 need(codec in allowed and width == tensor.width, "chunk-codec", tensor.name)
-            following += count
-        need(following == len(self.rows), "chunk-range", "a chunk belongs to no tensor")
+                raw = min(self.chunk_size, tensor.size - index * self.chunk_size)
+                self.rows.append((end, stored, raw, crc, codec, width, raw_crc))
+                end += stored
+        need(position == len(table), "chunk-range", "a chunk belongs to no tensor")
+        need(end == footer_offset, "chunk-length", "before the footer")
 
     def chunks(self, tensor, base=None):
         """The raw bytes of a tensor, chunk by chunk; the hash is checked after the last. `base` is the bytes of its base.
@@ -293,41 +287,25 @@ class Checkpoint:
 
     def chunk(self, tensor, index, base=None):
         """Chapters 4 and 5."""
-        offset, stored, raw_length, crc, number, codec, width, raw_crc = self.rows[tensor.first + index]
+        offset, stored, raw_length, crc, codec, width, raw_crc = self.rows[tensor.first + index]
         where = f"{tensor.name}, chunk {index}"
         data = self.bytes(offset, stored)
         need(zlib.crc32(data[:-4]) == crc and struct.unpack("<I", data[-4:])[0] == crc, "chunk-checksum", where)
         descriptor = tensor.descriptor() if index == 0 else b""
         header = MARKER + struct.pack(
-            "<4I2BH2I", stored, raw_length, number, index, codec, width, 0, len(descriptor), raw_crc) + descriptor
+            "<4I2BH2I", stored, raw_length, tensor.number, index, codec, width, 0, len(descriptor), raw_crc) + descriptor
         need(data.startswith(header), "chunk-header", where)
         body, position, size = data[:-4], len(header), raw_length // width
         planes = []
         for _ in range(width):
             need(position + PLANE_HEADER <= len(body), "plane-invalid", where)
-            method, streams, shared, length = struct.unpack_from("<2BHI", body, position)
+            word, = struct.unpack_from("<I", body, position)
+            length, number, method = word & 0xFFFFFF, word >> 24 & 31, word >> 29
             position += PLANE_HEADER
             payload = body[position:position + length]
             position += length
             need(len(payload) == length, "plane-invalid", where)
-            if method == 3:
-                need(streams in (1, 2, 4) and shared == 0 and length == (1 << streams) + (size * streams + 7) // 8 < size, "plane-invalid", where)
-                planes.append(unpack_numbers(payload, streams, size, where))
-                continue
-            need((streams == 1 and shared == 0) or (method == 2 and 2 <= streams <= min(16, size)), "plane-invalid", where)
-            if method == 0:
-                need(length == size, "plane-invalid", where)
-                planes.append(payload)
-            elif method == 1:
-                need(length == 1, "plane-invalid", where)
-                planes.append(payload * size)
-            elif method == 2:
-                need(0 < length < size, "plane-invalid", where)
-                planes.append(b"".join(
-                    inflate(stream, size * (i + 1) // streams - size * i // streams, where)
-                    for i, stream in enumerate(cut(payload, streams, shared, where))))
-            else:
-                raise Fault("plane-invalid", where)
+            planes.append(read_plane(method, number, payload, size, where))
         need(position == len(body), "plane-invalid", where)
         if codec == 2:
             planes = unrotate(planes)
@@ -343,8 +321,28 @@ class Checkpoint:
         return bytes(raw)
 
 
-def cut(payload, streams, shared, where):
+def read_plane(method, number, payload, size, where):
+    """Chapter 5.2: the bytes of one plane."""
+    if method == 0:
+        need(number == 0 and len(payload) == size, "plane-invalid", where)
+        return payload
+    if method == 1:
+        need(number == 0 and len(payload) == 1, "plane-invalid", where)
+        return payload * size
+    if method == 2:
+        need(1 <= number <= min(16, size) and 0 < len(payload) < size, "plane-invalid", where)
+        return b"".join(inflate(stream, size * (i + 1) // number - size * i // number, where)
+                        for i, stream in enumerate(cut(payload, number, where)))
+    need(method == 3 and number in (1, 2, 4) and len(payload) == (1 << number) + (size * number + 7) // 8 < size, "plane-invalid", where)
+    return unpack_numbers(payload, number, size, where)
+
+
+def cut(payload, streams, where):
     """Chapter 5.3: the streams of a plane, each of the shared bytes and a part of its own."""
+    if streams == 1:
+        return [payload]
+    need(len(payload) >= 2, "plane-invalid", where)
+    shared = 2 + struct.unpack_from("<H", payload)[0]
     position = shared + 4 * (streams - 1)
     need(position <= len(payload), "plane-invalid", where)
     lengths = list(struct.unpack_from(f"<{streams - 1}I", payload, shared))
@@ -352,7 +350,7 @@ def cut(payload, streams, shared, where):
     need(all(length > 0 for length in lengths), "plane-invalid", where)
     result = []
     for length in lengths:
-        result.append(payload[:shared] + payload[position:position + length])
+        result.append(payload[2:shared] + payload[position:position + length])
         position += length
     return result
 
