@@ -2,6 +2,7 @@ internal import Adapters
 internal import FileIO
 internal import HyperLoRA
 internal import JSON
+internal import Kernels
 internal import NativeCheckpoint
 internal import OrderedCollections
 internal import Safetensors
@@ -33,6 +34,13 @@ struct Inspection {
     let tensors: [Tensor]
     let metadata: OrderedDictionary<String, JSONValue>
     let adapter: Adapter?
+    /// Where the tensors' bytes are.
+    private let source: Source
+
+    private enum Source {
+        case safetensors([SafetensorsFile])
+        case checkpoint(CheckpointFile)
+    }
 
     var parameters: Int { byType.reduce(0) { $0 + $1.elements } }
     var bytes: Int { byType.reduce(0) { $0 + $1.bytes } }
@@ -50,6 +58,7 @@ struct Inspection {
             facts = Self.facts(of: adapter)
             let files = try SafetensorsFile(path: adapter.weightsPath ?? path)
             (tensors, metadata) = (Self.tensors(of: [files]), Self.json(files.metadata))
+            source = .safetensors([files])
         } else if CheckpointFile.claims(path) {
             let file = try CheckpointFile(path: path)
             adapter = nil
@@ -57,6 +66,7 @@ struct Inspection {
                 Tensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, byteCount: $0.byteCount, file: FileSystem.lastComponent(path))
             }
             metadata = file.metadata
+            source = .checkpoint(file)
             kind = file.kind == TrainingCheckpoint.kind ? .run : .checkpoint
             facts = kind == .run ? Self.facts(of: try TrainingCheckpoint(path: path)) : ["checkpoint of kind \(file.kind)"]
         } else {
@@ -66,6 +76,7 @@ struct Inspection {
             facts = isFolder ? Self.modelFacts(path, shards: shards.count) : []
             tensors = Self.tensors(of: shards)
             metadata = shards.first.map { Self.json($0.metadata) } ?? [:]
+            source = .safetensors(shards)
         }
         byType = Self.totals(tensors)
     }
@@ -135,6 +146,30 @@ struct Inspection {
         return facts
     }
 
+    // MARK: Numbers
+
+    /// The statistics of tensors of this file or folder, in their order; `nil` for those whose type is not measured.
+    ///
+    /// - Throws: `CheckpointError` for damage in a checkpoint.
+    func statistics(_ tensors: [Tensor], pool: ThreadPool) throws -> [TensorStatistics?] {
+        switch source {
+        case .safetensors(let files):
+            var places: [(file: MappedFile, info: TensorInfo)] = []
+            let named = Dictionary(files.map { (FileSystem.lastComponent($0.path), $0) }, uniquingKeysWith: { first, _ in first })
+            for tensor in tensors {
+                guard let file = named[tensor.file], let info = file.tensors[tensor.name] else {
+                    preconditionFailure("a tensor of another inspection")
+                }
+                places.append((file.file, info))
+            }
+            return TensorStatistics.measure(places, pool: pool)
+        case .checkpoint(let file):
+            return try tensors.map {
+                TensorStatistics.measures($0.dtype) ? TensorStatistics.measure(try file.read($0.name), dtype: $0.dtype, pool: pool) : nil
+            }
+        }
+    }
+
     // MARK: Views
 
     /// The tensors with repeated layers folded: `model.layers.{0…29}.self_attn.q_proj.weight  BF16 [576,576] ×30`.
@@ -185,17 +220,19 @@ struct Inspection {
         return totals.sorted { ($1.bytes, $0.dtype.rawValue) < ($0.bytes, $1.dtype.rawValue) }
     }
 
-    func json(_ shown: [Tensor]) -> JSONValue {
+    /// - Parameter statistics: one for each tensor, or none at all.
+    func json(_ shown: [Tensor], statistics: [TensorStatistics?]? = nil) -> JSONValue {
+        let tensors = shown.enumerated().map { index, tensor -> JSONValue in
+            var fields: OrderedDictionary<String, JSONValue> = [
+                "name": .string(tensor.name), "dtype": .string(tensor.dtype.rawValue), "shape": .array(tensor.shape.map { .integer($0) }),
+                "bytes": .integer(tensor.byteCount), "file": .string(tensor.file),
+            ]
+            if let statistics { fields["stats"] = statistics[index].map(Self.json) ?? .null }
+            return .object(fields)
+        }
         var object: OrderedDictionary<String, JSONValue> = [
             "schema": "oplora.inspect/1", "path": .string(path), "kind": .string(kind.rawValue), "parameters": .integer(parameters),
-            "bytes": .integer(bytes), "facts": .array(facts.map { .string($0) }), "metadata": .object(metadata),
-            "tensors": .array(
-                shown.map {
-                    [
-                        "name": .string($0.name), "dtype": .string($0.dtype.rawValue), "shape": .array($0.shape.map { .integer($0) }),
-                        "bytes": .integer($0.byteCount), "file": .string($0.file),
-                    ]
-                }),
+            "bytes": .integer(bytes), "facts": .array(facts.map { .string($0) }), "metadata": .object(metadata), "tensors": .array(tensors),
         ]
         if let adapter {
             object["adapter"] = [
@@ -206,5 +243,39 @@ struct Inspection {
             ]
         }
         return .object(object)
+    }
+
+    private static func json(_ statistics: TensorStatistics) -> JSONValue {
+        func number(_ number: TensorStatistics.Number?) -> JSONValue {
+            switch number {
+            case .integer(let value)?: .integer(Int(value))
+            // A JSON integer beyond 64 bits with a sign is one that many readers refuse.
+            case .unsigned(let value)?: Int(exactly: value).map { .integer($0) } ?? .real(Double(value))
+            case .real(let value)?: .real(value)
+            case nil: .null
+            }
+        }
+        return [
+            "min": number(statistics.minimum), "max": number(statistics.maximum), "mean": statistics.mean.map { .real($0) } ?? .null,
+            "std": statistics.standardDeviation.map { .real($0) } ?? .null, "zeros": .integer(statistics.zeros), "nan": .integer(statistics.nan),
+            "inf": .integer(statistics.infinite), "histogram": .array(statistics.histogram.map { .integer($0) }),
+        ]
+    }
+
+    /// `min −0.5  max 0.5  mean 1.20e-3  std 0.1  zeros 0  nan 0  inf 0  [0,…]`.
+    static func text(_ statistics: TensorStatistics?) -> String {
+        guard let statistics else { return "not measured" }
+        func real(_ value: Double?) -> String { value.map(Format.scientific) ?? "none" }
+        func number(_ number: TensorStatistics.Number?) -> String {
+            switch number {
+            case .integer(let value)?: "\(value)"
+            case .unsigned(let value)?: "\(value)"
+            case .real(let value)?: real(value)
+            case nil: "none"
+            }
+        }
+        return "min \(number(statistics.minimum))  max \(number(statistics.maximum))  mean \(real(statistics.mean))"
+            + "  std \(real(statistics.standardDeviation))  zeros \(statistics.zeros)  nan \(statistics.nan)  inf \(statistics.infinite)"
+            + "  \(describe(shape: statistics.histogram))"
     }
 }

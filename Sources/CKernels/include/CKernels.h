@@ -5,3 +5,4 @@
 #include "oplora_training.h"
 #include "oplora_merge.h"
 #include "oplora_huffman.h"
+#include "oplora_statistics.h"

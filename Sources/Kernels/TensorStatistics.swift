@@ -1,0 +1,140 @@
+internal import CKernels
+public import FileIO
+public import Tensors
+
+/// What the numbers of a tensor are like.
+public struct TensorStatistics: Sendable, Equatable {
+    /// An extreme, as exact as the element type.
+    public enum Number: Sendable, Equatable {
+        case integer(Int64)
+        case unsigned(UInt64)
+        case real(Double)
+    }
+
+    /// Of the finite elements; `nil` where there are none. A zero has no sign.
+    public let minimum: Number?
+    public let maximum: Number?
+    /// Of the finite elements, in binary64; `nil` where there are none.
+    public let mean: Double?
+    /// The root of the mean squared distance from the mean.
+    public let standardDeviation: Double?
+    public let zeros: Int
+    public let nan: Int
+    public let infinite: Int
+    /// Elements that are neither zero, NaN nor infinite, in 16 bins by their magnitude. Floating types: bin 0 below 2⁻²⁴,
+    /// bin k from 2^(2k − 26) to below 2^(2k − 24), the last from 16 on. Integers of w bits, s = max(1, w/16): bin k from
+    /// 2^(sk) to below 2^(s(k + 1)).
+    public let histogram: [Int]
+
+    init(_ result: oplora_statistics, element: oplora_statistics_element) {
+        func number(_ bits: UInt64) -> Number? {
+            guard result.finite > 0 else { return nil }
+            switch element {
+            case oplora_statistics_bf16, oplora_statistics_f16, oplora_statistics_f32, oplora_statistics_f64: return .real(Double(bitPattern: bits))
+            case oplora_statistics_u64: return .unsigned(bits)
+            default: return .integer(Int64(bitPattern: bits))
+            }
+        }
+        minimum = number(result.minimum)
+        maximum = number(result.maximum)
+        mean = result.finite > 0 ? result.mean : nil
+        standardDeviation = result.finite > 0 ? (result.squares / Double(result.finite)).squareRoot() : nil
+        (zeros, nan, infinite) = (Int(result.zeros), Int(result.nan), Int(result.infinite))
+        let b = result.bins
+        histogram = [b.0, b.1, b.2, b.3, b.4, b.5, b.6, b.7, b.8, b.9, b.10, b.11, b.12, b.13, b.14, b.15].map { Int($0) }
+    }
+
+    /// Whether tensors of this type are measured: floating types of 16 bits and more, integers and BOOL.
+    public static func measures(_ dtype: DType) -> Bool { element(dtype) != nil }
+
+    private static func element(_ dtype: DType) -> oplora_statistics_element? {
+        switch dtype {
+        case .bf16: oplora_statistics_bf16
+        case .f16: oplora_statistics_f16
+        case .f32: oplora_statistics_f32
+        case .f64: oplora_statistics_f64
+        case .i8: oplora_statistics_i8
+        case .u8, .bool: oplora_statistics_u8
+        case .i16: oplora_statistics_i16
+        case .u16: oplora_statistics_u16
+        case .i32: oplora_statistics_i32
+        case .u32: oplora_statistics_u32
+        case .i64: oplora_statistics_i64
+        case .u64: oplora_statistics_u64
+        default: nil
+        }
+    }
+
+    /// Measures tensors of mapped files, on all threads of `pool`.
+    ///
+    /// - Parameter tensors: each from a reader that has checked its range against the file.
+    /// - Returns: one for each tensor; `nil` where its type is not measured. The same for every number of threads.
+    public static func measure(_ tensors: [(file: MappedFile, info: TensorInfo)], pool: ThreadPool) -> [TensorStatistics?] {
+        let sources = tensors.map { tensor in
+            // Sound: `tensors` keeps the mappings until the end.
+            unsafe Source(
+                start: tensor.file.bytes.extracting(tensor.info.byteRange).withUnsafeBytes { $0.baseAddress },
+                element: element(tensor.info.dtype), count: tensor.info.elementCount)
+        }
+        return withExtendedLifetime(tensors) { measure(sources, pool: pool) }
+    }
+
+    /// Measures a tensor that lies in memory.
+    public static func measure(_ bytes: [UInt8], dtype: DType, pool: ThreadPool) -> TensorStatistics? {
+        precondition(bytes.count * 8 % dtype.bitWidth == 0, "the bytes are whole elements")
+        return unsafe bytes.withUnsafeBytes { raw in
+            unsafe measure([Source(start: raw.baseAddress, element: element(dtype), count: raw.count * 8 / dtype.bitWidth)], pool: pool)[0]
+        }
+    }
+
+    /// Where elements lie.
+    @safe private struct Source: Sendable {
+        nonisolated(unsafe) let start: UnsafeRawPointer?
+        let element: oplora_statistics_element?
+        let count: Int
+    }
+
+    /// Elements that one thread measures at a time; a part of the definition, for it decides the order of the sums.
+    static let pieceCount = 1 << 18
+
+    private static func measure(_ sources: [Source], pool: ThreadPool) -> [TensorStatistics?] {
+        var pieces: [(source: Source, element: oplora_statistics_element, range: Range<Int>)] = []
+        for source in sources {
+            guard let element = source.element else { continue }
+            for start in stride(from: 0, to: source.count, by: pieceCount) {
+                pieces.append((source, element, start..<min(source.count, start + pieceCount)))
+            }
+        }
+        var results = [oplora_statistics](repeating: oplora_statistics(), count: pieces.count)
+        unsafe results.withUnsafeMutableBufferPointer { results in
+            // Sound: each turn writes its own result, and the loop ends before the buffer does.
+            nonisolated(unsafe) let target = unsafe results
+            let measure = unsafe oplora_statistics_kernels_best().pointee.measure
+            pool.run(pieces.count) { [pieces] index, _ in
+                let piece = pieces[index]
+                guard let start = unsafe piece.source.start else { return }
+                let place = unsafe start + piece.range.lowerBound * byteWidth(piece.element)
+                unsafe measure?(&target[index], place, piece.element, piece.range.count)
+            }
+        }
+        var next = 0
+        return sources.map { source in
+            guard let element = source.element else { return nil }
+            var total = oplora_statistics()
+            for _ in stride(from: 0, to: source.count, by: pieceCount) {
+                unsafe oplora_statistics_add(&total, &results[next], element)
+                next += 1
+            }
+            return TensorStatistics(total, element: element)
+        }
+    }
+
+    private static func byteWidth(_ element: oplora_statistics_element) -> Int {
+        switch element {
+        case oplora_statistics_i8, oplora_statistics_u8: 1
+        case oplora_statistics_bf16, oplora_statistics_f16, oplora_statistics_i16, oplora_statistics_u16: 2
+        case oplora_statistics_f32, oplora_statistics_i32, oplora_statistics_u32: 4
+        default: 8
+        }
+    }
+}
