@@ -14,16 +14,19 @@ static inline double OF(value)(STORED stored) {
 #if FRACTION == 52
     return double_of_bits((uint64_t)stored);
 #else
-    uint32_t bits = (uint32_t)(uint64_t)(stored & TOP) << (23 - FRACTION);
     float value;
+#if BIAS == 127
+    uint32_t bits = (uint32_t)stored << (23 - FRACTION);
     memcpy(&value, &bits, sizeof value);
-#if BIAS == 15
+#else
     // The multiplication corrects the bias, subnormal numbers included. Only finite numbers come here.
+    uint32_t bits = (uint32_t)(stored & TOP) << (23 - FRACTION);
+    memcpy(&value, &bits, sizeof value);
     value *= 0x1p112f;
-#endif
     memcpy(&bits, &value, sizeof bits);
     bits |= (uint32_t)(stored < 0) << 31;
     memcpy(&value, &bits, sizeof value);
+#endif
     return (double)value;
 #endif
 }
@@ -48,12 +51,27 @@ static inline double OF(value)(STORED stored) { return (double)stored; }
 static inline uint64_t OF(extreme)(KEY key) { return (uint64_t)key; }
 #endif
 
+static inline STORED OF(load)(const char *source, ptrdiff_t index) {
+    // Tensors in a file need not be aligned to their elements.
+    STORED stored;
+    memcpy(&stored, source + index * (ptrdiff_t)sizeof stored, sizeof stored);
+    return stored;
+}
+
 static void OF(measure_block)(oplora_statistics *result, const char *source, ptrdiff_t count) {
-    STORED stored[block];
     MAGNITUDE magnitudes[block];
-    double values[block];
-    memcpy(stored, source, (size_t)count * sizeof(STORED));
-    for (ptrdiff_t i = 0; i < count; i++) magnitudes[i] = OF(magnitude)(stored[i]);
+    MAGNITUDE least = OF(magnitude)(OF(load)(source, 0)), most = least;
+    KEY smallest = OF(key)(OF(load)(source, 0)), largest = smallest;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        STORED stored = OF(load)(source, i);
+        MAGNITUDE magnitude = OF(magnitude)(stored);
+        KEY key = OF(key)(stored);
+        magnitudes[i] = magnitude;
+        least = magnitude < least ? magnitude : least;
+        most = magnitude > most ? magnitude : most;
+        smallest = key < smallest ? key : smallest;
+        largest = key > largest ? key : largest;
+    }
 
     // How many magnitudes reach each limit; a bin is what lies between two.
     MAGNITUDE limits[20], reached[20];
@@ -69,7 +87,13 @@ static void OF(measure_block)(oplora_statistics *result, const char *source, ptr
     for (int bin = 1; bin < oplora_statistics_bins; bin++)
         limits[bin] = bin * step < 8 * (int)sizeof(MAGNITUDE) - 1 || sizeof(MAGNITUDE) == 8 ? (MAGNITUDE)((MAGNITUDE)1 << bin * step) : INT16_MAX;
 #endif
-    for (int first = 0; first < limit_count; first += limits_at_once) {
+    // Most blocks lie between few of the limits: all reach those below and none those above.
+    int begin = 0, end = limit_count;
+    while (begin < limit_count && limits[begin] <= least) reached[begin++] = (MAGNITUDE)count;
+    while (end > begin && limits[end - 1] > most) reached[--end] = 0;
+    // A few more on either side are counted, for the loop takes several at a time.
+    for (int next = begin; next < end; next += limits_at_once) {
+        const int first = next < limit_count - limits_at_once ? next : limit_count - limits_at_once;
         const MAGNITUDE a = limits[first], b = limits[first + 1], c = limits[first + 2], d = limits[first + 3];
         MAGNITUDE in_a = 0, in_b = 0, in_c = 0, in_d = 0;
         for (ptrdiff_t i = 0; i < count; i++) {
@@ -89,28 +113,43 @@ static void OF(measure_block)(oplora_statistics *result, const char *source, ptr
     result->bins[15] = (uint64_t)(reached[15] - reached[16]);
     result->infinite = (uint64_t)(reached[16] - reached[17]);
     result->nan = (uint64_t)reached[17];
+    STORED finite[block];
     if (reached[16]) {
         ptrdiff_t kept = 0;
         for (ptrdiff_t i = 0; i < count; i++)
-            if (magnitudes[i] < (MAGNITUDE)INFINITE) stored[kept++] = stored[i];
+            if (magnitudes[i] < (MAGNITUDE)INFINITE) finite[kept++] = OF(load)(source, i);
+        if (!kept) return;
         count = kept;
+        source = (const char *)finite;
+        smallest = largest = OF(key)(finite[0]);
+        for (ptrdiff_t i = 1; i < count; i++) {
+            KEY key = OF(key)(finite[i]);
+            smallest = key < smallest ? key : smallest;
+            largest = key > largest ? key : largest;
+        }
     }
 #else
     result->bins[15] = (uint64_t)reached[15];
 #endif
     result->finite = (uint64_t)count;
-    if (!count) return;
-
-    KEY smallest = OF(key)(stored[0]), largest = smallest;
-    for (ptrdiff_t i = 0; i < count; i++) {
-        KEY key = OF(key)(stored[i]);
-        smallest = key < smallest ? key : smallest;
-        largest = key > largest ? key : largest;
-    }
     result->minimum = OF(extreme)(smallest);
     result->maximum = OF(extreme)(largest);
-    for (ptrdiff_t i = 0; i < count; i++) values[i] = OF(value)(stored[i]);
-    NAME(moments)(result, values, count);
+
+    const double origin = OF(value)(OF(load)(source, 0));
+    double sums[lanes] = {0}, squares[lanes] = {0};
+    ptrdiff_t whole = count / lanes * lanes;
+    for (ptrdiff_t i = 0; i < whole; i += lanes)
+        for (int lane = 0; lane < lanes; lane++) {
+            double distance = OF(value)(OF(load)(source, i + lane)) - origin;
+            sums[lane] += distance;
+            squares[lane] += distance * distance;
+        }
+    for (ptrdiff_t i = whole; i < count; i++) {
+        double distance = OF(value)(OF(load)(source, i)) - origin;
+        sums[i - whole] += distance;
+        squares[i - whole] += distance * distance;
+    }
+    NAME(moments)(result, origin, sums, squares, count);
 }
 
 static void OF(measure)(oplora_statistics *result, const char *source, ptrdiff_t count) {

@@ -10,22 +10,13 @@ static inline double NAME(sum_of_lanes)(double sums[lanes]) {
     return sums[0];
 }
 
-// Mean and squares of count > 0 numbers.
-static void NAME(moments)(oplora_statistics *result, const double *restrict values, ptrdiff_t count) {
-    double sums[lanes] = {0}, squares[lanes] = {0};
-    ptrdiff_t whole = count / lanes * lanes;
-    for (ptrdiff_t i = 0; i < whole; i += lanes)
-        for (int lane = 0; lane < lanes; lane++) sums[lane] += values[i + lane];
-    for (ptrdiff_t i = whole; i < count; i++) sums[i - whole] += values[i];
-    double mean = NAME(sum_of_lanes)(sums) / (double)count;
-    for (ptrdiff_t i = 0; i < whole; i += lanes)
-        for (int lane = 0; lane < lanes; lane++) {
-            double distance = values[i + lane] - mean;
-            squares[lane] += distance * distance;
-        }
-    for (ptrdiff_t i = whole; i < count; i++) squares[i - whole] += (values[i] - mean) * (values[i] - mean);
-    result->mean = mean;
-    result->squares = NAME(sum_of_lanes)(squares);
+// Mean and squares from the sums of count > 0 distances from `origin`, which is one of the numbers: so the square of its
+// distance from the mean is at most `squares`, and the subtraction loses at most as many bits as `count` has.
+static inline void NAME(moments)(oplora_statistics *result, double origin, double sums[lanes], double squares[lanes], ptrdiff_t count) {
+    double sum = NAME(sum_of_lanes)(sums);
+    double rest = NAME(sum_of_lanes)(squares) - sum * (sum / (double)count);
+    result->mean = origin + sum / (double)count;
+    result->squares = rest < 0 ? 0 : rest;
 }
 
 // Each element type: how it is stored; its magnitude, as a type of which a block can be counted and that the vector units
