@@ -41,7 +41,7 @@ let package = Package(
             "Commands",
             [
                 "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "NativeCheckpoint",
-                "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", argumentParser, orderedCollections,
+                "Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", argumentParser, orderedCollections,
             ]),
         module("Verification", ["Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module(
@@ -55,6 +55,7 @@ let package = Package(
         module("Tokenizer", ["JSON", "FileIO", orderedCollections]),
         module("Adapters", ["Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("NativeCheckpoint", ["CKernels", "CZlib", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module("GGUF", ["FileIO", "Tensors", orderedCollections]),
         module("Safetensors", ["JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Kernels", ["CKernels", "COneDNN", "FileIO", "Tensors"]),
         module("JSON", ["CJSONC", orderedCollections]),
@@ -93,6 +94,7 @@ let package = Package(
             "EndToEndTests",
             ["oplora", "FaultyCalls", "TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         tests("FileIOTests", ["TestModels", "TestSupport", "FileIO"]),
+        tests("GGUFTests", ["TestModels", "TestSupport", "GGUF", "FileIO", "Tensors", orderedCollections]),
         tests("SafetensorsTests", ["TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests(
             "TransformerTests",
