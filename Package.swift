@@ -41,7 +41,7 @@ let package = Package(
             "Commands",
             [
                 "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "NativeCheckpoint",
-                "Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", argumentParser, orderedCollections,
+                "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", argumentParser, orderedCollections,
             ]),
         module("Verification", ["Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module(
@@ -60,6 +60,7 @@ let package = Package(
         module("Kernels", ["CKernels", "COneDNN", "FileIO", "Tensors"]),
         module("JSON", ["CJSONC", orderedCollections]),
         module("Hashing", ["CCrypto"]),
+        module("HTML", []),
         module("FileIO", []),
         module("Tensors", []),
 
@@ -94,6 +95,7 @@ let package = Package(
             "EndToEndTests",
             ["oplora", "FaultyCalls", "TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         tests("FileIOTests", ["TestModels", "TestSupport", "FileIO"]),
+        tests("HTMLTests", ["HTML"]),
         tests("GGUFTests", ["TestModels", "TestSupport", "GGUF", "FileIO", "Tensors", orderedCollections]),
         tests("SafetensorsTests", ["TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests(
