@@ -15,18 +15,7 @@ static inline double OF(value)(STORED stored) {
     return double_of_bits((uint64_t)stored);
 #else
     float value;
-#if BIAS == 127
-    uint32_t bits = (uint32_t)stored << (23 - FRACTION);
-    memcpy(&value, &bits, sizeof value);
-#else
-    // The multiplication corrects the bias, subnormal numbers included. Only finite numbers come here.
-    uint32_t bits = (uint32_t)(stored & TOP) << (23 - FRACTION);
-    memcpy(&value, &bits, sizeof value);
-    value *= 0x1p112f;
-    memcpy(&bits, &value, sizeof bits);
-    bits |= (uint32_t)(stored < 0) << 31;
-    memcpy(&value, &bits, sizeof value);
-#endif
+    memcpy(&value, &stored, sizeof value);
     return (double)value;
 #endif
 }
@@ -38,8 +27,8 @@ static inline uint64_t OF(extreme)(KEY key) {
 
 // The least magnitude whose value is 2^exponent or more.
 static inline MAGNITUDE OF(limit)(int exponent) {
-    int biased = exponent + BIAS;
-    return (MAGNITUDE)(biased > 0 ? (STORED)biased << FRACTION : (STORED)1 << (FRACTION - 1 + biased));
+    // All limits are normal numbers.
+    return (MAGNITUDE)((STORED)(exponent + BIAS) << FRACTION);
 }
 #else
 static inline KEY OF(key)(STORED stored) { return (KEY)stored; }

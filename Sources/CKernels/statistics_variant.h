@@ -19,25 +19,21 @@ static inline void NAME(moments)(oplora_statistics *result, double origin, doubl
     result->squares = rest < 0 ? 0 : rest;
 }
 
-// Each element type: how it is stored; its magnitude, as a type of which a block can be counted and that the vector units
+#include "statistics_half.h"
+
+static void NAME(measure_halves)(oplora_statistics *result, const char *source, ptrdiff_t count, enum oplora_statistics_element element) {
+    for (ptrdiff_t start = 0; start < count; start += half_most) {
+        oplora_statistics part = {0};
+        ptrdiff_t some = count - start < half_most ? count - start : half_most;
+        if (element == oplora_statistics_bf16) NAME(measure_half)(&part, source + 2 * start, some, 7, 127);
+        else NAME(measure_half)(&part, source + 2 * start, some, 10, 15);
+        oplora_statistics_add(result, &part, element);
+    }
+}
+
+// Each other element type: how it is stored; its magnitude, as a type of which a block can be counted and that the vector units
 // compare; a key that is ordered as the numbers are; and how a key becomes a number.
 #define FLOATING 1
-#define ELEMENT bf16
-#define STORED int16_t
-#define KEY int16_t
-#define MAGNITUDE int16_t
-#define FRACTION 7
-#define BIAS 127
-#include "statistics_element.h"
-
-#define ELEMENT f16
-#define STORED int16_t
-#define KEY int16_t
-#define MAGNITUDE int16_t
-#define FRACTION 10
-#define BIAS 15
-#include "statistics_element.h"
-
 #define ELEMENT f32
 #define STORED int32_t
 #define KEY int32_t
@@ -109,8 +105,8 @@ static void NAME(measure)(oplora_statistics *result, const void *source, enum op
     const char *bytes = source;
     memset(result, 0, sizeof *result);
     switch (element) {
-    case oplora_statistics_bf16: NAME(measure_bf16)(result, bytes, count); break;
-    case oplora_statistics_f16: NAME(measure_f16)(result, bytes, count); break;
+    case oplora_statistics_bf16:
+    case oplora_statistics_f16: NAME(measure_halves)(result, bytes, count, element); break;
     case oplora_statistics_f32: NAME(measure_f32)(result, bytes, count); break;
     case oplora_statistics_f64: NAME(measure_f64)(result, bytes, count); break;
     case oplora_statistics_i8: NAME(measure_i8)(result, bytes, count); break;

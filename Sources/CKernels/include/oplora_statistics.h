@@ -1,7 +1,7 @@
 // What the numbers of a tensor are like: extremes, mean, spread, counts and a histogram of magnitudes.
 //
-// All variants give the same bits: the binary64 sums run in sixteen lanes over blocks of a fixed size, and nothing is
-// contracted.
+// All variants give the same bits. For floating types of 16 bits everything follows from how often each pattern occurs; for
+// the others the binary64 sums run in sixteen lanes over blocks of a fixed size. Nothing is contracted.
 #pragma once
 
 #include <stddef.h>
