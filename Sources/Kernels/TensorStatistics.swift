@@ -67,61 +67,81 @@ public struct TensorStatistics: Sendable, Equatable {
 
     /// Measures tensors of mapped files, on all threads of `pool`.
     ///
-    /// - Parameter tensors: each from a reader that has checked its range against the file.
+    /// - Parameter tensors: each from a reader that has checked its range against the file; `nil` for one that is not to be measured.
     /// - Returns: one for each tensor; `nil` where its type is not measured. The same for every number of threads.
-    public static func measure(_ tensors: [(file: MappedFile, info: TensorInfo)], pool: ThreadPool) -> [TensorStatistics?] {
-        let sources = tensors.map { tensor in
+    public static func measure(_ tensors: [(file: MappedFile, info: TensorInfo)?], pool: ThreadPool) -> [TensorStatistics?] {
+        let sources = tensors.map { tensor -> Source in
+            guard let tensor, let element = element(tensor.info.dtype) else { return Source() }
             // Sound: `tensors` keeps the mappings until the end.
-            unsafe Source(
-                start: tensor.file.bytes.extracting(tensor.info.byteRange).withUnsafeBytes { $0.baseAddress },
-                element: element(tensor.info.dtype), count: tensor.info.elementCount)
+            return unsafe Source(
+                start: tensor.file.bytes.extracting(tensor.info.byteRange).withUnsafeBytes { $0.baseAddress }, element: element,
+                count: tensor.info.elementCount, file: tensor.file, offset: tensor.info.byteRange.lowerBound)
         }
         return withExtendedLifetime(tensors) { measure(sources, pool: pool) }
     }
 
-    /// Measures a tensor that lies in memory.
-    public static func measure(_ bytes: [UInt8], dtype: DType, pool: ThreadPool) -> TensorStatistics? {
+    /// Measures a tensor that lies in memory, on the calling thread; `nil` where its type is not measured.
+    public static func measure(_ bytes: [UInt8], dtype: DType) -> TensorStatistics? {
         precondition(bytes.count * 8 % dtype.bitWidth == 0, "the bytes are whole elements")
+        guard let element = element(dtype) else { return nil }
         return unsafe bytes.withUnsafeBytes { raw in
-            unsafe measure([Source(start: raw.baseAddress, element: element(dtype), count: raw.count * 8 / dtype.bitWidth)], pool: pool)[0]
+            let source = unsafe Source(start: raw.baseAddress, element: element, count: raw.count / byteWidth(element))
+            var total = oplora_statistics()
+            for piece in source.pieces {
+                var part = source.measure(piece)
+                unsafe oplora_statistics_add(&total, &part, element)
+            }
+            return TensorStatistics(total, element: element)
         }
     }
 
     /// Where elements lie.
     @safe private struct Source: Sendable {
-        nonisolated(unsafe) let start: UnsafeRawPointer?
-        let element: oplora_statistics_element?
-        let count: Int
+        nonisolated(unsafe) var start: UnsafeRawPointer?
+        var element: oplora_statistics_element?
+        var count = 0
+        /// The mapped file that they are part of.
+        var file: MappedFile?
+        var offset = 0
+
+        /// The elements that one thread measures at a time.
+        var pieces: [Range<Int>] {
+            guard let element else { return [] }
+            let size = pieceBytes / byteWidth(element)
+            return stride(from: 0, to: count, by: size).map { $0..<min(count, $0 + size) }
+        }
+
+        func measure(_ piece: Range<Int>) -> oplora_statistics {
+            var result = oplora_statistics()
+            guard let start = unsafe start, let element else { return result }
+            let width = byteWidth(element)
+            // Sound: the elements of the piece lie there.
+            unsafe oplora_statistics_kernels_best().pointee.measure?(&result, start + piece.lowerBound * width, element, piece.count)
+            // The threads give the pages back as they go; the end of the program would do it with one.
+            file?.release(offset + piece.lowerBound * width..<offset + piece.upperBound * width)
+            return result
+        }
     }
 
-    /// Elements that one thread measures at a time; a part of the definition, for it decides the order of the sums.
-    static let pieceCount = 1 << 18
+    /// Bytes that one thread measures at a time; a part of the definition, for it decides the order of the sums.
+    static let pieceBytes = 1 << 22
 
     private static func measure(_ sources: [Source], pool: ThreadPool) -> [TensorStatistics?] {
-        var pieces: [(source: Source, element: oplora_statistics_element, range: Range<Int>)] = []
-        for source in sources {
-            guard let element = source.element else { continue }
-            for start in stride(from: 0, to: source.count, by: pieceCount) {
-                pieces.append((source, element, start..<min(source.count, start + pieceCount)))
-            }
-        }
+        var pieces: [(source: Source, range: Range<Int>)] = []
+        for source in sources { pieces += source.pieces.map { (source, $0) } }
         var results = [oplora_statistics](repeating: oplora_statistics(), count: pieces.count)
         unsafe results.withUnsafeMutableBufferPointer { results in
             // Sound: each turn writes its own result, and the loop ends before the buffer does.
             nonisolated(unsafe) let target = unsafe results
-            let measure = unsafe oplora_statistics_kernels_best().pointee.measure
             pool.run(pieces.count) { [pieces] index, _ in
-                let piece = pieces[index]
-                guard let start = unsafe piece.source.start else { return }
-                let place = unsafe start + piece.range.lowerBound * byteWidth(piece.element)
-                unsafe measure?(&target[index], place, piece.element, piece.range.count)
+                unsafe target[index] = pieces[index].source.measure(pieces[index].range)
             }
         }
         var next = 0
         return sources.map { source in
             guard let element = source.element else { return nil }
             var total = oplora_statistics()
-            for _ in stride(from: 0, to: source.count, by: pieceCount) {
+            for _ in source.pieces {
                 unsafe oplora_statistics_add(&total, &results[next], element)
                 next += 1
             }

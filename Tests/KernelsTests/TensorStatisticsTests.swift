@@ -1,7 +1,9 @@
 import CKernels
+import FileIO
 import Foundation
 import Kernels
 import Tensors
+import TestModels
 import TestSupport
 import Testing
 
@@ -9,8 +11,6 @@ import Testing
 struct TensorStatisticsTests {
     static let measured: [DType] = [.bf16, .f16, .f32, .f64, .i8, .u8, .bool, .i16, .u16, .i32, .u32, .i64, .u64]
     static let sizes = [0, 1, 2, 15, 16, 17, 63, 1023, 1024, 1025, 2049, 5000]
-
-    private func pool(_ threads: Int) throws -> ThreadPool { try #require(ThreadPool(threads: threads)) }
 
     /// What an element is worth, by the definition of its type.
     private enum Element {
@@ -139,11 +139,10 @@ struct TensorStatisticsTests {
 
     @Test(arguments: measured, [1, 2] as [UInt64]) func agreesWithTheDefinition(dtype: DType, seed: UInt64) throws {
         var generator = SeededGenerator(seed: seed)
-        let pool = try pool(2)
         for count in Self.sizes {
             for any in [false, true] {
                 let elements = Self.elements(count, dtype, any: any, using: &generator)
-                let actual = try #require(TensorStatistics.measure(Self.bytes(elements, dtype), dtype: dtype, pool: pool))
+                let actual = try #require(TensorStatistics.measure(Self.bytes(elements, dtype), dtype: dtype))
                 expect(actual, of: elements, dtype, "\(count) of \(dtype), any: \(any)")
             }
         }
@@ -152,7 +151,6 @@ struct TensorStatisticsTests {
     /// Both zeros, subnormal numbers, the ends of the range, infinities, quiet and signalling NaN of several payloads; and for
     /// integers the ends of the range.
     @Test(arguments: measured) func specialNumbers(dtype: DType) throws {
-        let pool = try pool(1)
         let sign = UInt64(1) << UInt64(dtype.bitWidth - 1)
         let infinity: UInt64 =
             switch dtype {
@@ -166,22 +164,21 @@ struct TensorStatisticsTests {
         // Squares of the largest binary64 numbers are beyond it.
         if dtype == .f64 { special.removeAll { $0 & ~sign == infinity - 1 } }
         for element in special {
-            let actual = try #require(TensorStatistics.measure(Self.bytes([element], dtype), dtype: dtype, pool: pool))
+            let actual = try #require(TensorStatistics.measure(Self.bytes([element], dtype), dtype: dtype))
             expect(actual, of: [element], dtype, "\(String(element, radix: 16)) in \(dtype)")
         }
         let all = special + [UInt64](repeating: 0, count: 40) + special
-        let actual = try #require(TensorStatistics.measure(Self.bytes(all, dtype), dtype: dtype, pool: pool))
+        let actual = try #require(TensorStatistics.measure(Self.bytes(all, dtype), dtype: dtype))
         expect(actual, of: all, dtype, "all in \(dtype)")
     }
 
     /// Every power of two falls on the lower edge of its bin.
     @Test func binsBeginAtPowersOfTwo() throws {
-        let pool = try pool(1)
         for exponent in -60...20 {
             let (edge, below) = (exp2(Double(exponent)), exp2(Double(exponent)).nextDown)
             for value in [edge, -edge, below] {
                 let elements = [value.bitPattern]
-                let actual = try #require(TensorStatistics.measure(Self.bytes(elements, .f64), dtype: .f64, pool: pool))
+                let actual = try #require(TensorStatistics.measure(Self.bytes(elements, .f64), dtype: .f64))
                 let place = Int(floor(log2(value.magnitude))) - (value == below && log2(below) == Double(exponent) ? 1 : 0)
                 let expected = place < -24 ? 0 : place >= 4 ? 15 : (place + 26) / 2
                 #expect(actual.histogram[expected] == 1, "\(value)")
@@ -191,12 +188,11 @@ struct TensorStatisticsTests {
 
     /// A spread that a sum of squares would lose: small steps far from zero.
     @Test func spreadFarFromZero() throws {
-        let pool = try pool(2)
         let values = (0..<3000).map { 1e9 + Double($0 % 2) }
-        let actual = try #require(TensorStatistics.measure(Self.bytes(values.map(\.bitPattern), .f64), dtype: .f64, pool: pool))
+        let actual = try #require(TensorStatistics.measure(Self.bytes(values.map(\.bitPattern), .f64), dtype: .f64))
         #expect(((actual.standardDeviation ?? .nan) - 0.5).magnitude < 1e-9 && actual.mean == 1e9 + 0.5)
         let constant = [UInt64](repeating: 0.1.bitPattern, count: 3000)
-        let flat = try #require(TensorStatistics.measure(Self.bytes(constant, .f64), dtype: .f64, pool: pool))
+        let flat = try #require(TensorStatistics.measure(Self.bytes(constant, .f64), dtype: .f64))
         #expect(flat.standardDeviation == 0 && flat.mean == 0.1)
     }
 
@@ -205,17 +201,27 @@ struct TensorStatisticsTests {
         // Several pieces, the last of them odd.
         let words = (0..<100_000).map { _ in UInt64.random(in: 0 ... .max, using: &generator) & 0x3FFF_BFFF_3FFF_3FFF }
         let bytes = Array((0..<8).map { _ in Self.bytes(words, .f64) }.joined().dropLast(8))
-        let one = try #require(TensorStatistics.measure(bytes, dtype: dtype, pool: pool(1)))
-        for threads in [2, 3, 5] {
-            #expect(try TensorStatistics.measure(bytes, dtype: dtype, pool: pool(threads)) == one)
+        let folder = try TemporaryFolder()
+        try write(bytes, folder.path("numbers"))
+        let file = try MappedFile(path: folder.path("numbers"))
+        let info = TensorInfo(name: "a", dtype: dtype, shape: [bytes.count * 8 / dtype.bitWidth], byteRange: 0..<bytes.count)
+        let inMemory = try #require(TensorStatistics.measure(bytes, dtype: dtype))
+        for threads in [1, 2, 3, 5] {
+            let pool = try #require(ThreadPool(threads: threads))
+            #expect(TensorStatistics.measure([(file, info), nil, (file, info)], pool: pool) == [inMemory, nil, inMemory])
         }
     }
 
+    private func write(_ bytes: [UInt8], _ path: String) throws {
+        let file = try AtomicFile(path: path, replacing: true)
+        try file.write(bytes)
+        try file.publish(durable: false)
+    }
+
     @Test func otherTypesAreNotMeasured() throws {
-        let pool = try pool(1)
         for dtype in DType.allCases where !Self.measured.contains(dtype) {
             #expect(!TensorStatistics.measures(dtype))
-            #expect(TensorStatistics.measure([UInt8](repeating: 0, count: 24), dtype: dtype, pool: pool) == nil)
+            #expect(TensorStatistics.measure([UInt8](repeating: 0, count: 24), dtype: dtype) == nil)
         }
         for dtype in Self.measured { #expect(TensorStatistics.measures(dtype)) }
     }
