@@ -90,8 +90,11 @@ enum Format {
         return "\(count) bytes"
     }
 
-    /// A share in per cent: `66.6%`.
-    static func percent(_ part: Int, of whole: Int) -> String { fixed(whole == 0 ? 0 : 100 * Double(part) / Double(whole), 1) + "%" }
+    /// A share in per cent: `66.6%`; one that is small is not nothing.
+    static func percent(_ part: Int, of whole: Int) -> String {
+        let percent = whole == 0 ? 0 : 100 * Double(part) / Double(whole)
+        return part > 0 && percent < 0.05 ? "<0.1%" : fixed(percent, 1) + "%"
+    }
 
     /// A count with thousands separated.
     static func count(_ value: Int) -> String {

@@ -43,7 +43,7 @@ enum PageStyle {
         border:1px solid var(--line)}
         .cell b{font-size:11px;line-height:16px;font-weight:600;padding:0 5px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;flex:none}
         .cell.small b{display:none}
-        .cell span{display:flex;flex:1;min-height:0;gap:1px}
+        .cell p{display:flex;flex:1;min-height:0;gap:1px}
         .cell i{display:block}
         .legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:13px;margin-top:8px}
         svg.histogram{display:block;width:98px;height:24px}
@@ -52,6 +52,7 @@ enum PageStyle {
         .k0{background:var(--c0)}.k1{background:var(--c1)}.k2{background:var(--c2)}.k3{background:var(--c3)}
         .k4{background:var(--c4)}.k5{background:var(--c5)}.k6{background:var(--c6)}
         @media(max-width:600px){main{padding:16px 10px 32px}section{padding:12px}h1{font-size:21px}.map{aspect-ratio:4/5}
-        .tiles{grid-template-columns:repeat(2,1fr)}.tile b{font-size:18px}}
+        .tiles{grid-template-columns:repeat(2,1fr)}.tile b{font-size:18px}.cell b span{display:none}.cell b{padding:0 3px;text-align:center}
+        table{font-size:12px}th,td{padding-right:8px}td.name{white-space:normal;overflow-wrap:anywhere;min-width:140px}}
         """
 }

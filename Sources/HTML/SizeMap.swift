@@ -1,12 +1,15 @@
 /// A thing with a size, made of shares.
 public struct SizeMapCell: Sendable {
     public let label: String
+    /// What stands before the label where there is room.
+    public let kind: String?
     /// What is shown where a pointer rests.
     public let title: String
     public let shares: [Share]
 
-    public init(label: String, title: String, shares: [Share]) {
+    public init(label: String, kind: String? = nil, title: String, shares: [Share]) {
         self.label = label
+        self.kind = kind
         self.title = title
         self.shares = shares
     }
@@ -25,10 +28,11 @@ extension Markup {
                 // Percentages of the map, whatever shape it is given.
                 let style = [("left", place.x / 16), ("top", place.y / 9), ("width", place.width / 16), ("height", place.height / 9)]
                     .map { "\($0):\(decimal(100 * $1))%" }.joined(separator: ";")
+                let kind = cell.kind.map { [Markup.element("span", [:], $0 + " ")] } ?? []
                 let isSmall = place.width < 0.7 || place.height < 0.45
                 return .element(
                     "div", ["class": isSmall ? "cell small" : "cell", "style": style, "title": cell.title],
-                    [.element("div", [:], [.element("b", [:], cell.label), .element("span", [:], slices(cell.shares))])])
+                    [.element("div", [:], [.element("b", [:], kind + [.text(cell.label)]), .element("p", [:], slices(cell.shares))])])
             })
     }
 }

@@ -216,7 +216,9 @@ struct InspectTests {
         let page = space.path("page.html")
         try space.succeed(["inspect", "--stats", "--html", page, Repository.tinyLlama])
         let text = String(decoding: try readAll(page), as: UTF8.self)
-        for word in ["tiny-llama", "layers 3", "62.2%", "model.layers.{0…3}.mlp.up_proj.weight", "<svg", "prefers-color-scheme:dark", "869,504"] {
+        for word in [
+            "tiny-llama", "<span>layers </span>3", "62.2%", "model.layers.{0…3}.mlp.up_proj.weight", "<svg", "prefers-color-scheme:dark", "869,504",
+        ] {
             #expect(text.contains(word), "\(word)")
         }
         for word in ["http://", "https://", "url(", "<script", "src="] { #expect(!text.contains(word), "\(word)") }

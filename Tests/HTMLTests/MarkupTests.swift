@@ -24,7 +24,8 @@ struct MarkupTests {
                     .tiles([(text, text)]), .facts([text]), .legend([(text, 1)]), .shares([Share(text, 1, color: 0)]),
                     .table(
                         [text, text, text, text, text, text], [[.text(text), .long(text), .name(text), .number(text), .warning(text), .key(2, text)]]),
-                    .sizeMap([SizeMapCell(label: text, title: text, shares: [Share(text, 2, color: 1)])]), .histogram([1, 0, 2], label: text),
+                    .sizeMap([SizeMapCell(label: text, kind: text, title: text, shares: [Share(text, 2, color: 1)])]),
+                    .histogram([1, 0, 2], label: text),
                 ])
             return page.html
         }

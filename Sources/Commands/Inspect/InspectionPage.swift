@@ -21,7 +21,10 @@ extension InspectionReport {
         ])
         page.add("What it is", [.facts(inspection.facts)])
         if !totals.roles.isEmpty {
-            page.add("Where the bytes are", note: "Areas are as bytes; a layer's parts are as large as their shares.", [sizeMap, roleLegend])
+            page.add(
+                "Where the bytes are",
+                note: inspection.totals.roles.contains { $0.name == TensorRole.adapter.rawValue }
+                    ? "Areas are as bytes; an adapter's parts have the colours of what they adapt." : "Areas are as bytes.", [sizeMap, roleLegend])
             page.add(
                 "Shares",
                 [.element("h3", [:], "By role"), shares(totals.roles, heading: "role", color: color(ofRole:))]
@@ -81,7 +84,10 @@ extension InspectionReport {
 
     private func color(ofRole name: String) -> Int { TensorRole.allCases.firstIndex { $0.rawValue == name } ?? 0 }
 
-    private var roleLegend: Markup { .legend(inspection.totals.roles.map { ($0.name, color(ofRole: $0.name)) }) }
+    private var roleLegend: Markup {
+        let roles = Set(inspection.groups.map(\.mappedRole))
+        return .legend(TensorRole.allCases.filter(roles.contains).map { ($0.rawValue, color(ofRole: $0.rawValue)) })
+    }
 
     private func shares(_ totals: [TensorTotals.Total], heading: String, color: (String) -> Int) -> Markup {
         let all = inspection.totals.all.bytes
@@ -101,15 +107,19 @@ extension InspectionReport {
     // MARK: The map
 
     /// A layer, or what stands outside of the layers.
-    private struct Part: Hashable {
+    private struct Part: Hashable, Comparable {
         let prefix: String
         let layer: Int?
 
-        /// The last words of the name are enough where there is little room.
-        var label: String {
-            let words = prefix.split(separator: ".").suffix(layer == nil ? 2 : 1).joined(separator: ".")
-            return layer.map { "\(words) \($0)" } ?? words
+        static func < (a: Part, b: Part) -> Bool { (a.prefix, a.layer ?? -1) < (b.prefix, b.layer ?? -1) }
+
+        /// What the layers are called, in short: `layers`, `adamw…layers`.
+        var kind: String? {
+            let words = prefix.split(separator: ".")
+            guard layer != nil, let last = words.last else { return nil }
+            return words.count > 2 ? "\(words[0])…\(last)" : "\(last)"
         }
+        var label: String { layer.map(String.init) ?? prefix.split(separator: ".").suffix(2).joined(separator: ".") }
         var title: String { layer.map { "\(prefix).\($0)" } ?? prefix }
     }
 
@@ -117,7 +127,7 @@ extension InspectionReport {
         var parts: OrderedDictionary<Part, [TensorRole: Int]> = [:]
         for group in inspection.groups {
             let bytes = group.attributes.type.byteCount(of: group.attributes.elementCount)
-            let role = group.role
+            let role = group.mappedRole
             if let prefix = group.pattern.beforeFirstNumber {
                 for index in stride(from: 0, to: group.numbers.count, by: group.pattern.gaps) {
                     parts[Part(prefix: prefix, layer: group.numbers[index]), default: [:]][role, default: 0] += bytes
@@ -129,8 +139,8 @@ extension InspectionReport {
                 parts[Part(prefix: module, layer: nil), default: [:]][role, default: 0] += bytes
             }
         }
-        let largest = parts.sorted { $0.value.values.reduce(0, +) > $1.value.values.reduce(0, +) }
-        var cells = largest.prefix(Self.mostCells).map { cell(label: $0.key.label, title: $0.key.title, $0.value) }
+        let largest = parts.sorted { ($1.value.values.reduce(0, +), $0.key) < ($0.value.values.reduce(0, +), $1.key) }
+        var cells = largest.prefix(Self.mostCells).map { cell(label: $0.key.label, kind: $0.key.kind, title: $0.key.title, $0.value) }
         let rest = largest.dropFirst(Self.mostCells)
         if !rest.isEmpty {
             let bytes = rest.reduce(into: [TensorRole: Int]()) { $0.merge($1.value, uniquingKeysWith: +) }
@@ -139,11 +149,11 @@ extension InspectionReport {
         return .sizeMap(cells)
     }
 
-    private func cell(label: String, title: String, _ bytes: [TensorRole: Int]) -> SizeMapCell {
+    private func cell(label: String, kind: String? = nil, title: String, _ bytes: [TensorRole: Int]) -> SizeMapCell {
         let roles = TensorRole.allCases.filter { bytes[$0, default: 0] > 0 }
         let texts = roles.map { "\($0.rawValue) \(Format.bytes(bytes[$0, default: 0]))" }
         return SizeMapCell(
-            label: label, title: "\(title): \(Format.bytes(bytes.values.reduce(0, +)))\n" + texts.joined(separator: "\n"),
+            label: label, kind: kind, title: "\(title): \(Format.bytes(bytes.values.reduce(0, +)))\n" + texts.joined(separator: "\n"),
             shares: roles.map {
                 Share(
                     "\(title), \($0.rawValue): \(Format.bytes(bytes[$0, default: 0]))", Double(bytes[$0, default: 0]),
@@ -180,6 +190,11 @@ extension InspectionReport {
                 ]
             })
     }
+}
+
+extension FoldedNames<TensorForm>.Group {
+    /// The role, and of an adapter's tensor that of the module which it adapts: there, all would be of one.
+    fileprivate var mappedRole: TensorRole { role == .adapter ? TensorRole(adaptedBy: pattern.name { _ in "0" }) : role }
 }
 
 extension Inspection.Kind {

@@ -12,7 +12,7 @@ enum TensorRole: String, CaseIterable {
         // The first that fits: what is a norm inside of the attention is a norm.
         if components.first == "adamw" || components.first == "history" {
             self = .other
-        } else if any(["lora_", "hypernetwork", "dora_scale", "hada_w", "lokr_w", "oft_"]) {
+        } else if components.contains(where: Self.isOfAdapter) {
             self = .adapter
         } else if any(["norm", "ln_", "_ln"]) {
             self = .norm
@@ -31,5 +31,16 @@ enum TensorRole: String, CaseIterable {
         } else {
             self = .other
         }
+    }
+
+    /// The role of the module that a tensor of an adapter adapts; `adapter` where its name does not tell.
+    init(adaptedBy name: String) {
+        let module = name.split(separator: ".").prefix { !Self.isOfAdapter($0.lowercased()) }.joined(separator: ".")
+        let role = TensorRole(name: module)
+        self = role == .other ? .adapter : role
+    }
+
+    private static func isOfAdapter(_ component: some StringProtocol) -> Bool {
+        ["lora_", "hypernetwork", "dora_scale", "hada_w", "lokr_w", "oft_"].contains { component.contains($0) }
     }
 }
