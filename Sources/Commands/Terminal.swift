@@ -24,7 +24,14 @@ enum Terminal {
             }
         }
         guard text.unicodeScalars.contains(where: isOrder) else { return text }
-        return text.unicodeScalars.map { isOrder($0) ? "\\u{\(String($0.value, radix: 16, uppercase: true))}" : String($0) }.joined()
+        return text.unicodeScalars.map { scalar in
+            switch scalar {
+            case "\n": "\\n"
+            case "\t": "\\t"
+            case _ where isOrder(scalar): "\\u{\(String(scalar.value, radix: 16, uppercase: true))}"
+            default: String(scalar)
+            }
+        }.joined()
     }
 
     /// Replaces the current line on standard error; for progress on a terminal.

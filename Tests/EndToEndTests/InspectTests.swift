@@ -142,6 +142,42 @@ struct InspectTests {
         #expect(refused.contains("cannot be merged here") && refused.contains("DoRA") && refused.contains("lora_A"), "\(refused)")
     }
 
+    @Test func rolesFollowFromNames() throws {
+        let roles: [String: [String]] = [
+            "embedding": [
+                "model.embed_tokens.weight", "transformer.wte.weight", "bert.embeddings.word_embeddings.weight", "token_embd.weight", "shared.embed",
+            ],
+            "attention": [
+                "model.layers.0.self_attn.q_proj.weight", "h.3.attn.c_attn.weight", "blk.0.attn_output.weight", "layers.0.attention.wo.weight",
+                "bert.encoder.layer.0.attention.output.dense.weight", "unet.mid.to_q.weight", "encoder.block.0.layer.0.SelfAttention.k.weight",
+            ],
+            "MLP": [
+                "model.layers.0.mlp.gate_proj.weight", "blk.0.ffn_down.weight", "model.layers.0.block_sparse_moe.experts.3.w1.weight",
+                "bert.encoder.layer.0.intermediate.dense.weight", "decoder.layers.0.fc1.weight",
+            ],
+            "norm": [
+                "model.norm.weight", "blk.0.attn_norm.weight", "model.layers.0.self_attn.q_norm.weight", "h.0.ln_1.weight", "output_norm.weight",
+                "bert.embeddings.LayerNorm.weight",
+            ],
+            "head": ["lm_head.weight", "output.weight", "classifier.bias", "score.weight"],
+            "adapter": [
+                "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "lora_unet_down_blocks_0.lora_up.weight",
+                "blk.0.attn_q.weight.lora_a",
+                "model.layers.0.mlp.up_proj.hypernetwork.W2",
+            ],
+            "other": ["alpha", "history.loss", "adamw.first.model.layers.0.mlp.up_proj.lora_A", "conv1.weight"],
+        ]
+        let space = try Workspace()
+        try writeSafetensors(roles.values.joined().map { TestTensor($0, .u8, [1], bytes: [1]) }, to: space.path("roles.safetensors"))
+        let report = try JSONValue(parsing: try space.succeed(["inspect", "--json", space.path("roles.safetensors")]).output)
+        let tensors = try #require(report["tensors"]?.arrayValue)
+        #expect(tensors.count == roles.values.joined().count)
+        for (role, names) in roles {
+            let found = tensors.filter { $0["role"]?.stringValue == role }.compactMap { $0["name"]?.stringValue }
+            #expect(Set(found) == Set(names), "\(role)")
+        }
+    }
+
     /// A GGUF file of two tensors, one of them quantised; or an adapter of one module.
     private func makeGGUF(_ space: Workspace, adapter: Bool = false) throws -> String {
         func little(_ number: Int, _ bytes: Int) -> [UInt8] { (0..<bytes).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) } }

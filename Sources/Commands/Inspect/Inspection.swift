@@ -45,7 +45,16 @@ final class Inspection {
             source = .checkpoint(file)
             metadata = file.metadata
             kind = file.kind == TrainingCheckpoint.kind ? .run : .checkpoint
-            if kind == .run { run = RunDescription(try TrainingCheckpoint(path: path)) } else { remarks.append("checkpoint of kind \(file.kind)") }
+            do {
+                if kind == .run {
+                    run = RunDescription(try TrainingCheckpoint(path: path))
+                } else {
+                    remarks.append("checkpoint of kind \(file.kind)")
+                }
+            } catch let error as TrainingError where error.code == .invalidCheckpoint {
+                // The file is sound, and what it lacks of a run is a thing to know.
+                remarks.append("\(error)")
+            }
         } else if !status.isFolder, GGUFFile.claims(path) {
             let file = try GGUFFile(path: path)
             source = .gguf(file)
