@@ -33,13 +33,16 @@ static void NAME(measure_half)(oplora_statistics *result, const char *source, pt
         }
     } else {
         ptrdiff_t i = 0;
-        for (; i + 4 <= count; i += 4) {
-            uint64_t word;
-            memcpy(&word, source + 2 * i, 8);
-            counts[0][word & 0xFFFF]++;
-            counts[1][word >> 16 & 0xFFFF]++;
-            counts[0][word >> 32 & 0xFFFF]++;
-            counts[1][word >> 48]++;
+        for (; i + 16 <= count; i += 16) {
+            __builtin_prefetch(source + 2 * i + 1024);
+            for (int part = 0; part < 16; part += 4) {
+                uint64_t word;
+                memcpy(&word, source + 2 * (i + part), 8);
+                counts[0][word & 0xFFFF]++;
+                counts[1][word >> 16 & 0xFFFF]++;
+                counts[0][word >> 32 & 0xFFFF]++;
+                counts[1][word >> 48]++;
+            }
         }
         for (; i < count; i++) {
             uint16_t pattern;
