@@ -1,6 +1,8 @@
 # Every target installs what it needs, where it may.
 .PHONY: demo demo-smollm2 test test-release test-interop bench lint format fixtures build dependencies ci
 
+# The program carries the Swift runtime in itself, where the system allows it.
+static = $(if $(filter Linux,$(shell uname)),--static-swift-stdlib)
 swift_sources = Package.swift Sources Tests Benchmarks
 
 demo: build
@@ -10,7 +12,7 @@ demo-smollm2: build
 	scripts/demo-smollm2.sh
 
 build: dependencies
-	swift build -c release --product oplora
+	swift build -c release $(static) --product oplora
 
 test: dependencies
 	swift test

@@ -41,7 +41,7 @@ let package = Package(
             "Commands",
             [
                 "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint",
-                "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", argumentParser, orderedCollections,
+                "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", argumentParser, orderedCollections,
             ]),
         module("Verification", ["Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module(
@@ -56,10 +56,12 @@ let package = Package(
         module("Adapters", ["Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Packing", ["NativeCheckpoint", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("NativeCheckpoint", ["Kernels", "CKernels", "CZlib", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module("GGUF", ["FileIO", "Tensors", orderedCollections]),
         module("Safetensors", ["JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Kernels", ["CKernels", "COneDNN", "FileIO", "Tensors"]),
         module("JSON", ["CJSONC", orderedCollections]),
         module("Hashing", ["CCrypto"]),
+        module("HTML", []),
         module("FileIO", []),
         module("Tensors", []),
 
@@ -94,6 +96,8 @@ let package = Package(
             "EndToEndTests",
             ["oplora", "FaultyCalls", "TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         tests("FileIOTests", ["TestModels", "TestSupport", "FileIO"]),
+        tests("HTMLTests", ["HTML"]),
+        tests("GGUFTests", ["TestModels", "TestSupport", "GGUF", "FileIO", "Tensors", orderedCollections]),
         tests("SafetensorsTests", ["TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests(
             "TransformerTests",

@@ -1,5 +1,6 @@
 internal import Adapters
 internal import FileIO
+internal import GGUF
 internal import JSON
 internal import NativeCheckpoint
 internal import Packing
@@ -38,7 +39,7 @@ enum ExitStatus: Int32 {
         case let error as TransformerError: self = error.code == .sequenceTooLong ? .usage : .malformedInput
         case let error as SafetensorsError: self = error.code == .noWeights ? .missingInput : .malformedInput
         case let error as TokenizerError: self = error.fileError.map(Self.status(of:)) ?? .malformedInput
-        case is JSONError: self = .malformedInput
+        case is JSONError, is GGUFError: self = .malformedInput
         case let error as AdapterError: self = error.code == .missingFile ? .missingInput : .malformedInput
         case let error as MergeError:
             switch error.code {

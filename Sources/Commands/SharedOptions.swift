@@ -18,10 +18,14 @@ struct ThreadOptions: ParsableArguments {
                 "this processor has no products of \(precision.rawValue); use --precision f32, which takes base weights of every type "
                     + "(a run keeps the precision that it began with)")
         }
+        return Compute(pool: try makePool(), precision: precision)
+    }
+
+    func makePool() throws -> ThreadPool {
         guard let pool = ThreadPool(threads: count) else {
             throw UsageError("the system gives no \(count) threads; ask for fewer with --threads", status: .inputOutput)
         }
-        return Compute(pool: pool, precision: precision)
+        return pool
     }
 }
 

@@ -11,8 +11,28 @@ enum Terminal {
     /// A line on standard output, at once, also into a pipe.
     static func line(_ text: String) { write(text + "\n", to: STDOUT_FILENO) }
 
-    /// A line on standard error.
-    static func error(_ text: String) { write(text + "\n", to: STDERR_FILENO) }
+    /// A line on standard error. It may name what is in files, so nothing in it moves the cursor.
+    static func error(_ text: String) { write(escaped(text) + "\n", to: STDERR_FILENO) }
+
+    /// The text with its control characters, and those that turn the direction of writing, spelled out: names in files from
+    /// strangers must not give orders to a terminal.
+    static func escaped(_ text: String) -> String {
+        func isOrder(_ scalar: Unicode.Scalar) -> Bool {
+            switch scalar.value {
+            case 0..<0x20, 0x7F..<0xA0, 0x200E...0x200F, 0x2028...0x202E, 0x2066...0x2069: true
+            default: false
+            }
+        }
+        guard text.unicodeScalars.contains(where: isOrder) else { return text }
+        return text.unicodeScalars.map { scalar in
+            switch scalar {
+            case "\n": "\\n"
+            case "\t": "\\t"
+            case _ where isOrder(scalar): "\\u{\(String(scalar.value, radix: 16, uppercase: true))}"
+            default: String(scalar)
+            }
+        }.joined()
+    }
 
     /// Replaces the current line on standard error; for progress on a terminal.
     static func progress(_ text: String) { write("\r\u{1B}[2K" + text, to: STDERR_FILENO) }
@@ -51,6 +71,16 @@ enum Format {
         return decimals == 0 ? sign + padded : sign + padded.dropLast(decimals) + "." + padded.suffix(decimals)
     }
 
+    /// A whole number as it is, any other with four decimals: `2`, `0.7071`.
+    static func number(_ value: Double) -> String { fixed(value, value == value.rounded() ? 0 : 4) }
+
+    /// A large count in few digits: `134.5 M`.
+    static func short(_ value: Int) -> String {
+        let units = [(1e12, "T"), (1e9, "G"), (1e6, "M")]
+        for (size, unit) in units where Double(value) >= size { return fixed(Double(value) / size, 1) + " " + unit }
+        return count(value)
+    }
+
     /// A small or large number with three significant digits.
     static func scientific(_ value: Double) -> String {
         guard value.isFinite, value != 0 else { return "\(value)" }
@@ -67,6 +97,12 @@ enum Format {
         return "\(count) bytes"
     }
 
+    /// A share in per cent: `66.6%`; one that is small is not nothing.
+    static func percent(_ part: Int, of whole: Int) -> String {
+        let percent = whole == 0 ? 0 : 100 * Double(part) / Double(whole)
+        return part > 0 && percent < 0.05 ? "<0.1%" : fixed(percent, 1) + "%"
+    }
+
     /// A count with thousands separated.
     static func count(_ value: Int) -> String {
         var digits = Array(String(abs(value)))
@@ -78,7 +114,7 @@ enum Format {
         return (value < 0 ? "-" : "") + String(digits)
     }
 
-    /// A count of things: `1 file`, `2,000 files`.
+    /// How many things: `1 tensor`, `1,200 tensors`.
     static func count(_ value: Int, _ thing: String) -> String { "\(count(value)) \(thing)\(value == 1 ? "" : "s")" }
 
     /// A span of time: `4m 05s`.

@@ -7,3 +7,4 @@
 #include "oplora_huffman.h"
 #include "oplora_planes.h"
 #include "oplora_crc32.h"
+#include "oplora_statistics.h"

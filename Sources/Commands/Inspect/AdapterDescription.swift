@@ -1,0 +1,96 @@
+internal import Adapters
+internal import GGUF
+internal import JSON
+internal import OrderedCollections
+
+/// What an adapter is, in any dialect.
+struct AdapterDescription {
+    struct Module {
+        let name: String
+        let rank: Int
+        let alpha: Double
+        /// What multiplies B·A.
+        let scale: Double
+    }
+
+    let dialect: String
+    private let baseModel: String?
+    private let targets: [String]
+    private let remarks: [String]
+    let modules: [Module]
+
+    init(_ adapter: Adapter) {
+        dialect = adapter.dialect.rawValue
+        baseModel = adapter.baseModel
+        targets = adapter.targets
+        remarks = adapter.remarks
+        modules = adapter.modules.map { Module(name: $0.path.text, rank: $0.rank, alpha: $0.alpha, scale: $0.scale) }
+    }
+
+    /// The adapter in a GGUF file; `nil` where it holds none.
+    init?(_ file: GGUFFile) {
+        guard file.metadata["general.type"]?.stringValue == "adapter" else { return nil }
+        dialect = "gguf"
+        baseModel = file.metadata["general.base_model.0.name"]?.stringValue
+        targets = []
+        let alpha = file.metadata["adapter.lora.alpha"]?.doubleValue
+        remarks = alpha == nil ? ["the file has no adapter.lora.alpha, so its scale is not known"] : []
+        // A is [rank, in], as in the other dialects; llama.cpp takes the scale alpha/rank, or 1 where alpha is 0.
+        let suffix = ".lora_a"
+        modules = file.tensors.values.compactMap { tensor in
+            guard tensor.name.hasSuffix(suffix), tensor.shape.count == 2, let rank = tensor.shape.first, rank > 0, let alpha else { return nil }
+            return Module(
+                name: String(tensor.name.dropLast(suffix.count)), rank: rank, alpha: alpha, scale: alpha == 0 ? 1 : alpha / Double(rank))
+        }
+    }
+
+    var facts: [String] {
+        func list(_ values: [Double]) -> String {
+            let sorted = Set(values).sorted()
+            return sorted.prefix(6).map(Format.number).joined(separator: ", ") + (sorted.count > 6 ? ", …" : "")
+        }
+        var facts = [
+            "\(dialect) adapter: \(modules.count) modules, rank \(list(modules.map { Double($0.rank) })), alpha \(list(modules.map(\.alpha)))"
+                + ", scale \(list(modules.map(\.scale)))"
+        ]
+        if let baseModel { facts.append("trained on \(baseModel)") }
+        if !targets.isEmpty { facts.append("targets \(targets.joined(separator: ", "))") }
+        return facts + remarks
+    }
+
+    /// Modules of repeated layers that have the same update.
+    struct FoldedModules {
+        let name: String
+        let count: Int
+        let rank: Int
+        let alpha: Double
+        let scale: Double
+    }
+
+    /// The modules with repeated layers folded.
+    var folded: [FoldedModules] {
+        struct Update: Hashable {
+            let rank: Int
+            let alpha: Double
+            let scale: Double
+        }
+        var names = FoldedNames<Update>()
+        for module in modules { names.insert(module.name, Update(rank: module.rank, alpha: module.alpha, scale: module.scale)) }
+        return names.groups.map { group in
+            let update = group.attributes
+            return FoldedModules(name: group.name, count: group.count, rank: update.rank, alpha: update.alpha, scale: update.scale)
+        }
+    }
+
+    var json: JSONValue {
+        [
+            "dialect": .string(dialect), "rank": modules.map(\.rank).max().map { .integer($0) } ?? .null,
+            "alpha": modules.first.map { .real($0.alpha) } ?? .null, "base": baseModel.map { .string($0) } ?? .null,
+            "targets": .array(targets.map { .string($0) }),
+            "modules": .array(
+                modules.map {
+                    ["module": .string($0.name), "rank": .integer($0.rank), "alpha": .real($0.alpha), "scale": .real($0.scale)]
+                }),
+        ]
+    }
+}

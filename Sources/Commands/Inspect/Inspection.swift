@@ -1,0 +1,140 @@
+internal import Adapters
+internal import FileIO
+internal import GGUF
+internal import JSON
+internal import NativeCheckpoint
+internal import OrderedCollections
+internal import Safetensors
+internal import Training
+
+/// What a file or folder is and holds, read from headers alone.
+final class Inspection {
+    enum Kind: String {
+        case model, adapter, run, tensors, checkpoint, pack
+    }
+
+    let path: String
+    let kind: Kind
+    let source: TensorSource
+    let metadata: OrderedDictionary<String, JSONValue>
+    private(set) var model: ModelDescription?
+    private(set) var adapter: AdapterDescription?
+    private(set) var run: RunDescription?
+    /// What else there is to say, in sentences or a few words.
+    private(set) var remarks: [String] = []
+    let groups: [FoldedNames<TensorForm>.Group]
+    let totals: TensorTotals
+
+    /// Finds out what is at `path`.
+    ///
+    /// - Throws: the errors of the format that it turns out to be.
+    init(path: String) throws {
+        self.path = path
+        let status = try FileSystem.status(of: path)
+        if let files = try Self.adapterFiles(path, isFolder: status.isFolder) {
+            kind = .adapter
+            source = .safetensors([files])
+            metadata = Self.json(files.metadata)
+            do {
+                adapter = AdapterDescription(try Adapter.read(path: path))
+            } catch let error as AdapterError where error.isOfWhatIsNotSupported {
+                remarks.append("cannot be merged here: \(error)")
+            }
+        } else if !status.isFolder, CheckpointFile.claims(path) {
+            let file = try CheckpointFile(path: path)
+            source = .checkpoint(file)
+            metadata = file.metadata
+            kind = file.packedFiles != nil ? .pack : file.kind == TrainingCheckpoint.kind ? .run : .checkpoint
+            do {
+                switch kind {
+                case .run: run = RunDescription(try TrainingCheckpoint(path: path))
+                case .pack: remarks += Self.packFacts(file)
+                default: remarks.append("checkpoint of kind \(file.kind)")
+                }
+            } catch let error as TrainingError where error.code == .invalidCheckpoint {
+                // The file is sound, and what it lacks of a run is a thing to know.
+                remarks.append("\(error)")
+            }
+        } else if !status.isFolder, GGUFFile.claims(path) {
+            let file = try GGUFFile(path: path)
+            source = .gguf(file)
+            metadata = file.metadata.mapValues(\.json)
+            adapter = AdapterDescription(file)
+            kind = adapter == nil ? .model : .adapter
+            model = ModelDescription(file)
+        } else if status.isFolder {
+            let shards = try WeightFiles(path: path).shards
+            source = .safetensors(shards)
+            metadata = shards.first.map { Self.json($0.metadata) } ?? [:]
+            kind = .model
+            model = ModelDescription(folder: path, shards: shards.count)
+        } else {
+            let file = try SafetensorsFile(path: path)
+            source = .safetensors([file])
+            metadata = Self.json(file.metadata)
+            kind = .tensors
+        }
+        groups = source.folded().groups
+        totals = TensorTotals(groups)
+    }
+
+    /// The weights of a PEFT adapter, where `path` is its folder or they themselves.
+    private static func adapterFiles(_ path: String, isFolder: Bool) throws -> SafetensorsFile? {
+        let folder = isFolder ? path : FileSystem.parent(of: path)
+        guard isFolder || FileSystem.lastComponent(path) == PEFT.weightsName,
+            FileSystem.exists(FileSystem.join(folder, PEFT.configurationName))
+        else { return nil }
+        let weights = isFolder ? FileSystem.join(path, PEFT.weightsName) : path
+        guard FileSystem.exists(weights) else {
+            // It finds the words for what is missing.
+            _ = try Adapter.read(path: path)
+            return nil
+        }
+        return try SafetensorsFile(path: weights)
+    }
+
+    private static func json(_ metadata: OrderedDictionary<String, String>) -> OrderedDictionary<String, JSONValue> {
+        metadata.mapValues { .string($0) }
+    }
+
+    private static func packFacts(_ file: CheckpointFile) -> [String] {
+        let bytes = file.tensors.values.reduce(0) { $0 + $1.byteCount }
+        let share = bytes == 0 ? 100 : 100 * Double(file.byteCount) / Double(bytes)
+        let differences = file.tensors.values.count { $0.base != nil }
+        let what = file.isSingleFile ? "the file \(file.packedFiles?.first ?? "")" : Format.count(file.packedFiles?.count ?? 0, "file")
+        return ["pack of \(what), \(Format.bytes(bytes)) in \(Format.fixed(share, 2))% of that"]
+            + (differences == 0 ? [] : ["\(Format.count(differences, "tensor")) stored as differences to a base, which unpacking needs"])
+    }
+
+    /// The last component of the path.
+    var name: String { FileSystem.lastComponent(path) }
+
+    /// What it is, in lines of a few words each.
+    var facts: [String] { (model?.facts ?? []) + (adapter?.facts ?? []) + (run?.facts ?? []) + remarks }
+}
+
+extension AdapterError {
+    /// Whether the adapter may be sound and is only of a kind that is not merged here.
+    fileprivate var isOfWhatIsNotSupported: Bool {
+        switch code {
+        case .unsupportedFeature, .unsupportedDType, .unexpectedTensor: true
+        default: false
+        }
+    }
+}
+
+extension GGUFValue {
+    /// The value as a report gives it; lists that are long are cut.
+    var json: JSONValue {
+        switch self {
+        case .unsigned(let value): Int(exactly: value).map { .integer($0) } ?? .real(Double(value))
+        case .signed(let value): .integer(Int(value))
+        case .real(let value): .real(value)
+        case .bool(let value): .bool(value)
+        case .string(let value): .string(value)
+        case .array(let array):
+            array.count == array.first.count
+                ? .array(array.first.map(\.json)) : ["count": .integer(array.count), "first": .array(array.first.map(\.json))]
+        }
+    }
+}
