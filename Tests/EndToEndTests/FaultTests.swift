@@ -46,6 +46,7 @@
             let space = try Workspace()
             try space.succeed(space.trainArguments())
             try space.succeed(["collapse", space.path("run.opck"), "--out", space.path("adapter")])
+            try space.succeed(["pack", space.path("adapter"), "--out", space.path("adapter.opck")])
             // What is written lies in a folder of its own, so that only calls on it are counted.
             let outputs = space.path("outputs"), old = space.path("old")
             let base = Repository.tinyLlama + "/model.safetensors"
@@ -53,6 +54,8 @@
                 ["merge", "--base", base, "--adapter", space.path("adapter"), "--out", outputs + "/merged"],
                 ["collapse", space.path("run.opck"), "--out", outputs + "/adapter", "--force"],
                 space.trainArguments(out: "outputs/run.opck", "--steps", "1", "--force"),
+                ["pack", space.path("adapter"), "--out", outputs + "/adapter.opck"],
+                ["unpack", space.path("adapter.opck"), "--out", outputs + "/adapter", "--force"],
             ]
             try FileSystem.createFolder(old)
             try space.succeed(["collapse", space.path("run.opck"), "--out", old + "/adapter", "--dtype", "bf16"])

@@ -5,6 +5,9 @@ public enum Repository {
     /// The small model, a folder in the Hugging Face layout.
     public static let tinyLlama = fixture("tiny-llama")
 
+    /// A file or folder by its path inside the repository.
+    public static func path(_ name: String) -> String { root + "/" + name }
+
     public static func fixture(_ name: String) -> String { root + "/fixtures/" + name }
 
     /// A dump from PyTorch.
