@@ -4,7 +4,6 @@ import Kernels
 import NativeCheckpoint
 import OrderedCollections
 import Safetensors
-import Synchronization
 import Tensors
 
 // Sizes and speeds of .opck in memory, for the tensors of safetensors files:
@@ -72,18 +71,12 @@ func measure(_ path: String, threads: Int) throws {
     try output.write(sink.bytes)
     try output.publish(durable: false)
     let checkpoint = try CheckpointFile(path: packed)
-    let places = checkpoint.tensors.values.reduce(into: [0]) { $0.append($0.last! + $1.byteCount) }
-    let decoding = try unsafe copy.withUnsafeMutableBytes { target in
-        nonisolated(unsafe) let target = unsafe target
-        return try best {
-            try ThreadPool.runInOrder(checkpoint.tensors.count, threads: threads) {
-            } make: { number, _ in
-                // Sound: each tensor has a place of its own.
-                var bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: target[places[number]..<places[number + 1]]).mutableBytes
-                try checkpoint.read(checkpoint.tensors.keys[number], into: &bytes)
-            } hand: { _, _ in
-            }
-        }
+    let all = Array(checkpoint.tensors.values)
+    let decoding = try best {
+        var span = copy.mutableSpan
+        // Sound: any bytes make valid bytes.
+        var raw = unsafe span.mutableBytes
+        try checkpoint.read(all, into: &raw, threads: threads)
     }
     guard copy == source else { throw CocoaError(.fileReadCorruptFile) }
     print(

@@ -26,17 +26,17 @@ CARRYLESS static inline __m128i fold(__m128i block, __m128i distance, __m128i ne
     return _mm_xor_si128(_mm_xor_si128(low, high), next);
 }
 
-// The register of all ones is the same as one of zero and the first 32 bits inverted.
-CARRYLESS static inline __m128i start(void) { return _mm_cvtsi32_si128(-1); }
+// A register at the start is the same as one of zero and the first 32 bits changed by it.
+CARRYLESS static inline __m128i start(uint32_t value) { return _mm_cvtsi32_si128((int)value); }
 
 // Several blocks are in flight, because each product waits some cycles for the one before.
-CARRYLESS static size_t fold_blocks(const uint8_t *bytes, size_t count, uint8_t folded[16]) {
+CARRYLESS static size_t fold_blocks(uint32_t value, const uint8_t *bytes, size_t count, uint8_t folded[16]) {
     enum { lanes = 4 };
     const __m128i *blocks = (const __m128i *)bytes;
     size_t groups = count / (16 * lanes);
     __m128i state[lanes];
     for (int lane = 0; lane < lanes; lane++) state[lane] = _mm_loadu_si128(blocks++);
-    state[0] = _mm_xor_si128(state[0], start());
+    state[0] = _mm_xor_si128(state[0], start(value));
     __m128i distance = constants(DISTANCE_512);
     for (size_t group = 1; group < groups; group++)
         for (int lane = 0; lane < lanes; lane++) state[lane] = fold(state[lane], distance, _mm_loadu_si128(blocks++));
@@ -46,13 +46,13 @@ CARRYLESS static size_t fold_blocks(const uint8_t *bytes, size_t count, uint8_t 
     return groups * 16 * lanes;
 }
 
-CARRYLESS_WIDE static size_t fold_wide_blocks(const uint8_t *bytes, size_t count, uint8_t folded[16]) {
+CARRYLESS_WIDE static size_t fold_wide_blocks(uint32_t value, const uint8_t *bytes, size_t count, uint8_t folded[16]) {
     enum { lanes = 4 };
     const __m256i *blocks = (const __m256i *)bytes;
     size_t groups = count / (32 * lanes);
     __m256i state[lanes];
     for (int lane = 0; lane < lanes; lane++) state[lane] = _mm256_loadu_si256(blocks++);
-    state[0] = _mm256_xor_si256(state[0], _mm256_zextsi128_si256(start()));
+    state[0] = _mm256_xor_si256(state[0], _mm256_zextsi128_si256(start(value)));
     __m256i distance = _mm256_broadcastsi128_si256(constants(DISTANCE_1024));
     for (size_t group = 1; group < groups; group++)
         for (int lane = 0; lane < lanes; lane++) {
@@ -70,12 +70,12 @@ CARRYLESS_WIDE static size_t fold_wide_blocks(const uint8_t *bytes, size_t count
 }
 #endif
 
-size_t oplora_crc32_fold(const uint8_t *bytes, size_t count, uint8_t folded[16]) {
+size_t oplora_crc32_fold(uint32_t value, const uint8_t *bytes, size_t count, uint8_t folded[16]) {
 #if defined(__x86_64__)
     if (count >= 256 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("vpclmulqdq"))
-        return fold_wide_blocks(bytes, count, folded);
-    if (count >= 64 && __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1")) return fold_blocks(bytes, count, folded);
+        return fold_wide_blocks(value, bytes, count, folded);
+    if (count >= 64 && __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1")) return fold_blocks(value, bytes, count, folded);
 #endif
-    (void)bytes, (void)count, (void)folded;
+    (void)value, (void)bytes, (void)count, (void)folded;
     return 0;
 }

@@ -9,9 +9,6 @@
 #error "elements are taken from memory as they are, little end first"
 #endif
 
-// Elements that are split at a time, so that what the pass for one plane reads is in the first-level cache for the next.
-enum { block = 4096 };
-
 #define DEFINE_WIDTH(bits)                                                                                                       \
     ALWAYS_INLINE uint##bits##_t load_##bits(const uint8_t *from, size_t index) {                                               \
         uint##bits##_t value;                                                                                                    \
@@ -26,14 +23,11 @@ enum { block = 4096 };
         return (uint##bits##_t)((uint##bits##_t)(difference << 1) ^ (uint##bits##_t)(0 - (difference >> (bits - 1))));           \
     }                                                                                                                            \
     ALWAYS_INLINE void split_##bits(const uint8_t *restrict raw, const uint8_t *restrict base, size_t count,                     \
-                                    oplora_planes_mode mode, uint8_t *restrict planes) {                                         \
-        for (size_t start = 0; start < count; start += block) {                                                                  \
-            size_t end = count - start < block ? count : start + block;                                                          \
-            for (size_t plane = 0; plane < bits / 8; plane++) {                                                                  \
-                uint8_t *target = planes + plane * count;                                                                        \
-                for (size_t index = start; index < end; index++)                                                                 \
-                    target[index] = (uint8_t)(arranged_##bits(raw, base, index, mode) >> (8 * plane));                           \
-            }                                                                                                                    \
+                                    oplora_planes_mode mode, uint8_t *restrict planes, size_t stride) {                                         \
+        for (size_t plane = 0; plane < bits / 8; plane++) {                                                                      \
+            uint8_t *target = planes + plane * stride;                                                                           \
+            for (size_t index = 0; index < count; index++)                                                                       \
+                target[index] = (uint8_t)(arranged_##bits(raw, base, index, mode) >> (8 * plane));                               \
         }                                                                                                                        \
     }                                                                                                                            \
     ALWAYS_INLINE void join_##bits(const uint8_t *const *planes, const uint8_t *restrict base, size_t count,                     \
@@ -72,12 +66,12 @@ DEFINE_WIDTH(64)
     case 4: EACH_MODE(32, call);                                                                                                 \
     default: EACH_MODE(64, call);                                                                                                \
     }
-#define SPLIT(bits, mode) split_##bits(raw, base, count, mode, planes)
+#define SPLIT(bits, mode) split_##bits(raw, base, count, mode, planes, stride)
 #define JOIN(bits, mode) join_##bits(planes, base, count, mode, raw)
 
 #define DEFINE_VARIANT(name, attributes)                                                                                         \
     attributes static void split_##name(const uint8_t *raw, const uint8_t *base, size_t count, size_t width,                     \
-                                        oplora_planes_mode mode, uint8_t *planes) {                                              \
+                                        oplora_planes_mode mode, uint8_t *planes, size_t stride) {                                              \
         EACH_WIDTH(SPLIT)                                                                                                        \
     }                                                                                                                            \
     attributes static void join_##name(const uint8_t *const *planes, const uint8_t *base, size_t count, size_t width,            \
@@ -92,11 +86,11 @@ DEFINE_VARIANT(avx2, __attribute__((target("avx2"))))
 static int has_avx2(void) { return __builtin_cpu_supports("avx2"); }
 #endif
 
-void oplora_planes_split(const uint8_t *raw, const uint8_t *base, size_t count, size_t width, oplora_planes_mode mode, uint8_t *planes) {
+void oplora_planes_split(const uint8_t *raw, const uint8_t *base, size_t count, size_t width, oplora_planes_mode mode, uint8_t *planes, size_t stride) {
 #if defined(__x86_64__)
-    if (has_avx2()) return split_avx2(raw, base, count, width, mode, planes);
+    if (has_avx2()) return split_avx2(raw, base, count, width, mode, planes, stride);
 #endif
-    split_portable(raw, base, count, width, mode, planes);
+    split_portable(raw, base, count, width, mode, planes, stride);
 }
 
 void oplora_planes_join(const uint8_t *const *planes, const uint8_t *base, size_t count, size_t width, oplora_planes_mode mode,

@@ -69,18 +69,29 @@ public final class CheckpointFile: Sendable {
     /// - Parameter bytes: as long as the tensor's `byteCount`. After an error it holds zeros.
     /// - Throws: `CheckpointError`, with code `tensor-unknown` when there is no such tensor, `bytes-mismatch` when
     ///   `bytes` has another length, `base-needed` when its chunks hold differences, otherwise for damage of its chunks.
-    public func read(_ label: String, into bytes: inout MutableRawSpan) throws(CheckpointError) {
-        let tensor = try tensor(named: label)
-        guard bytes.byteCount == tensor.byteCount else {
+    public func read(_ label: String, into bytes: inout MutableRawSpan) throws {
+        try read([tensor(named: label)], into: &bytes)
+    }
+
+    /// Decodes tensors into memory of the caller, one after the other.
+    ///
+    /// - Parameter bytes: as long as all of them together. After an error it holds zeros.
+    /// - Throws: as for one tensor; with a base, also what is wrong with that.
+    public func read(
+        _ tensors: [CheckpointTensor], into bytes: inout MutableRawSpan, base: (any BaseTensors)? = nil, threads: Int = 1
+    ) throws {
+        let needed = tensors.reduce(0) { $0 + $1.byteCount }
+        guard bytes.byteCount == needed else {
             throw CheckpointError(
-                .bytesMismatch, tensor: label,
-                "the tensor has \(tensor.byteCount) bytes and room was given for \(bytes.byteCount); give as much as it needs"
+                .bytesMismatch, tensor: tensors.first?.label,
+                "\(needed) bytes are to be read and room was given for \(bytes.byteCount); give as much as it needs"
             ).inFile(path)
         }
+        let run = DecodeRun(file: self, tensors: tensors, bases: try bases(of: tensors, in: base, threads: threads, requiringBase: true))
         // Sound: the pointer is used only during the call.
-        try unsafe bytes.withUnsafeMutableBytes { (raw: UnsafeMutableRawBufferPointer) throws(CheckpointError) in
-            do throws(CheckpointError) {
-                try unsafe decode(tensor, into: raw)
+        try unsafe bytes.withUnsafeMutableBytes { raw in
+            do {
+                try unsafe run.execute(threads: threads, into: raw)
             } catch {
                 _ = unsafe raw.initializeMemory(as: UInt8.self, repeating: 0)
                 throw error
@@ -91,7 +102,7 @@ public final class CheckpointFile: Sendable {
     /// The raw bytes of a tensor.
     ///
     /// - Throws: as `read(_:into:)` does.
-    public func read(_ label: String) throws(CheckpointError) -> [UInt8] {
+    public func read(_ label: String) throws -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: try tensor(named: label).byteCount)
         var span = bytes.mutableSpan
         // Sound: any bytes make valid bytes.
@@ -215,22 +226,6 @@ public final class CheckpointFile: Sendable {
             throw CheckpointError(.tensorUnknown, tensor: name, "the file has no tensor of this name; list its tensors").inFile(path)
         }
         return tensor
-    }
-
-    /// Decodes all chunks of a tensor, one after the other, and checks the hash of what came out.
-    private func decode(_ tensor: CheckpointTensor, into raw: UnsafeMutableRawBufferPointer) throws(CheckpointError) {
-        let decoder = ChunkDecoder()
-        var digest = tensor.sha256 == nil ? nil : SHA256Digest()
-        var done = 0
-        for chunk in tensor.chunks {
-            let length = index.chunks[chunk].rawLength
-            let part = unsafe UnsafeMutableRawBufferPointer(rebasing: raw[done..<(done + length)])
-            guard !isDifference(chunk) else { throw baseNeeded(tensor) }
-            try unsafe decode(chunk, of: tensor, base: nil, with: decoder, into: part)
-            unsafe digest?.update(UnsafeRawBufferPointer(part).bytes)
-            done += length
-        }
-        if let digest { try check(digest.finishHex(), of: tensor) }
     }
 
     /// Whether a chunk holds differences to a base.

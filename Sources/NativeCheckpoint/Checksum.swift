@@ -2,7 +2,9 @@ internal import CKernels
 internal import CZlib
 
 /// The CRC-32 of zlib, gzip and PNG: the processor's carry-less products take all whole blocks, zlib the rest.
-func checksum(_ bytes: RawSpan) -> UInt32 {
+///
+/// - Parameter before: the CRC-32 of what stands before `bytes`.
+func checksum(_ bytes: RawSpan, continuing before: UInt32 = 0) -> UInt32 {
     // Sound: both read within `count` bytes during the call, while `bytes` is alive, and the kernel writes the 16 that it is
     // given. A null pointer would mean "start value" to zlib, which is also what no bytes give.
     unsafe bytes.withUnsafeBytes { raw in
@@ -10,11 +12,11 @@ func checksum(_ bytes: RawSpan) -> UInt32 {
         var folded: (UInt64, UInt64) = (0, 0)
         let (count, register) = unsafe withUnsafeMutableBytes(of: &folded) { folded in
             let block = unsafe folded.bindMemory(to: UInt8.self).baseAddress
-            let count = unsafe oplora_crc32_fold(bytes.baseAddress, bytes.count, block)
+            let count = unsafe oplora_crc32_fold(~before, bytes.baseAddress, bytes.count, block)
             // zlib inverts the register on the way in and out, so all ones are a register of zero.
-            return (count, count == 0 ? 0 : unsafe crc32_z(0xFFFF_FFFF, block, 16))
+            return (count, count == 0 ? UInt(before) : unsafe crc32_z(0xFFFF_FFFF, block, 16))
         }
         let rest = unsafe UnsafeBufferPointer(rebasing: bytes[count...])
-        return UInt32(truncatingIfNeeded: unsafe rest.isEmpty && count > 0 ? register : crc32_z(register, rest.baseAddress, rest.count))
+        return UInt32(truncatingIfNeeded: unsafe rest.isEmpty ? register : crc32_z(register, rest.baseAddress, rest.count))
     }
 }

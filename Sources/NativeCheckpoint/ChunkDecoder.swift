@@ -56,15 +56,17 @@ final class ChunkDecoder {
             throw CheckpointError(
                 .planeInvalid, at: record.offset + position, "bytes follow the last plane of a chunk; the file breaks the format")
         }
-        let failed = unsafe expand(stored, planes: planes, count: count, layout: layout, base: base, into: raw)
-        if let failed {
+        let rawSum: UInt32
+        switch unsafe expand(stored, planes: planes, count: count, layout: layout, base: base, into: raw) {
+        case .checksum(let found): rawSum = found
+        case .faultyPlane(let number):
             throw CheckpointError(
-                .planeStream, at: record.offset + planes[failed].payload.lowerBound,
+                .planeStream, at: record.offset + planes[number].payload.lowerBound,
                 "a DEFLATE stream of a plane is not valid or does not fill its part of it; the file breaks the format")
         }
         // Of differences without their base there is nothing more to check.
         guard layout.arrangement != .difference || base != nil else { return }
-        guard unsafe checksum(UnsafeRawBufferPointer(raw).bytes) == record.rawChecksum else {
+        guard rawSum == record.rawChecksum else {
             throw CheckpointError(
                 .chunkContent, at: record.offset,
                 "what a chunk decodes to has another checksum than what was written; the file was made by a faulty machine or program")
@@ -128,11 +130,18 @@ final class ChunkDecoder {
         return PlaneRecord(method: method, payload: payload, number: number, shared: Format.sharedSize..<lengths, starts: starts)
     }
 
-    /// Expands the planes and joins them; the number of the first whose stream is wrong.
+    private enum Expansion {
+        /// The CRC-32 of the raw bytes.
+        case checksum(UInt32)
+        /// The number of the first plane whose stream is wrong.
+        case faultyPlane(Int)
+    }
+
+    /// Expands the planes and joins them.
     private func expand(
         _ stored: RawSpan, planes: [PlaneRecord], count: Int, layout: PlaneLayout, base: RawSpan?,
         into raw: UnsafeMutableRawBufferPointer
-    ) -> Int? {
+    ) -> Expansion {
         let (huffman, inflater) = (self.huffman, self.inflater)
         // One plane that needs no joining goes where it belongs at once.
         let isDirect = layout.width == 1 && layout.arrangement == .plain
@@ -161,14 +170,13 @@ final class ChunkDecoder {
                         let isDecoded =
                             unsafe huffman.decode(payload, shared: shared, starts: plane.starts, into: place)
                             || inflater.decompress(payload, shared: shared, starts: plane.starts, into: place)
-                        guard isDecoded else { return number }
+                        guard isDecoded else { return .faultyPlane(number) }
                     }
                     unsafe sources.append(UnsafePointer(place.bindMemory(to: UInt8.self).baseAddress))
                 }
-                if !isDirect, layout.arrangement != .difference || base != nil {
-                    unsafe BytePlanes.join(sources, base: base, into: raw, layout: layout)
-                }
-                return nil
+                if isDirect { return unsafe .checksum(checksum(UnsafeRawBufferPointer(raw).bytes)) }
+                guard layout.arrangement != .difference || base != nil else { return .checksum(0) }
+                return unsafe .checksum(BytePlanes.join(sources, base: base, into: raw, layout: layout))
             }
         }
     }

@@ -22,7 +22,7 @@ struct ChunkHeader: Equatable {
     var layout: PlaneLayout
     let descriptorLength: Int
     /// The CRC-32 of the raw bytes.
-    let rawChecksum: UInt32
+    var rawChecksum: UInt32
 
     var encoded: [UInt8] {
         var bytes: [UInt8] = []
@@ -74,11 +74,11 @@ final class ChunkEncoder {
     ) -> (header: ChunkHeader, checksum: UInt32) {
         var header = ChunkHeader(
             storedLength: 0, rawLength: raw.byteCount, tensorIndex: tensorIndex, index: index, layout: layout,
-            descriptorLength: descriptor.count, rawChecksum: NativeCheckpoint.checksum(raw))
-        appendChunk(raw, base: nil, layout: layout, descriptor: descriptor)
+            descriptorLength: descriptor.count, rawChecksum: 0)
+        header.rawChecksum = appendChunk(raw, base: nil, layout: layout, descriptor: descriptor)
         if let base {
             swap(&body, &other)
-            appendChunk(raw, base: base, layout: layout.ofDifferences, descriptor: descriptor)
+            _ = appendChunk(raw, base: base, layout: layout.ofDifferences, descriptor: descriptor)
             if body.count < other.count { header.layout = layout.ofDifferences } else { swap(&body, &other) }
         }
         header.storedLength = body.count + Format.checksumSize
@@ -89,7 +89,9 @@ final class ChunkEncoder {
     }
 
     /// Makes all of the chunk but the header, for which it leaves room, and the checksum.
-    private func appendChunk(_ raw: RawSpan, base: RawSpan?, layout: PlaneLayout, descriptor: [UInt8]) {
+    ///
+    /// - Returns: the CRC-32 of `raw`.
+    private func appendChunk(_ raw: RawSpan, base: RawSpan?, layout: PlaneLayout, descriptor: [UInt8]) -> UInt32 {
         body.removeAll(keepingCapacity: true)
         body.reserveCapacity(
             Format.chunkHeaderSize + descriptor.count + raw.byteCount + layout.width * Format.planeHeaderSize + Format.checksumSize)
@@ -99,11 +101,11 @@ final class ChunkEncoder {
         let longest = layout.width >= 4 ? 12 : 11
         if layout.width == 1, layout.arrangement == .plain {
             appendPlane(raw, longest: longest)
-            return
+            return NativeCheckpoint.checksum(raw)
         }
         let count = raw.byteCount / layout.width
         if planes.count < raw.byteCount { planes = [UInt8](repeating: 0, count: raw.byteCount) }
-        BytePlanes.split(raw, base: base, into: &planes, layout: layout)
+        let sum = BytePlanes.split(raw, base: base, into: &planes, layout: layout)
         // Taken out while its parts are read, so that no part of `self` is read and changed at once.
         let split = planes
         planes = []
@@ -111,6 +113,7 @@ final class ChunkEncoder {
             appendPlane(split.rawBytes.extracting((plane * count)..<((plane + 1) * count)), longest: longest)
         }
         planes = split
+        return sum
     }
 
     /// - Parameter longest: bits of the longest Huffman code.

@@ -54,6 +54,33 @@ final class DecodeRun: @unchecked Sendable {
         }
     }
 
+    /// Decodes the tensors into memory that has room for all of them, one after the other.
+    func execute(threads: Int, into raw: UnsafeMutableRawBufferPointer) throws {
+        let starts = tensors.reduce(into: [0]) { $0.append($0[$0.count - 1] + $1.byteCount) }
+        precondition(raw.count == starts[tensors.count])
+        // Sound: each piece has a place of its own, and the pointer is used only during the call.
+        nonisolated(unsafe) let raw = unsafe raw
+        @Sendable func place(_ tensor: Int, _ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
+            unsafe UnsafeMutableRawBufferPointer(rebasing: raw[(starts[tensor] + range.lowerBound)..<(starts[tensor] + range.upperBound)])
+        }
+        try ThreadPool.runInOrder(pieces.count, threads: threads) {
+            ChunkDecoder()
+        } make: { [self] number, decoder in
+            let piece = pieces[number]
+            try unsafe file.decode(
+                piece.chunk, part: piece.range, of: tensors[piece.tensor], base: bases[piece.tensor], with: decoder,
+                into: place(piece.tensor, piece.range))
+        } hand: { _, _ in
+        }
+        try ThreadPool.runInOrder(tensors.count, threads: threads) {
+        } make: { [self] number, _ in
+            guard tensors[number].sha256 != nil else { return }
+            try file.check(
+                SHA256Digest.hex(of: unsafe UnsafeRawBufferPointer(place(number, 0..<tensors[number].byteCount)).bytes), of: tensors[number])
+        } hand: { _, _ in
+        }
+    }
+
     private func decode(_ piece: Piece, _ decoder: ChunkDecoder, into bytes: inout [UInt8]) throws {
         if bytes.count < piece.range.count { bytes = [UInt8](repeating: 0, count: piece.range.count) }
         let tensor = tensors[piece.tensor]

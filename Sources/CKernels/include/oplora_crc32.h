@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// Folds as many whole blocks of `bytes` as there are into 16 bytes which have, from a register of zero on, the CRC-32
-/// register that the blocks have from the usual one of all ones. Returns the bytes that were folded: 0 where the
-/// processor has no carry-less product, or too few bytes are given for it to pay.
-size_t oplora_crc32_fold(const uint8_t *bytes, size_t count, uint8_t folded[16]);
+/// Folds as many whole blocks of `bytes` as there are into 16 bytes which bring a CRC-32 register of zero to what the blocks
+/// bring one of `value` to. Returns the bytes that were folded: 0 where the processor has no carry-less product, or too few
+/// bytes are given for it to pay.
+size_t oplora_crc32_fold(uint32_t value, const uint8_t *bytes, size_t count, uint8_t folded[16]);

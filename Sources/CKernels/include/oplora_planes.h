@@ -15,9 +15,10 @@ typedef enum {
     oplora_planes_difference = 2,
 } oplora_planes_mode;
 
-/// Splits `count` elements of `width` bytes, 1, 2, 4 or 8, little end first. planes is (width, count): byte k of every element
-/// goes to plane k. `base` is (count × width) bytes for differences, else it is not looked at.
-void oplora_planes_split(const uint8_t *raw, const uint8_t *base, size_t count, size_t width, oplora_planes_mode mode, uint8_t *planes);
+/// Splits `count` elements of `width` bytes, 1, 2, 4 or 8, little end first: byte k of every element goes to plane k, of which the
+/// first byte is `planes` + k · stride. `base` is (count × width) bytes for differences, else it is not looked at.
+void oplora_planes_split(const uint8_t *raw, const uint8_t *base, size_t count, size_t width, oplora_planes_mode mode,
+                         uint8_t *planes, size_t stride);
 
 /// The reverse: `planes` are `width` pointers to `count` bytes each, and raw is (count × width) bytes, which may not overlap them.
 void oplora_planes_join(const uint8_t *const *planes, const uint8_t *base, size_t count, size_t width, oplora_planes_mode mode,

@@ -19,7 +19,7 @@ extension Inspection {
 
     /// Each thread decodes and measures one tensor at a time.
     private static func statistics(_ tensors: [InspectedTensor], in file: CheckpointFile, pool: ThreadPool) throws -> [TensorStatistics?] {
-        var outcomes = [Result<TensorStatistics?, CheckpointError>](repeating: .success(nil), count: tensors.count)
+        var outcomes = [Result<TensorStatistics?, any Error>](repeating: .success(nil), count: tensors.count)
         let names = tensors.map { $0.label ?? $0.name }
         let dtypes = tensors.map { tensor -> DType? in
             guard case .plain(let dtype) = tensor.type, TensorStatistics.measures(dtype) else { return nil }
@@ -30,7 +30,7 @@ extension Inspection {
             nonisolated(unsafe) let target = unsafe outcomes
             pool.run(names.count) { index, _ in
                 guard let dtype = dtypes[index] else { return }
-                do throws(CheckpointError) {
+                do {
                     unsafe target[index] = .success(TensorStatistics.measure(try file.read(names[index]), dtype: dtype))
                 } catch {
                     unsafe target[index] = .failure(error)
