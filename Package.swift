@@ -93,6 +93,12 @@ let package = Package(
         tests(
             "EndToEndTests",
             ["oplora", "FaultyCalls", "TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        tests(
+            "PackingTests",
+            [
+                "TestModels", "TestSupport", "Packing", "NativeCheckpoint", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing",
+                orderedCollections,
+            ]),
         tests("FileIOTests", ["TestModels", "TestSupport", "FileIO"]),
         tests("SafetensorsTests", ["TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests(
