@@ -95,6 +95,12 @@ let package = Package(
         tests(
             "EndToEndTests",
             ["oplora", "FaultyCalls", "TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        tests(
+            "PackingTests",
+            [
+                "TestModels", "TestSupport", "Packing", "NativeCheckpoint", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing",
+                orderedCollections,
+            ]),
         tests("FileIOTests", ["TestModels", "TestSupport", "FileIO"]),
         tests("HTMLTests", ["HTML"]),
         tests("GGUFTests", ["TestModels", "TestSupport", "GGUF", "FileIO", "Tensors", orderedCollections]),

@@ -34,6 +34,6 @@ struct RootCommand: ParsableCommand {
         version: "oplora 0.1.0",
         subcommands: [
             InspectCommand.self, TrainCommand.self, CollapseCommand.self, MergeCommand.self, VerifyCommand.self, CheckCommand.self,
-            PackCommand.self, UnpackCommand.self, TokenizeCommand.self, LogitsCommand.self,
+            PackCommand.self, UnpackCommand.self, SalvageCommand.self, TokenizeCommand.self, LogitsCommand.self,
         ])
 }

@@ -85,3 +85,40 @@ struct TensorDescriptor: Hashable, Sendable {
         return bytes
     }
 }
+
+extension TensorDescriptor {
+    /// The longest one that is read: name and path of 65,535 bytes each, a type of 255 and 32 dimensions.
+    static let maximumLength = 2 + 65_535 + 1 + 255 + 1 + 8 * 32 + 4 + 2 + 65_535
+
+    /// Reads a descriptor that takes all of `bytes`; `nil` for what version 1 does not have.
+    init?(parsing bytes: RawSpan) {
+        var position = 0
+        func take<Value: FixedWidthInteger & BitwiseCopyable>(_ type: Value.Type) -> Value? {
+            guard bytes.byteCount - position >= MemoryLayout<Value>.size else { return nil }
+            defer { position += MemoryLayout<Value>.size }
+            return bytes.integer(at: position, as: type)
+        }
+        func takeText(_ count: Int) -> String? {
+            guard bytes.byteCount - position >= count else { return nil }
+            defer { position += count }
+            return String(validating: bytes.extracting(position..<(position + count)).array(), as: UTF8.self)
+        }
+        guard let nameLength = take(UInt16.self), let name = takeText(Int(nameLength)), Format.isName(name),
+            let typeLength = take(UInt8.self), let dtype = takeText(Int(typeLength)).flatMap(DType.init(rawValue:)),
+            let rank = take(UInt8.self), rank <= CheckpointLimits.format.rank
+        else { return nil }
+        var shape: [Int] = []
+        for _ in 0..<rank {
+            guard let dimension = take(UInt64.self).flatMap(Int.init(exactly:)) else { return nil }
+            shape.append(dimension)
+        }
+        guard let file = take(UInt32.self), let pathLength = take(UInt16.self), let path = takeText(Int(pathLength)),
+            position == bytes.byteCount
+        else { return nil }
+        self.name = name
+        self.dtype = dtype
+        self.shape = shape
+        self.file = file == Self.noFile ? nil : Int(file)
+        self.path = path.isEmpty ? nil : path
+    }
+}

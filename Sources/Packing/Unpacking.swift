@@ -48,7 +48,7 @@ public struct Unpacking: Sendable {
             try folder.fill {
                 let ofPath = Dictionary(grouping: tensors) { $0.path ?? "" }
                 for name in paths {
-                    try Self.makeFolders(for: name, in: folder)
+                    try folder.makeFolders(for: name)
                     guard !name.hasSuffix("/") else { continue }
                     let output = try AtomicFile(path: folder.path(of: name), replacing: false)
                     try write(ofPath[name] ?? [], to: output, isCancelled)
@@ -86,13 +86,5 @@ public struct Unpacking: Sendable {
                 TensorContent(name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, bytes: try file.source(of: tensor, base: base))
             }, isCancelled: isCancelled)
         return Report(files: 1, bytes: try writer.finish(durable: durable))
-    }
-
-    private static func makeFolders(for path: String, in folder: AtomicFolder) throws {
-        var made = ""
-        for part in path.split(separator: "/", omittingEmptySubsequences: false).dropLast() {
-            made += made.isEmpty ? String(part) : "/" + part
-            if !FileSystem.exists(folder.path(of: made)) { try FileSystem.createFolder(folder.path(of: made)) }
-        }
     }
 }

@@ -1,0 +1,45 @@
+internal import ArgumentParser
+internal import FileIO
+internal import JSON
+internal import Packing
+
+struct SalvageCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "salvage",
+        abstract: "Save what is whole in a damaged .opck file.",
+        discussion: """
+            Example:
+              oplora salvage broken.opck --out saved
+
+            Writes a folder: files/ with the packed files that are whole, tensors.safetensors with whole tensors of other files or of none, \
+            and salvage.json, which says what was found and what was lost. Exit code 0 if everything was saved, 1 if something was lost or \
+            the file's end is, so that nobody knows what there was, 65 if nothing is there.
+            """)
+
+    @Argument(help: ArgumentHelp("The damaged file.", valueName: "file.opck")) var input: String
+    @Option(help: ArgumentHelp("Folder to write.", valueName: "out")) var out: String
+    @Flag(name: .customLong("no-fsync"), help: "Do not wait until the disk holds the result.") var noFsync = false
+    @Flag(help: "Replace an existing output.") var force = false
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        try refuseExisting(out, replacing: force, inputs: [input])
+        let salvage = try Salvage(path: input)
+        let report = try salvage.run(to: out, replacing: force, durable: !noFsync, isCancelled: { Interruption.isRequested })
+        if output.json {
+            Terminal.line(
+                ([
+                    "schema": "oplora.salvage/1", "complete": .bool(report.isComplete), "files": .integer(report.files),
+                    "tensors": .integer(report.tensors), "lostTensors": .integer(report.lostTensors),
+                    "unplacedChunks": .integer(report.unplacedChunks),
+                ] as JSONValue).serialized())
+        }
+        output.say(
+            "\(out): saved \(Format.count(report.files, "whole file")) and \(Format.count(report.tensors, "tensor")) beside them; "
+                + (report.isComplete
+                    ? "nothing was lost"
+                    : "\(Format.count(report.lostTensors, "tensor")) and \(Format.count(report.unplacedChunks, "chunk")) could not be saved; "
+                        + "\(FileSystem.join(out, "salvage.json")) says what is missing"))
+        guard report.isComplete else { throw Verdict(status: .checkFailed) }
+    }
+}
