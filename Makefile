@@ -1,7 +1,7 @@
 # Every target installs what it needs, where it may.
-.PHONY: demo demo-smollm2 test test-release test-interop bench lint format fixtures build dependencies ci
+.PHONY: demo demo-smollm2 test test-release test-interop fuzz bench lint format fixtures build dependencies ci
 
-swift_sources = Package.swift Sources Tests Benchmarks
+swift_sources = Package.swift Sources Tests Benchmarks Fuzz
 
 demo: build
 	scripts/demo.sh
@@ -20,6 +20,10 @@ test-release: dependencies
 
 test-interop: build
 	scripts/test-interop.sh
+
+# SECONDS for each target.
+fuzz: dependencies
+	scripts/fuzz.sh $(SECONDS)
 
 # Leave the machine alone while it runs.
 bench: build

@@ -1,0 +1,94 @@
+import CKernels
+import CZlib
+
+/// The coder of byte planes, beside zlib. The first byte chooses direction and streams, the second how many bytes the streams
+/// share, the next two the size of the plane.
+///
+/// Decoding: whatever the kernel takes, zlib takes to the same bytes. Encoding: both read what the kernel wrote.
+func fuzzHuffman(_ bytes: [UInt8]) {
+    guard bytes.count >= 4 else { return }
+    let streams = bytes[0] & 1 == 0 ? 1 : Int(oplora_huffman_streams)
+    let rest = Array(bytes[4...])
+    if bytes[0] & 2 == 0 {
+        let shared = streams == 1 ? 0 : min(Int(bytes[1]), rest.count)
+        decode(
+            shared: Array(rest[..<shared]), parts: cut(Array(rest[shared...]), into: streams), count: Int(bytes[2]) | Int(bytes[3]) << 8)
+    } else {
+        encode(rest, streams: streams)
+    }
+}
+
+/// Cuts bytes into streams at the lengths that the first bytes give.
+private func cut(_ bytes: [UInt8], into streams: Int) -> [[UInt8]] {
+    var rest = bytes[...]
+    var parts: [[UInt8]] = []
+    for _ in 1..<streams {
+        let length = min(Int(rest.popFirst() ?? 0), rest.count)
+        parts.append(Array(rest.prefix(length)))
+        rest = rest.dropFirst(length)
+    }
+    return parts + [Array(rest)]
+}
+
+private func decode(shared: [UInt8], parts: [[UInt8]], count: Int) {
+    guard let plane = decoded(shared: shared, parts: parts, count: count) else { return }
+    for (index, part) in parts.enumerated() {
+        let range = (index * count / parts.count)..<((index + 1) * count / parts.count)
+        require(inflated(shared + part, count: range.count) == Array(plane[range]), "the kernel and zlib disagree about stream \(index)")
+    }
+}
+
+private func encode(_ plane: [UInt8], streams: Int) {
+    guard plane.count >= streams else { return }
+    var counts = [UInt32](repeating: 0, count: 256 * Int(oplora_huffman_streams))
+    var plan = oplora_huffman_plan()
+    unsafe oplora_huffman_count(plane, plane.count, streams, &counts)
+    unsafe oplora_huffman_make_plan(counts, streams, &plan)
+    guard let encoder = unsafe oplora_huffman_encoder_create() else { fail("there is no memory") }
+    defer { unsafe oplora_huffman_encoder_destroy(encoder) }
+    var payload = [UInt8](repeating: 0, count: plan.payload)
+    require(
+        unsafe oplora_huffman_encode(encoder, &plan, plane, plane.count, &payload, payload.count), "the kernel does not write its own plan")
+    let sizes = [plan.part_sizes.0, plan.part_sizes.1, plan.part_sizes.2, plan.part_sizes.3].prefix(streams)
+    let shared = Array(payload[..<plan.shared])
+    var position = plan.shared + 4 * (streams - 1)
+    var parts: [[UInt8]] = []
+    for size in sizes {
+        parts.append(Array(payload[position..<(position + size)]))
+        position += size
+    }
+    require(position == payload.count, "the plan's sizes do not add up")
+    require(decoded(shared: shared, parts: parts, count: plane.count) == plane, "the kernel does not read what it wrote")
+    decode(shared: shared, parts: parts, count: plane.count)
+}
+
+/// What the kernel makes of streams; `nil` when it leaves them to zlib.
+private func decoded(shared: [UInt8], parts: [[UInt8]], count: Int) -> [UInt8]? {
+    guard let decoder = unsafe oplora_huffman_decoder_create() else { fail("there is no memory") }
+    defer { unsafe oplora_huffman_decoder_destroy(decoder) }
+    var plane = [UInt8](repeating: 0xAA, count: count)
+    let starts = parts.reduce(into: [0]) { $0.append($0[$0.count - 1] + $1.count) }
+    let joined = Array(parts.joined())
+    // Sound: the kernel keeps to the sizes that it is given, which are those of the arrays; the address sanitizer watches.
+    return unsafe oplora_huffman_decode(decoder, shared, shared.count, joined, starts, parts.count, &plane, count) ? plane : nil
+}
+
+/// What zlib makes of a raw DEFLATE stream; `nil` unless it is a whole one of exactly `count` bytes.
+private func inflated(_ bytes: [UInt8], count: Int) -> [UInt8]? {
+    var stream = unsafe z_stream()
+    guard unsafe inflateInit2_(&stream, -15, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else { fail("there is no memory") }
+    defer { unsafe inflateEnd(&stream) }
+    var input = bytes
+    // One byte more than there may be, so that too much shows, and zlib sees the end of a stream of no bytes.
+    var output = [UInt8](repeating: 0, count: count + 1)
+    let isWhole = unsafe input.withUnsafeMutableBufferPointer { input in
+        unsafe output.withUnsafeMutableBufferPointer { output in
+            unsafe stream.next_in = input.baseAddress
+            unsafe stream.avail_in = UInt32(input.count)
+            unsafe stream.next_out = output.baseAddress
+            unsafe stream.avail_out = UInt32(output.count)
+            return unsafe inflate(&stream, Z_FINISH) == Z_STREAM_END && stream.avail_in == 0 && stream.avail_out == 1
+        }
+    }
+    return isWhole ? Array(output[..<count]) : nil
+}
