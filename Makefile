@@ -1,9 +1,9 @@
 # Every target installs what it needs, where it may.
-.PHONY: demo demo-smollm2 test test-release test-interop bench lint format fixtures build dependencies ci
+.PHONY: demo demo-smollm2 test test-release test-interop fuzz bench lint format fixtures build dependencies ci
 
 # The program carries the Swift runtime in itself, where the system allows it.
 static = $(if $(filter Linux,$(shell uname)),--static-swift-stdlib)
-swift_sources = Package.swift Sources Tests Benchmarks
+swift_sources = Package.swift Sources Tests Benchmarks Fuzz
 
 demo: build
 	scripts/demo.sh
@@ -22,6 +22,10 @@ test-release: dependencies
 
 test-interop: build
 	scripts/test-interop.sh
+
+# SECONDS for each target.
+fuzz: dependencies
+	scripts/fuzz.sh $(SECONDS)
 
 # Leave the machine alone while it runs.
 bench: build

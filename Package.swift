@@ -69,6 +69,11 @@ let package = Package(
             name: "CheckpointSpeed", dependencies: ["NativeCheckpoint", "Safetensors", "Kernels", "FileIO", "Tensors", orderedCollections],
             path: "Benchmarks/CheckpointSpeed",
             swiftSettings: strict),
+        .executableTarget(
+            name: "MakeCorpus",
+            dependencies: ["TestSupport", "NativeCheckpoint", "Safetensors", "CKernels", "FileIO", "JSON", "Tensors", orderedCollections],
+            path: "Fuzz/MakeCorpus",
+            swiftSettings: strict),
         .target(name: "FaultyCalls", path: "Tests/FaultyCalls", cSettings: [.treatAllWarnings(as: .error)]),
         .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
         .target(
@@ -120,3 +125,14 @@ let package = Package(
         .systemLibrary(name: "COneDNN", providers: [.apt(["libdnnl-dev"])]),
     ]
 )
+
+// Without libFuzzer, which `scripts/fuzz.sh` asks for, this has no entry point.
+if Context.environment["OPLORA_FUZZ"] != nil {
+    package.targets.append(
+        .executableTarget(
+            name: "Fuzz",
+            dependencies: [
+                "Adapters", "Tokenizer", "NativeCheckpoint", "Safetensors", "CKernels", "CZlib", "JSON", "Hashing", "FileIO", "Tensors",
+                orderedCollections,
+            ], path: "Fuzz/Targets", swiftSettings: strict))
+}

@@ -9,8 +9,8 @@ extension JSONValue {
     ///
     /// - Throws: `JSONError` with the byte offset of the fault.
     public init(parsing text: [UInt8], maximumDepth: Int = defaultMaximumDepth) throws(JSONError) {
-        let pairs = try StrictScanner.check(text, maximumDepth: maximumDepth)
-        let text = Self.resolving(pairs, in: text)
+        let replacements = try StrictScanner.check(text, maximumDepth: maximumDepth)
+        let text = Self.resolving(replacements, in: text)
         guard text.count <= Int(Int32.max) else { throw JSONError(.tooDeep, "a JSON text of more than 2 GiB is not read") }
         guard let tokener = unsafe json_tokener_new_ex(Int32(maximumDepth + 2)) else {
             throw JSONError(.empty, "there is no memory for the JSON reader")
@@ -31,16 +31,16 @@ extension JSONValue {
         self = try unsafe Self.value(of: root)
     }
 
-    /// The text with each surrogate pair replaced by the character itself.
-    private static func resolving(_ pairs: [StrictScanner.SurrogatePair], in text: [UInt8]) -> [UInt8] {
-        guard !pairs.isEmpty else { return text }
+    /// The text with each replacement made.
+    private static func resolving(_ replacements: [StrictScanner.Replacement], in text: [UInt8]) -> [UInt8] {
+        guard !replacements.isEmpty else { return text }
         var resolved: [UInt8] = []
         resolved.reserveCapacity(text.count)
         var position = 0
-        for pair in pairs {
-            resolved += text[position..<pair.offset]
-            resolved += Array(String(Character(pair.scalar)).utf8)
-            position = pair.offset + StrictScanner.SurrogatePair.length
+        for replacement in replacements {
+            resolved += text[position..<replacement.range.lowerBound]
+            resolved += replacement.bytes
+            position = replacement.range.upperBound
         }
         return resolved + text[position...]
     }

@@ -7,19 +7,19 @@ struct StrictScanner {
     private let text: [UInt8]
     private var position = 0
     private let maximumDepth: Int
-    private var surrogatePairs: [SurrogatePair] = []
+    private var replacements: [Replacement] = []
 
-    /// A character written as two `\u` escapes, twelve bytes from `offset` on.
-    struct SurrogatePair {
-        static let length = 12
-        let offset: Int
-        let scalar: Unicode.Scalar
+    /// Bytes of the text that json-c 0.16 reads wrongly, and the bytes that say the same to it.
+    struct Replacement {
+        let range: Range<Int>
+        let bytes: [UInt8]
     }
 
     /// Checks the whole text.
     ///
-    /// - Returns: the characters written as surrogate pairs, in order; json-c 0.16 reads half of all such pairs wrongly.
-    static func check(_ text: [UInt8], maximumDepth: Int) throws(JSONError) -> [SurrogatePair] {
+    /// - Returns: what json-c has to be given in another spelling, in order: characters written as surrogate pairs, of which
+    ///   it reads half wrongly, and `-0`, which it takes for the integer 0.
+    static func check(_ text: [UInt8], maximumDepth: Int) throws(JSONError) -> [Replacement] {
         var scanner = StrictScanner(text: text, maximumDepth: maximumDepth)
         scanner.skipSpace()
         guard scanner.position < text.count else { throw JSONError(.empty, at: 0, "there is no JSON text") }
@@ -28,7 +28,7 @@ struct StrictScanner {
         guard scanner.position == text.count else {
             throw JSONError(.trailingText, at: scanner.position, "text follows the end of the JSON value")
         }
-        return scanner.surrogatePairs
+        return scanner.replacements
     }
 
     private init(text: [UInt8], maximumDepth: Int) {
@@ -149,8 +149,12 @@ struct StrictScanner {
             if current == UInt8(ascii: "+") || current == UInt8(ascii: "-") { position += 1 }
             try digits(start)
         }
-        if isInteger, Int64(String(decoding: text[start..<position], as: UTF8.self)) == nil {
-            throw JSONError(.integerOutOfRange, at: start, "an integer does not fit 64 bits")
+        let spelling = String(decoding: text[start..<position], as: UTF8.self)
+        if isInteger, Int64(spelling) == nil { throw JSONError(.integerOutOfRange, at: start, "an integer does not fit 64 bits") }
+        if spelling == "-0" { replacements.append(Replacement(range: start..<position, bytes: Array("-0.0".utf8))) }
+        // It would be read as infinity, which JSON cannot write.
+        if !isInteger, !(Double(spelling)?.isFinite ?? false) {
+            throw JSONError(.badNumber, at: start, "a number is too large for a 64-bit float")
         }
     }
 
@@ -215,7 +219,7 @@ struct StrictScanner {
             guard let scalar = Unicode.Scalar(code) else {
                 throw JSONError(.badString, at: start, "half of a surrogate pair stands alone")
             }
-            if code >= 0x10000 { surrogatePairs.append(SurrogatePair(offset: start, scalar: scalar)) }
+            if code >= 0x10000 { replacements.append(Replacement(range: start..<position, bytes: Array(String(Character(scalar)).utf8))) }
             return scalar
         default: throw JSONError(.badString, at: start, "this escape is not one of JSON's")
         }

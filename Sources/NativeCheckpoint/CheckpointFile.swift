@@ -87,11 +87,11 @@ public final class CheckpointFile: Sendable {
                 "\(needed) bytes are to be read and room was given for \(bytes.byteCount); give as much as it needs"
             ).inFile(path)
         }
-        let run = DecodeRun(file: self, tensors: tensors, bases: try bases(of: tensors, in: base, threads: threads, requiringBase: true))
         // Sound: the pointer is used only during the call.
         try unsafe bytes.withUnsafeMutableBytes { raw in
             do {
-                try unsafe run.execute(threads: threads, into: raw)
+                let bases = try bases(of: tensors, in: base, threads: threads, requiringBase: true)
+                try unsafe DecodeRun(file: self, tensors: tensors, bases: bases).execute(threads: threads, into: raw)
             } catch {
                 _ = unsafe raw.initializeMemory(as: UInt8.self, repeating: 0)
                 throw error

@@ -26,10 +26,18 @@ import Testing
         (#"{"é":1,"é":2}"#, JSONError.Code.duplicateKey), ("{\"é\":1,\"e\u{301}\":2}", .duplicateKey), (#"{"a":1,"\u0061":2}"#, .duplicateKey),
         (#"["\ud800"]"#, .badString), (#"["\udc00"]"#, .badString), (#"{"a\u0000b":1}"#, .badString), ("['a']", .unexpectedCharacter),
         ("[18446744073709551616]", .integerOutOfRange), ("[01]", .unexpectedCharacter), ("[1.]", .badNumber), ("[1]x", .trailingText),
+        ("[1e999]", .badNumber), ("{\"a\":-1E400}", .badNumber),
         ("[1", .unterminated), ("", .empty), ("[\"\u{1}\"]", .badString), ("[nul]", .unexpectedCharacter),
     ])
     func refused(text: String, code: JSONError.Code) {
         #expect { try JSONValue(parsing: text) } throws: { ($0 as? JSONError)?.code == code }
+    }
+
+    /// The sign of a zero makes it a float: as an integer it would be lost.
+    @Test func minusZeroIsNoInteger() throws {
+        let value = try JSONValue(parsing: #"{"a": [-0, 0, "-0"], "b": -0}"#)
+        #expect(value == ["a": [-0.0, 0, "-0"], "b": -0.0])
+        #expect(value["b"]?.integerValue == nil && value["b"]?.doubleValue?.sign == .minus)
     }
 
     @Test func whatIsWrittenReadsBackTheSame() throws {
