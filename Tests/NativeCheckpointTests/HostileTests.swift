@@ -313,6 +313,16 @@ import Testing
         }
     }
 
+    /// A tensor without bytes has a hash all the same.
+    @Test func hashOfNoBytes() throws {
+        try withTemporaryFolder { folder in
+            var forged = Forgery(try encoded([Sample(name: "none", dtype: .f32, shape: [0], bytes: [])]))
+            forged.replaceText("\"sha256\":\"e3b0", "\"sha256\":\"e3b1")
+            forged.reseal()
+            #expect(fault(forged.bytes, in: folder)?.code == .tensorHash)
+        }
+    }
+
     /// DEFLATE streams that are cut, go on after their end, or give fewer or more bytes than the plane has.
     @Test func deflateStreams() throws {
         let good = Self.plane
