@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import FileIO
 internal import JSON
+internal import NativeCheckpoint
 internal import Packing
 
 struct SalvageCommand: ParsableCommand {
@@ -34,12 +35,12 @@ struct SalvageCommand: ParsableCommand {
                     "unplacedChunks": .integer(report.unplacedChunks),
                 ] as JSONValue).serialized())
         }
+        let losses =
+            "\(Format.count(report.lostTensors, "tensor")) and \(Format.count(report.unplacedChunks, "chunk")) could not be saved"
+            + (salvage.checkpoint.fault == nil ? "" : ", and without the file's footer nobody can tell what else there was")
         output.say(
             "\(out): saved \(Format.count(report.files, "whole file")) and \(Format.count(report.tensors, "tensor")) beside them; "
-                + (report.isComplete
-                    ? "nothing was lost"
-                    : "\(Format.count(report.lostTensors, "tensor")) and \(Format.count(report.unplacedChunks, "chunk")) could not be saved; "
-                        + "\(FileSystem.join(out, "salvage.json")) says what is missing"))
+                + (report.isComplete ? "nothing was lost" : "\(losses); see \(FileSystem.join(out, "salvage.json"))"))
         guard report.isComplete else { throw Verdict(status: .checkFailed) }
     }
 }
