@@ -13,8 +13,9 @@ shift || true
 
 scratch=.build/fuzz
 findings=$scratch/findings
-OPLORA_FUZZ=1 swift build -c release --sanitize address --sanitize fuzzer -Xswiftc -enable-testing --scratch-path "$scratch" --product Fuzz 2>&1 |
-    { grep -v 'warning: Cannot export local symbol' || true; }
+# Of several -sanitize the compiler takes the last, and SwiftPM gives its own in any order: so both in one, behind SwiftPM's.
+OPLORA_FUZZ=1 swift build -c release --sanitize fuzzer -Xswiftc -sanitize=fuzzer,address -Xcc -fsanitize=fuzzer,address \
+    -Xswiftc -enable-testing --scratch-path "$scratch" --product Fuzz 2>&1 | { grep -v 'warning: Cannot export local symbol' || true; }
 # In memory where there is such a place: some targets write each input to a file.
 work=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo "${TMPDIR:-/tmp}")")
 trap 'rm -rf "$work"' EXIT
@@ -33,6 +34,10 @@ for target in "$@"; do
         "$found" "Fuzz/Corpus/$target" -dict=Fuzz/words.dict -seed="${FUZZ_SEED:-1}" -max_total_time="$seconds" -max_len=$longest \
         -timeout=10 -rss_limit_mb=2048 -artifact_prefix="$findings/$target-" -print_final_stats=1 >"$work/log" 2>&1; then
         grep '^#[0-9]*[[:space:]]*DONE' "$work/log" | tail -n 1
+        if grep -q 'Is the code instrumented' "$work/log"; then
+            failed=1
+            echo "fuzz.sh: $target is not instrumented for coverage" >&2
+        fi
     else
         failed=1
         tail -n 60 "$work/log" >&2

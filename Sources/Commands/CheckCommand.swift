@@ -12,7 +12,8 @@ struct CheckCommand: ParsableCommand {
               oplora check model.safetensors run.opck --deep
 
             Takes safetensors files, folders of them with or without an index, and .opck files. Prints one line for each path: \
-            `PATH: ok`, or `PATH: CODE: what is wrong`. Exit code 1 if any is bad.
+            `PATH: ok`, or `PATH: CODE: what is wrong`. Exit code 1 if any is bad. In strict mode `PATH: ok (…)` names what the \
+            format permits and is still worth knowing: data that is not aligned, an index with a wrong total_size.
             """)
 
     @Argument(help: ArgumentHelp("Files or folders.", valueName: "path")) var paths: [String]
@@ -32,37 +33,50 @@ struct CheckCommand: ParsableCommand {
     func run() throws {
         var isAnyBad = false
         for path in paths {
-            if let fault = try fault(of: path) {
+            switch try finding(at: path) {
+            case .fault(let fault):
                 isAnyBad = true
                 Terminal.line("\(path): \(fault)")
-            } else if !quiet {
-                Terminal.line("\(path): ok")
+            case .sound(let remarks):
+                if !quiet { Terminal.line("\(path): ok" + (remarks.isEmpty ? "" : " (\(remarks.joined(separator: "; ")))")) }
             }
         }
         if isAnyBad { throw Verdict(status: .checkFailed) }
     }
 
-    /// `CODE: message`; `nil` for a file that is as it should be.
-    private func fault(of path: String) throws -> String? {
+    private enum Finding {
+        /// With remarks on what is permitted.
+        case sound([String])
+        /// `CODE: message`.
+        case fault(String)
+    }
+
+    private func finding(at path: String) throws -> Finding {
+        var remarks: [String] = []
         do {
             if FileSystem.isFolder(path) {
                 guard checkedMode == .strict else {
                     throw UsageError("\(path): --mode reference is for single files, for the library reads no folders; name the files in it")
                 }
-                for shard in try WeightFiles(path: path).shards { try SafetensorsFile.check(path: shard.path, mode: .strict) }
+                let weights = try WeightFiles(path: path)
+                remarks = weights.remarks
+                for shard in weights.shards {
+                    let name = FileSystem.lastComponent(shard.path)
+                    remarks += try SafetensorsFile.check(path: shard.path, mode: .strict).map { "\(name): \($0)" }
+                }
             } else if CheckpointFile.claims(path) {
                 let file = try CheckpointFile(path: path)
                 if deep { try file.verifyAll() }
             } else {
-                try SafetensorsFile.check(path: path, mode: checkedMode)
+                remarks = try SafetensorsFile.check(path: path, mode: checkedMode)
             }
-            return nil
+            return .sound(remarks)
         } catch let error as SafetensorsError {
-            return "\(error.code.rawValue): \(withoutPath("\(error)", path))"
+            return .fault("\(error.code.rawValue): \(withoutPath("\(error)", path))")
         } catch let error as CheckpointError {
-            return "\(error.code.rawValue): \(withoutPath("\(error)", path))"
+            return .fault("\(error.code.rawValue): \(withoutPath("\(error)", path))")
         } catch let error as FileError {
-            return "\(error.code): \(withoutPath("\(error)", path))"
+            return .fault("\(error.code): \(withoutPath("\(error)", path))")
         }
     }
 

@@ -1,7 +1,7 @@
 /// Why a text is not the JSON that this project accepts.
 public struct JSONError: Error, Sendable, Equatable {
     public enum Code: String, Sendable {
-        case empty, unexpectedCharacter, unterminated, badNumber, integerOutOfRange, badString, badUTF8, duplicateKey, tooDeep,
+        case empty, unexpectedCharacter, unterminated, badNumber, integerOutOfRange, badString, badUTF8, duplicateKey, tooDeep, tooMany,
             trailingText, wrongType, missingKey
     }
 

@@ -27,6 +27,10 @@ extension JSONValue {
             let reason = unsafe String(cString: json_tokener_error_desc(status))
             throw JSONError(.unexpectedCharacter, at: unsafe json_tokener_get_parse_end(tokener), "json-c refuses the text (\(reason))")
         }
+        // Without memory json-c says that all went well and gives nothing, which is also how it gives null.
+        guard unsafe root != nil || text.first(where: { $0 > 0x20 }) == UInt8(ascii: "n") else {
+            throw JSONError(.empty, "there is no memory for the JSON document")
+        }
         defer { unsafe json_object_put(root) }
         self = try unsafe Self.value(of: root)
     }

@@ -9,18 +9,36 @@ struct StrictScanner {
     private let maximumDepth: Int
     private var replacements: [Replacement] = []
 
-    /// Bytes of the text that json-c 0.16 reads wrongly, and the bytes that say the same to it.
+    private let limits: Limits
+    private var values = 0
+    private var containers = 0
+
+    /// The most values of a text, and the most lists and objects among them. json-c takes some 130 bytes for a number and
+    /// 600 for an empty object, so that a text of a few megabytes could ask for a machine's whole memory. Tokenizers of
+    /// 262,144 tokens, the largest in use, have two million values and half a million lists.
+    struct Limits {
+        var values = 1 << 22
+        var containers = 1 << 20
+    }
+
+    /// A place of the text that json-c 0.16 reads wrongly: a character written as a surrogate pair, or `-0`.
     struct Replacement {
-        let range: Range<Int>
-        let bytes: [UInt8]
+        let offset: Int
+        /// `nil` for `-0`.
+        let scalar: Unicode.Scalar?
+
+        /// The bytes that the text has.
+        var range: Range<Int> { offset..<offset + (scalar == nil ? 2 : 12) }
+        /// The bytes that say the same to json-c.
+        var bytes: [UInt8] { scalar.map { Array(String(Character($0)).utf8) } ?? Array("-0.0".utf8) }
     }
 
     /// Checks the whole text.
     ///
     /// - Returns: what json-c has to be given in another spelling, in order: characters written as surrogate pairs, of which
     ///   it reads half wrongly, and `-0`, which it takes for the integer 0.
-    static func check(_ text: [UInt8], maximumDepth: Int) throws(JSONError) -> [Replacement] {
-        var scanner = StrictScanner(text: text, maximumDepth: maximumDepth)
+    static func check(_ text: [UInt8], maximumDepth: Int, limits: Limits = Limits()) throws(JSONError) -> [Replacement] {
+        var scanner = StrictScanner(text: text, maximumDepth: maximumDepth, limits: limits)
         scanner.skipSpace()
         guard scanner.position < text.count else { throw JSONError(.empty, at: 0, "there is no JSON text") }
         try scanner.value(depth: 0)
@@ -31,9 +49,10 @@ struct StrictScanner {
         return scanner.replacements
     }
 
-    private init(text: [UInt8], maximumDepth: Int) {
+    private init(text: [UInt8], maximumDepth: Int, limits: Limits) {
         self.text = text
         self.maximumDepth = maximumDepth
+        self.limits = limits
     }
 
     private var current: UInt8? { position < text.count ? text[position] : nil }
@@ -45,6 +64,13 @@ struct StrictScanner {
     private mutating func value(depth: Int) throws(JSONError) {
         guard depth <= maximumDepth else {
             throw JSONError(.tooDeep, at: position, "JSON is nested deeper than \(maximumDepth) levels")
+        }
+        values += 1
+        if current == UInt8(ascii: "{") || current == UInt8(ascii: "[") { containers += 1 }
+        guard values <= limits.values, containers <= limits.containers else {
+            throw JSONError(
+                .tooMany, at: position,
+                "JSON of more than \(limits.values) values, or \(limits.containers) lists and objects, is not read")
         }
         switch current {
         case UInt8(ascii: "{"): try object(depth: depth)
@@ -151,7 +177,7 @@ struct StrictScanner {
         }
         let spelling = String(decoding: text[start..<position], as: UTF8.self)
         if isInteger, Int64(spelling) == nil { throw JSONError(.integerOutOfRange, at: start, "an integer does not fit 64 bits") }
-        if spelling == "-0" { replacements.append(Replacement(range: start..<position, bytes: Array("-0.0".utf8))) }
+        if spelling == "-0" { replacements.append(Replacement(offset: start, scalar: nil)) }
         // It would be read as infinity, which JSON cannot write.
         if !isInteger, !(Double(spelling)?.isFinite ?? false) {
             throw JSONError(.badNumber, at: start, "a number is too large for a 64-bit float")
@@ -219,7 +245,7 @@ struct StrictScanner {
             guard let scalar = Unicode.Scalar(code) else {
                 throw JSONError(.badString, at: start, "half of a surrogate pair stands alone")
             }
-            if code >= 0x10000 { replacements.append(Replacement(range: start..<position, bytes: Array(String(Character(scalar)).utf8))) }
+            if code >= 0x10000 { replacements.append(Replacement(offset: start, scalar: scalar)) }
             return scalar
         default: throw JSONError(.badString, at: start, "this escape is not one of JSON's")
         }

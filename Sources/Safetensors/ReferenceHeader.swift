@@ -94,15 +94,19 @@ struct ReferenceHeader {
         guard let dtype, case .array(let shapeList)? = shape, case .array(let offsetList)? = offsets else {
             throw fault("its entry in the header needs dtype, shape and data_offsets")
         }
-        var sizes: [UInt64] = []
-        for element in shapeList + offsetList {
-            guard case .unsigned(let size) = element else { throw fault("its shape and data_offsets must be whole numbers that are not negative") }
-            sizes.append(size)
+        func sizes(_ list: [ReferenceJSON]) throws(SafetensorsError) -> [UInt64] {
+            var sizes: [UInt64] = []
+            for element in list {
+                guard case .unsigned(let size) = element else {
+                    throw fault("its shape and data_offsets must be whole numbers that are not negative")
+                }
+                sizes.append(size)
+            }
+            return sizes
         }
-        guard offsetList.count == 2 else { throw fault("its data_offsets must be two numbers") }
-        return Tensor(
-            name: name, dtype: try self.dtype(dtype, tensor: name), shape: Array(sizes.dropLast(2)), begin: sizes[sizes.count - 2],
-            end: sizes[sizes.count - 1])
+        let (dimensions, place) = (try sizes(shapeList), try sizes(offsetList))
+        guard place.count == 2 else { throw fault("its data_offsets must be two numbers") }
+        return Tensor(name: name, dtype: try self.dtype(dtype, tensor: name), shape: dimensions, begin: place[0], end: place[1])
     }
 
     private func dtype(_ value: ReferenceJSON, tensor: String) throws(SafetensorsError) -> DType {

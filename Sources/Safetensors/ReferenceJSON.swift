@@ -18,8 +18,8 @@ enum ReferenceJSON {
     }
 
     /// - Parameter text: valid UTF-8.
-    init(parsing text: [UInt8]) throws(Fault) {
-        var parser = Parser(text: text)
+    init(parsing text: [UInt8], maximumValues: Int = 1 << 24) throws(Fault) {
+        var parser = Parser(text: text, valuesLeft: maximumValues)
         self = try parser.document()
     }
 
@@ -28,8 +28,14 @@ enum ReferenceJSON {
         var position = 0
         /// Arrays and objects that may still be opened; the reference library allows 127.
         var depthLeft = 127
+        /// Values that may still come. The reference library has no such limit; a header of tensors with more is none that
+        /// anyone writes, and its document would take gigabytes.
+        var valuesLeft: Int
 
-        init(text: [UInt8]) { self.text = text }
+        init(text: [UInt8], valuesLeft: Int) {
+            self.text = text
+            self.valuesLeft = valuesLeft
+        }
 
         private func fault(_ message: String) -> Fault { Fault(offset: position, message: message) }
 
@@ -54,6 +60,8 @@ enum ReferenceJSON {
         }
 
         private mutating func value() throws(Fault) -> ReferenceJSON {
+            guard valuesLeft > 0 else { throw fault("more values than are read") }
+            valuesLeft -= 1
             switch next {
             case UInt8(ascii: "{"): return try nested { (parser) throws(Fault) in .object(try parser.members()) }
             case UInt8(ascii: "["): return try nested { (parser) throws(Fault) in .array(try parser.elements()) }

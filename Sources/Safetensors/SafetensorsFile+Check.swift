@@ -1,4 +1,6 @@
 internal import FileIO
+internal import OrderedCollections
+internal import Tensors
 
 /// What a reader holds a safetensors file to.
 public enum SafetensorsMode: String, Sendable, CaseIterable {
@@ -12,14 +14,32 @@ public enum SafetensorsMode: String, Sendable, CaseIterable {
 extension SafetensorsFile {
     /// Checks a file against a mode; the tensors' bytes are not read.
     ///
+    /// - Returns: what the format permits and programs that use the bytes in place may stumble over, each as a part of a
+    ///   sentence; nothing in reference mode.
     /// - Throws: `SafetensorsError` for the first fault, `FileError` where the file cannot be read.
-    public static func check(path: String, mode: SafetensorsMode) throws {
+    @discardableResult
+    public static func check(path: String, mode: SafetensorsMode) throws -> [String] {
         let file = try MappedFile(path: path)
         switch mode {
         case .strict:
-            _ = try SafetensorsHeader.parse(file.bytes, path: path)
+            let content = try SafetensorsHeader.parse(file.bytes, path: path)
             try SafetensorsHeader.checkPadding(file.bytes, path: path)
-        case .reference: try ReferenceHeader(path: path).check(file.bytes)
+            return alignmentRemarks(Array(content.tensors.values), dataStart: try SafetensorsHeader.dataStart(file.bytes, path: path))
+        case .reference:
+            try ReferenceHeader(path: path).check(file.bytes)
+            return []
         }
+    }
+
+    private static func alignmentRemarks(_ tensors: [TensorInfo], dataStart: Int) -> [String] {
+        var remarks: [String] = []
+        if !dataStart.isMultiple(of: 8) { remarks.append("its data begins at byte \(dataStart), no multiple of 8") }
+        let unaligned = tensors.filter { $0.byteCount > 0 && !$0.byteRange.lowerBound.isMultiple(of: max($0.dtype.bitWidth / 8, 1)) }
+        if let first = unaligned.first {
+            remarks.append(
+                "\(unaligned.count) of \(tensors.count) tensors begin at no multiple of their element's size, the first is \(first.name) at byte "
+                    + "\(first.byteRange.lowerBound)")
+        }
+        return remarks
     }
 }

@@ -87,9 +87,12 @@ enum SafetensorsHeader {
         } catch {
             throw SafetensorsError(.invalidHeader, path: path, offset: error.offset.map { $0 + 8 }, "the header is not valid: \(error.message)")
         }
+        guard let members = root.objectValue else {
+            throw SafetensorsError(.invalidHeader, path: path, offset: 8, "the header is \(root.kind) and must be an object")
+        }
         var tensors: [TensorInfo] = []
         var metadata: OrderedDictionary<String, String> = [:]
-        for (name, entry) in root.objectValue ?? [:] {
+        for (name, entry) in members {
             if name == metadataName {
                 metadata = try parseMetadata(entry, path: path)
             } else {

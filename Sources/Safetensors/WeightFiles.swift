@@ -20,6 +20,15 @@ public final class WeightFiles: Sendable {
     /// The index as it was read; `nil` for a single file.
     public let index: JSONValue?
 
+    /// What the index says wrongly and nobody relies on, each as a part of a sentence.
+    public var remarks: [String] {
+        guard let stated = index?["metadata"]?["total_size"] else { return [] }
+        let total = tensors.values.reduce(0) { $0 + $1.info.byteCount }
+        // Some programs write it as a float.
+        guard stated.integerValue != total, stated.doubleValue != Double(total) else { return [] }
+        return ["its index gives a total_size of \(stated.serialized().prefix(40)) and the tensors take \(total) bytes"]
+    }
+
     public static let indexName = "model.safetensors.index.json"
     public static let singleName = "model.safetensors"
     /// The largest index that is read, in bytes.

@@ -61,4 +61,28 @@ struct CheckTests {
         #expect(try Executable.run("check", "--mode", "reference", file).status == 0)
         #expect(try Executable.run("check", "--mode", "reference", model).status == 64)
     }
+
+    @Test func whatIsPermittedIsSaidAndNoFault() throws {
+        let space = try Workspace()
+        let odd = try space.makeFile("odd.safetensors", "\u{35}\0\0\0\0\0\0\0" + #"{"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"# + "d")
+        #expect(
+            try space.succeed(["check", odd]).lines == [
+                "\(odd): ok (its data begins at byte 61, no multiple of 8)"
+            ])
+        let inner = try space.makeFile(
+            "inner.safetensors", "\u{36}\0\0\0\0\0\0\0" + #"{"t":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"# + "8 bytes.")
+        #expect(
+            try space.succeed(["check", inner]).lines == [
+                "\(inner): ok (its data begins at byte 62, no multiple of 8; 1 of 1 tensors begin at no multiple of their element's size, the first is t at byte 62)"
+            ])
+        #expect(try space.succeed(["check", "--mode", "reference", inner]).lines == ["\(inner): ok"])
+        let model = space.path("sharded")
+        try TestModel.write(to: model, seed: 1)
+        #expect(try space.succeed(["check", model]).lines == ["\(model): ok"])
+        let index = model + "/model.safetensors.index.json"
+        let text = String(decoding: try readAll(index), as: UTF8.self)
+        try writeText(text.replacing("\"total_size\": ", with: "\"total_size\": 1"), index)
+        let outcome = try space.succeed(["check", model])
+        #expect(outcome.output.hasPrefix("\(model): ok (its index gives a total_size of 1"), "\(outcome.output)")
+    }
 }

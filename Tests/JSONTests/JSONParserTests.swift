@@ -1,5 +1,12 @@
-import JSON
 import Testing
+
+@testable import JSON
+
+/// The error of `body`; `nil` when it throws none.
+private func fault(_ body: () throws -> Void) -> JSONError? {
+    do { try body() } catch { return error as? JSONError }
+    return nil
+}
 
 @Suite struct JSONParserTests {
     /// json-c 0.16 turns half of them into U+FFFD; every lead and a spread of trails.
@@ -31,6 +38,17 @@ import Testing
     ])
     func refused(text: String, code: JSONError.Code) {
         #expect { try JSONValue(parsing: text) } throws: { ($0 as? JSONError)?.code == code }
+    }
+
+    /// A small text must not become a document of gigabytes.
+    @Test func documentsAreBounded() throws {
+        let limits = StrictScanner.Limits(values: 10, containers: 4)
+        for (text, isRead) in [
+            ("[1,2,3,4,5,6,7,8,9]", true), ("[1,2,3,4,5,6,7,8,9,0]", false), ("[[],{},[]]", true), (#"{"a":[[],[]],"b":{}}"#, false),
+        ] {
+            let error = fault { _ = try StrictScanner.check(Array(text.utf8), maximumDepth: 8, limits: limits) }
+            #expect(error?.code == (isRead ? nil : .tooMany), "\(text)")
+        }
     }
 
     /// The sign of a zero makes it a float: as an integer it would be lost.

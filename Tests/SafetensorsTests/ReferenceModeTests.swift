@@ -1,7 +1,8 @@
-import Safetensors
 import TestModels
 import TestSupport
 import Testing
+
+@testable import Safetensors
 
 /// What the reference library takes and the written format does not, and what neither takes. That both readers agree on
 /// tens of thousands of changed files is compared by Tests/interop/safetensors_parity.py.
@@ -87,5 +88,10 @@ struct ReferenceModeTests {
         try write(example.bytes, path)
         #expect(fault { try SafetensorsFile.check(path: path, mode: .reference) }?.code == example.reference)
         #expect(fault { try SafetensorsFile.check(path: path, mode: .strict) }?.code == example.strict)
+    }
+
+    @Test func documentsAreBounded() {
+        #expect(throws: Never.self) { try ReferenceJSON(parsing: Array("[1,[],3]".utf8), maximumValues: 4) }
+        #expect(throws: ReferenceJSON.Fault.self) { try ReferenceJSON(parsing: Array("[1,[],3,4]".utf8), maximumValues: 4) }
     }
 }
