@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compares the release build with torch, transformers, PEFT and tokenizers, on the fixture and on SmolLM2-135M.
+# Compares the release build with torch, transformers, PEFT and tokenizers, on the fixture and on SmolLM2-135M, and packs real models.
 #
 # OPLORA names the program, without it .build/release/oplora; arguments go on to Tests/interop/interop.py.
 set -euo pipefail
@@ -7,10 +7,13 @@ cd "$(dirname "$0")/.."
 oplora=${OPLORA:-.build/release/oplora}
 venv=$(scripts/make-venv.sh)
 python=$venv/bin/python
-smollm2=${OPLORA_CACHE:-$HOME/.cache/oplora}/smollm2
+cache=${OPLORA_CACHE:-$HOME/.cache/oplora}
+smollm2=$cache/smollm2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 [ -e "$smollm2" ] || "$python" fixtures/smollm2.py "$smollm2"
 scripts/kjv.sh >"$work/kjv.txt" </dev/null
 "$python" Tests/interop/interop.py --oplora "$oplora" --bible "$work/kjv.txt" --smollm2 "$smollm2" "$@"
+echo
+"$python" Tests/interop/packing.py --oplora "$oplora" --cache "$cache"
