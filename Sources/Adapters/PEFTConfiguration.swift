@@ -40,7 +40,9 @@ struct PEFTConfiguration {
         }
         func pattern(_ key: String, of name: String) throws(AdapterError) -> PEFTPattern {
             guard let pattern = PEFTPattern(key) else {
-                throw AdapterError(.invalidPattern, path: path, subject: name, "the key \"\(key)\" is no regular expression that can be read")
+                throw AdapterError(
+                    .invalidPattern, path: path, subject: name,
+                    "the key \"\(key.prefix(100))\" is no regular expression, or too long or too involved to be tried; name the modules instead")
             }
             return pattern
         }

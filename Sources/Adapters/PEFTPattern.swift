@@ -15,13 +15,13 @@ struct PEFTPattern: Sendable {
         case expression
     }
 
-    /// - Returns: `nil` when the key is no regular expression.
+    /// - Returns: `nil` when the key is no regular expression, or one that a stranger can make take forever.
     init?(_ key: String) {
         self.key = key
         if let plain = Self.plain(key) {
             matcher = plain
         } else {
-            guard (try? Self.expression(key)) != nil else { return nil }
+            guard Self.isBounded(key), (try? Self.expression(key)) != nil else { return nil }
             matcher = .expression
         }
     }
