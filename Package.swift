@@ -99,7 +99,10 @@ let package = Package(
             ]),
         tests(
             "EndToEndTests",
-            ["oplora", "FaultyCalls", "TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+            [
+                "oplora", "FaultyCalls", "TestModels", "TestSupport", "NativeCheckpoint", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing",
+                orderedCollections,
+            ]),
         tests(
             "PackingTests",
             [

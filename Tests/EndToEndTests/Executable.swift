@@ -15,8 +15,10 @@ struct Executable {
     static let path = FileSystem.join(FileSystem.parent(of: CommandLine.arguments[0]), "oplora")
 
     /// Runs the program to its end.
-    static func run(_ arguments: [String], fileSizeLimit: Int? = nil, environment: [String: String] = [:]) throws -> Outcome {
-        try Executable(arguments, fileSizeLimit: fileSizeLimit, environment: environment).wait()
+    static func run(
+        _ arguments: [String], fileSizeLimit: Int? = nil, memoryLimit: Int? = nil, environment: [String: String] = [:]
+    ) throws -> Outcome {
+        try Executable(arguments, fileSizeLimit: fileSizeLimit, memoryLimit: memoryLimit, environment: environment).wait()
     }
 
     static func run(_ arguments: String...) throws -> Outcome { try run(arguments) }
@@ -26,13 +28,16 @@ struct Executable {
 
     /// Starts the program.
     ///
-    /// - Parameter fileSizeLimit: bytes that a file may have before writing to it fails, in units of 512.
-    init(_ arguments: [String], fileSizeLimit: Int? = nil, environment: [String: String] = [:]) throws {
+    /// - Parameters:
+    ///   - fileSizeLimit: bytes that a file may have before writing to it fails, in units of 512.
+    ///   - memoryLimit: bytes of address space before the program is given no more, in units of 1024.
+    init(_ arguments: [String], fileSizeLimit: Int? = nil, memoryLimit: Int? = nil, environment: [String: String] = [:]) throws {
         folder = "/tmp/oplora-test-\(UInt64.random(in: 0 ... .max))"
         try FileSystem.createFolder(folder)
-        if let fileSizeLimit {
+        if fileSizeLimit != nil || memoryLimit != nil {
             process.executableURL = URL(fileURLWithPath: "/bin/sh")
-            process.arguments = ["-c", #"ulimit -f "$1"; shift; exec "$@""#, "sh", String(fileSizeLimit / 512), Self.path] + arguments
+            let limits = [fileSizeLimit.map { $0 / 512 }, memoryLimit.map { $0 / 1024 }].map { $0.map(String.init) ?? "unlimited" }
+            process.arguments = ["-c", #"ulimit -f "$1"; ulimit -v "$2"; shift 2; exec "$@""#, "sh"] + limits + [Self.path] + arguments
         } else {
             process.executableURL = URL(fileURLWithPath: Self.path)
             process.arguments = arguments
