@@ -82,7 +82,7 @@ import Testing
         try handle.truncate(atOffset: UInt64(count))
         try handle.close()
         let zeros = try MappedFile(path: sparse)
-        var writer = try CheckpointWriter(path: path, replacing: false, kind: "test", metadata: [:])
+        var writer = try CheckpointWriter(path: path, replacing: false, options: CheckpointWriter.Options(kind: "test"))
         try writer.append(name: "t", dtype: .f32, shape: [count / 4], bytes: zeros.bytes)
         _ = try writer.finish(durable: false)
         #expect(try readAll(path).count < count / 1000)
