@@ -51,7 +51,7 @@ public struct PackPlan: Sendable {
         } else if try FileSystem.status(of: input).isFolder {
             let paths = try Self.paths(in: input, prefix: "")
             contents = try paths.enumerated().flatMap { number, path in
-                path.hasSuffix("/") ? [] : try Self.contents(of: FileSystem.join(input, path), number: number, base: base)
+                path.utf8.last == UInt8(ascii: "/") ? [] : try Self.contents(of: FileSystem.join(input, path), number: number, base: base)
             }
             options = .packedFolder(paths, hashesTensors: hashesTensors, threads: threads)
         } else {

@@ -49,7 +49,7 @@ public struct Unpacking: Sendable {
                 let ofPath = Dictionary(grouping: tensors) { $0.path ?? "" }
                 for name in paths {
                     try folder.makeFolders(for: name)
-                    guard !name.hasSuffix("/") else { continue }
+                    guard !Self.isFolder(name) else { continue }
                     let output = try AtomicFile(path: folder.path(of: name), replacing: false)
                     try write(ofPath[name] ?? [], to: output, isCancelled)
                     try output.publish(durable: durable)
@@ -57,7 +57,7 @@ public struct Unpacking: Sendable {
                 }
             }
             try folder.publish(durable: durable)
-            return Report(files: paths.count { !$0.hasSuffix("/") }, bytes: bytes)
+            return Report(files: paths.count { !Self.isFolder($0) }, bytes: bytes)
         } catch is CancellationError {
             throw PackError.interrupted(path: path)
         }
@@ -71,6 +71,9 @@ public struct Unpacking: Sendable {
             try unsafe output.write(bytes)
         }
     }
+
+    /// By the last byte: in Swift's characters a slash and a combining mark are one.
+    private static func isFolder(_ path: String) -> Bool { path.utf8.last == UInt8(ascii: "/") }
 
     private func restoreCheckpoint(
         to path: String, replacing: Bool, _ durable: Bool, _ isCancelled: @escaping @Sendable () -> Bool
