@@ -58,6 +58,17 @@ internal import Synchronization
 }
 
 extension ThreadPool {
+    /// Calls `body` for 0..<count, several at once and in any order.
+    ///
+    /// - Throws: what `body` threw for the first number that failed; later ones may not have been called.
+    public static func forEach(_ count: Int, threads: Int, _ body: @Sendable (Int) throws -> Void) throws {
+        try runInOrder(count, threads: threads) {
+        } make: { number, _ in
+            try body(number)
+        } hand: { _, _ in
+        }
+    }
+
     /// Makes pieces 0..<count side by side and hands them over one after the other, in the order of their numbers.
     ///
     /// - Parameters:

@@ -163,8 +163,7 @@ public final class CheckpointFile: Sendable {
             }
             return source
         }
-        try ThreadPool.runInOrder(tensors.count, threads: threads) {
-        } make: { number, _ in
+        try ThreadPool.forEach(tensors.count, threads: threads) { number in
             guard let wanted = tensors[number].base, let source = sources[number] else { return }
             guard try source.sha256() == wanted.sha256 else {
                 throw CheckpointError(
@@ -172,7 +171,6 @@ public final class CheckpointFile: Sendable {
                     "it is stored as differences to \"\(wanted.name)\", which has other bytes in \(base.path); name the base that it was packed against"
                 ).inFile(self.path)
             }
-        } hand: { _, _ in
         }
         return sources
     }

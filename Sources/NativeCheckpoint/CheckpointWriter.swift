@@ -179,28 +179,25 @@ public struct CheckpointWriter: ~Copyable {
                 throw error.inTensor(tensor.name).inFile(sink.path)
             }
         }
-        let made: AppendRun
+        let made = AppendRun(plan: run, sink: sink, isCancelled: isCancelled)
         let hashes: [String?]
+        let baseHashes: [String?]
         do {
-            made = AppendRun(plan: run, sink: sink, isCancelled: isCancelled)
             try made.execute(threads: options.threads)
-            hashes = options.hashesTensors ? try Self.hashes(of: tensors.map(\.bytes), threads: options.threads) : tensors.map { _ in nil }
+            hashes = try Self.hashes(of: tensors.map { options.hashesTensors ? $0.bytes : nil }, threads: options.threads)
+            baseHashes = try Self.hashes(
+                of: zip(tensors, made.holdsDifferences).map { $1 ? $0.base?.bytes : nil }, threads: options.threads)
         } catch {
+            // Chunks have been written that no entry counts.
             failure = (error as? FileError).map(CheckpointError.init) ?? error
             throw failure ?? error
         }
-        let bases = try Self.hashes(of: tensors.compactMap { $0.base?.bytes }, threads: options.threads)
-        var nextBase = 0
         for (number, tensor) in tensors.enumerated() {
-            var base: CheckpointTensor.Base?
-            if let source = tensor.base {
-                base = CheckpointTensor.Base(name: source.name, sha256: bases[nextBase] ?? "")
-                nextBase += 1
-            }
+            let base = baseHashes[number].map { CheckpointTensor.Base(name: tensor.base?.name ?? "", sha256: $0) }
             entries.append(
                 Footer.Entry(
-                    name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, base: made.holdsDifferences[number] ? base : nil,
-                    sha256: hashes[number], byteCount: tensor.bytes.byteCount))
+                    name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, base: base, sha256: hashes[number],
+                    byteCount: tensor.bytes.byteCount))
             if let file = tensor.file { files?[file].tensors += 1 }
         }
         chunkCount += run.pieces.count
@@ -210,14 +207,12 @@ public struct CheckpointWriter: ~Copyable {
         self.rawBytes = rawBytes
     }
 
-    /// The SHA-256 of each source.
-    private static func hashes(of sources: [any ByteSource], threads: Int) throws -> [String?] {
+    /// The SHA-256 of each source that is given.
+    private static func hashes(of sources: [(any ByteSource)?], threads: Int) throws -> [String?] {
         let hashes = Mutex([String?](repeating: nil, count: sources.count))
-        try ThreadPool.runInOrder(sources.count, threads: threads) {
-        } make: { number, _ in
-            let hash = try sources[number].sha256()
+        try ThreadPool.forEach(sources.count, threads: threads) { number in
+            let hash = try sources[number]?.sha256()
             hashes.withLock { $0[number] = hash }
-        } hand: { _, _ in
         }
         return hashes.withLock { $0 }
     }

@@ -74,12 +74,10 @@ final class DecodeRun: @unchecked Sendable {
                 into: place(piece.tensor, piece.range))
         } hand: { _, _ in
         }
-        try ThreadPool.runInOrder(tensors.count, threads: threads) {
-        } make: { [self] number, _ in
+        try ThreadPool.forEach(tensors.count, threads: threads) { [self] number in
             guard tensors[number].sha256 != nil else { return }
             try file.check(
                 SHA256Digest.hex(of: unsafe UnsafeRawBufferPointer(place(number, 0..<tensors[number].byteCount)).bytes), of: tensors[number])
-        } hand: { _, _ in
         }
     }
 

@@ -1,6 +1,7 @@
 import FileIO
 import JSON
 import OrderedCollections
+import Synchronization
 import Tensors
 import TestSupport
 import Testing
@@ -18,7 +19,47 @@ private struct Base: BaseTensors {
     }
 }
 
+/// Bytes that can be looked at a number of times.
+private final class FailingBytes: ByteSource {
+    private let bytes: MemoryBytes
+    private let left: Mutex<Int>
+
+    init(_ bytes: [UInt8], calls: Int) {
+        self.bytes = MemoryBytes(bytes)
+        left = Mutex(calls)
+    }
+
+    var byteCount: Int { bytes.byteCount }
+
+    func withBytes(in range: Range<Int>, _ body: (RawSpan) throws -> Void) throws {
+        let isLeft = left.withLock { left in
+            left -= 1
+            return left >= 0
+        }
+        guard isLeft else { throw CheckpointError(.baseMissing, "it is gone") }
+        try bytes.withBytes(in: range, body)
+    }
+}
+
 @Suite struct DifferenceTests {
+    /// A base that goes away between the coding of the differences and its hash leaves chunks that nothing counts: such a
+    /// writer can only be given up.
+    @Test func aBaseThatGoesAway() throws {
+        try withTemporaryFolder { folder in
+            var generator = SeededGenerator(seed: 4)
+            let bytes = generator.bytes(100)
+            var writer = try CheckpointWriter(path: folder + "/file.opck", replacing: false, options: CheckpointWriter.Options(kind: "test"))
+            let content = TensorContent(
+                name: "a", dtype: .u8, shape: [100], bytes: MemoryBytes(bytes), base: ("a", FailingBytes(bytes, calls: 1)))
+            var refusals = 0
+            do { try writer.append([content]) } catch { refusals += 1 }
+            do { try writer.append(name: "b", dtype: .u8, shape: [100], bytes: bytes.rawBytes) } catch { refusals += 1 }
+            do { try writer.finish(durable: false) } catch { refusals += 1 }
+            #expect(refusals == 3)
+            #expect(try FileSystem.names(in: folder).isEmpty)
+        }
+    }
+
     /// Numbers of every width, and what they were a little earlier.
     private static func samples(_ seed: UInt64) -> (now: [Sample], before: [Sample]) {
         var generator = SeededGenerator(seed: seed)
