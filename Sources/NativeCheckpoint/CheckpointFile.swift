@@ -61,9 +61,6 @@ public final class CheckpointFile: Sendable {
     /// The tensors by label, in the order of the file.
     public var tensors: OrderedDictionary<String, CheckpointTensor> { index.tensors }
 
-    /// The SHA-256 of the footer, which through the checksums in it stands for the whole file.
-    public var footerHash: String { hexadecimal(index.footerHash) }
-
     /// Decodes a tensor into memory of the caller.
     ///
     /// - Parameter bytes: as long as the tensor's `byteCount`. After an error it holds zeros.

@@ -5,7 +5,6 @@ internal import OrderedCollections
 /// All that a file says of itself, read and checked: everything but the chunks' content.
 struct CheckpointIndex: Sendable {
     let prologue: Prologue
-    let footerHash: [UInt8]
     let kind: String
     let metadata: OrderedDictionary<String, JSONValue>
     let chunkSize: Int
@@ -18,7 +17,6 @@ struct CheckpointIndex: Sendable {
     init(parsing file: RawSpan, limits: CheckpointLimits) throws(CheckpointError) {
         prologue = try Prologue(parsing: file)
         let trailer = try Trailer(parsing: file, limits: limits)
-        footerHash = trailer.hash
         var digest = SHA256Digest()
         digest.update(file.extracting(0..<Format.prologueSize))
         digest.update(file.extracting(trailer.footerOffset..<(trailer.offset + 32)))

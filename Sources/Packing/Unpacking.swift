@@ -44,20 +44,9 @@ public struct Unpacking: Sendable {
                 return Report(files: 1, bytes: output.position)
             }
             let folder = try AtomicFolder(path: path, replacing: replacing)
-            var bytes = 0
-            try folder.fill {
-                let ofPath = Dictionary(grouping: tensors) { $0.path ?? "" }
-                for name in paths {
-                    try folder.makeFolders(for: name)
-                    guard !Self.isFolder(name) else { continue }
-                    let output = try AtomicFile(path: folder.path(of: name), replacing: false)
-                    try write(ofPath[name] ?? [], to: output, isCancelled)
-                    try output.publish(durable: durable)
-                    bytes += output.position
-                }
-            }
+            try folder.fill { try fill(folder, paths, tensors, durable, isCancelled) }
             try folder.publish(durable: durable)
-            return Report(files: paths.count { !Self.isFolder($0) }, bytes: bytes)
+            return Report(files: paths.count { !Self.isFolder($0) }, bytes: tensors.reduce(0) { $0 + $1.byteCount })
         } catch is CancellationError {
             throw PackError.interrupted(path: path)
         }
@@ -70,6 +59,32 @@ public struct Unpacking: Sendable {
             guard !isCancelled() else { throw CancellationError() }
             try unsafe output.write(bytes)
         }
+    }
+
+    /// Writes all files of a folder in one pass over the tensors, of which those of a file follow each other.
+    private func fill(
+        _ folder: AtomicFolder, _ paths: [String], _ tensors: [CheckpointTensor], _ durable: Bool,
+        _ isCancelled: @escaping @Sendable () -> Bool
+    ) throws {
+        let withBytes = Set(tensors.lazy.filter { $0.byteCount > 0 }.compactMap(\.path))
+        for name in paths {
+            try folder.makeFolders(for: name)
+            guard !Self.isFolder(name), !withBytes.contains(name) else { continue }
+            try AtomicFile(path: folder.path(of: name), replacing: false).publish(durable: durable)
+        }
+        nonisolated(unsafe) let folder = folder
+        // Sound: `copy` never calls its body twice at once.
+        nonisolated(unsafe) var current: (path: String, file: AtomicFile)?
+        try file.copy(tensors, base: base, threads: threads) { tensor, bytes in
+            guard !isCancelled() else { throw CancellationError() }
+            let path = tensor.path ?? ""
+            if unsafe current?.path != path {
+                try unsafe current?.file.publish(durable: durable)
+                unsafe current = (path, try AtomicFile(path: folder.path(of: path), replacing: false))
+            }
+            try unsafe current?.file.write(bytes)
+        }
+        try unsafe current?.file.publish(durable: durable)
     }
 
     /// By the last byte: in Swift's characters a slash and a combining mark are one.
