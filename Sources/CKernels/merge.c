@@ -8,6 +8,8 @@
 // compute side by side. Nothing may be contracted except where the product is known to be exact.
 #include "oplora_merge.h"
 
+#include "float_bits.h"
+
 #include <string.h>
 
 #pragma STDC FP_CONTRACT OFF
@@ -36,34 +38,16 @@ static size_t element_size(int type) {
 
 // MARK: Scalar conversions
 
-static uint64_t bits_of(double value) {
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static double of_bits(uint64_t bits) {
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static float float_of_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 static double widen_half(uint16_t half) {
     uint64_t sign = (uint64_t)(half & 0x8000) << 48;
     uint64_t exponent = (half >> 10) & 31, fraction = half & 0x3ff;
-    if (exponent == 31) return of_bits(sign | 0x7ff0000000000000ull | fraction << 42);
+    if (exponent == 31) return double_of_bits(sign | 0x7ff0000000000000ull | fraction << 42);
     if (exponent == 0) {
         // A multiple of 2^-24, which binary64 holds exactly.
         double magnitude = (double)fraction * 0x1p-24;
         return sign ? -magnitude : magnitude;
     }
-    return of_bits(sign | (exponent + 1008) << 52 | fraction << 42);
+    return double_of_bits(sign | (exponent + 1008) << 52 | fraction << 42);
 }
 
 static double widen_one(const void *source, int type, size_t index) {
@@ -78,7 +62,7 @@ static double widen_one(const void *source, int type, size_t index) {
 // Rounds to nearest even into a 16-bit type with `fraction` stored bits, exponent bias `bias` and largest exponent field
 // `top` (that of infinity), straight from the bits of binary64.
 static uint16_t narrow_16(double value, int fraction, int bias, int top) {
-    uint64_t bits = bits_of(value);
+    uint64_t bits = bits_of_double(value);
     uint16_t sign = (uint16_t)(bits >> 48 & 0x8000);
     uint64_t magnitude = bits & 0x7fffffffffffffffull;
     uint16_t infinity = (uint16_t)(top << fraction);
@@ -109,7 +93,7 @@ static void narrow_one(double value, void *target, int type, size_t index) {
     }
 }
 
-static int is_finite(double value) { return (bits_of(value) & 0x7ff0000000000000ull) != 0x7ff0000000000000ull; }
+static int is_finite(double value) { return (bits_of_double(value) & 0x7ff0000000000000ull) != 0x7ff0000000000000ull; }
 
 ptrdiff_t oplora_merge_widen(const void *source, int type, size_t count, double *wide) {
     ptrdiff_t first = -1;

@@ -1,6 +1,9 @@
 // The statistics kernels, compiled from one source for each instruction set and chosen at run time.
 #include "oplora_statistics.h"
 
+#include "float_bits.h"
+#include "instruction_sets.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,18 +11,6 @@
 
 // Elements that are looked at together, several times, while they lie in the first-level cache.
 enum { block = 1024, lanes = 16, limits_at_once = 4 };
-
-static double double_of_bits(uint64_t bits) {
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static uint64_t bits_of_double(double value) {
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
 
 static int is_less(uint64_t a, uint64_t b, enum oplora_statistics_element element) {
     if (element <= oplora_statistics_f64) return double_of_bits(a) < double_of_bits(b);
@@ -119,21 +110,14 @@ static void half_finish(oplora_statistics *result, const half_sums *sums, const 
 #endif
 
 const oplora_statistics_kernels *oplora_statistics_kernels_variant(int index) {
-    if (index == 0) return &statistics_kernels_portable;
+    static const oplora_statistics_kernels *const variants[instruction_sets] = {
+        &statistics_kernels_portable,
 #if defined(__x86_64__)
-    if (index == 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-        return &statistics_kernels_avx2;
-    if (index == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq"))
-        return &statistics_kernels_avx512;
+        &statistics_kernels_avx2,
+        &statistics_kernels_avx512,
 #endif
-    return NULL;
+    };
+    return index >= 0 && index < instruction_sets && has_instruction_set(index) ? variants[index] : NULL;
 }
 
-const oplora_statistics_kernels *oplora_statistics_kernels_best(void) {
-    for (int index = 2; index > 0; index--) {
-        const oplora_statistics_kernels *kernels = oplora_statistics_kernels_variant(index);
-        if (kernels) return kernels;
-    }
-    return &statistics_kernels_portable;
-}
+const oplora_statistics_kernels *oplora_statistics_kernels_best(void) { return oplora_statistics_kernels_variant(best_instruction_set()); }

@@ -1,6 +1,8 @@
 // The training kernels, compiled from one source for each instruction set and chosen at run time.
 #include "oplora_training.h"
 
+#include "instruction_sets.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -31,21 +33,14 @@ bool oplora_has_bf16_products(void) {
 }
 
 const oplora_training_kernels *oplora_training_kernels_variant(int index) {
-    if (index == 0) return &training_kernels_portable;
+    static const oplora_training_kernels *const variants[instruction_sets] = {
+        &training_kernels_portable,
 #if defined(__x86_64__)
-    if (index == 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-        return &training_kernels_avx2;
-    if (index == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq"))
-        return &training_kernels_avx512;
+        &training_kernels_avx2,
+        &training_kernels_avx512,
 #endif
-    return NULL;
+    };
+    return index >= 0 && index < instruction_sets && has_instruction_set(index) ? variants[index] : NULL;
 }
 
-const oplora_training_kernels *oplora_training_kernels_best(void) {
-    for (int index = 2; index > 0; index--) {
-        const oplora_training_kernels *kernels = oplora_training_kernels_variant(index);
-        if (kernels) return kernels;
-    }
-    return &training_kernels_portable;
-}
+const oplora_training_kernels *oplora_training_kernels_best(void) { return oplora_training_kernels_variant(best_instruction_set()); }
