@@ -185,13 +185,13 @@ try checkpoint(
 
 /// What the kernel writes for a plane, as the target takes it.
 func coded(_ plane: [UInt8], streams: Int) -> [UInt8] {
-    let encoder = unsafe oplora_huffman_encoder_create()
+    let encoder = unsafe oplora_huffman_encoder_create(false)
     defer { unsafe oplora_huffman_encoder_destroy(encoder) }
     var counts = [UInt32](repeating: 0, count: 256)
     var plan = oplora_huffman_plan()
     // Sound: the kernels keep to the sizes that they are given, which are those of the arrays.
-    unsafe oplora_huffman_count(encoder, plane, plane.count, &counts)
-    unsafe oplora_huffman_make_plan(counts, streams, 12, &plan)
+    unsafe oplora_huffman_count(encoder, plane, plane.count, false, &counts)
+    unsafe oplora_huffman_make_plan(counts, plane.count, streams, 12, &plan)
     var payload = [UInt8](repeating: 0, count: plan.most)
     let size = unsafe oplora_huffman_encode(encoder, &plan, plane, plane.count, &payload, payload.count)
     precondition(size > 0, "the plan is wrong")

@@ -1,8 +1,11 @@
 // Huffman coding of byte planes as DEFLATE streams without matches: making codes and block headers, and writing the streams. The
-// loops over the planes are in huffman_encoder_variant.h.
-#include "huffman_code.h"
+// loops over the planes are in huffman_encoder_pairs.h and huffman_encoder_values.h.
+#include "huffman_encoder.h"
 
 #include <stdlib.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 enum {
     // Bytes of the number of shared bytes, and of the length of a part.
@@ -119,11 +122,12 @@ static void write_header(oplora_huffman_plan *plan) {
     }
 }
 
-void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, int limit, oplora_huffman_plan *plan) {
-    uint64_t totals[257];
+void oplora_huffman_make_plan(const uint32_t *counts, size_t count, size_t streams, int limit, oplora_huffman_plan *plan) {
+    uint64_t totals[257], counted = 0;
     int used = 0;
     for (int value = 0; value < 256; value++) {
         totals[value] = counts[value];
+        counted += counts[value];
         used += counts[value] > 0;
     }
     plan->streams = streams = streams == 1 ? 1 : streams_max;
@@ -134,22 +138,17 @@ void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, int limit,
     canonical_codes(plan->lengths, 257, plan->codes);
     write_header(plan);
     plan->shared = streams == 1 ? 0 : plan->header_bits / 8;
-    plan->bits = streams * plan->lengths[end_of_block];
+    plan->bits = 0;
     for (int value = 0; value < 256; value++) plan->bits += (uint64_t)counts[value] * plan->lengths[value];
+    // Of a sample it is an estimate. A plane that needs much more is unlike its sample, and there is a better code for it.
+    if (counted < count) plan->bits = (plan->bits * count / counted) * 65 / 64;
+    plan->bits += streams * plan->lengths[end_of_block];
     uint64_t parts = plan->bits + streams * (plan->header_bits - 8 * plan->shared);
     // Each part is filled up to a byte.
     plan->most = (streams > 1 ? shared_size : 0) + plan->shared + length_size * (streams - 1) + (size_t)(parts / 8) + streams;
 }
 
 // MARK: Encoder
-
-struct oplora_huffman_encoder {
-    // For two neighbours a, b at a + 256·b: their codes' bits at the top, the number of bits at the bottom. Entries of
-    // bytes that do not occur are zero or of an earlier plane; no entry has more than 24 bits.
-    uint64_t pairs[256 * 256];
-    // How often each pair occurs.
-    uint32_t counts[256 * 256];
-};
 
 struct encoder_stream {
     const uint8_t *in;
@@ -162,49 +161,13 @@ struct encoder_stream {
     uint64_t pending;
 };
 
-oplora_huffman_encoder *oplora_huffman_encoder_create(void) { return calloc(1, sizeof(oplora_huffman_encoder)); }
+oplora_huffman_encoder *oplora_huffman_encoder_create(bool is_portable) {
+    oplora_huffman_encoder *encoder = calloc(1, sizeof *encoder);
+    if (encoder) encoder->is_portable = is_portable;
+    return encoder;
+}
+
 void oplora_huffman_encoder_destroy(oplora_huffman_encoder *encoder) { free(encoder); }
-
-// Pairs take half as many increments, and an increment that follows one of the same counter, which waits for it, is rarer.
-// Exponents and the like lie in a narrow range, so little of the table is used and needs clearing and summing.
-static void count_pairs(oplora_huffman_encoder *encoder, const uint8_t *plane, size_t count, uint32_t *counts) {
-    uint8_t least = 255, most = 0;
-    for (size_t index = 0; index < count; index++) {
-        least = plane[index] < least ? plane[index] : least;
-        most = plane[index] > most ? plane[index] : most;
-    }
-    uint32_t *pairs = encoder->counts;
-    size_t width = (size_t)most - least + 1;
-    for (size_t second = least; second <= most; second++) memset(pairs + 256 * second + least, 0, width * sizeof *pairs);
-    size_t index = 0;
-    for (; index + 8 <= count; index += 8) {
-        uint64_t word = load_64(plane + index);
-        pairs[word & 0xffff]++;
-        pairs[word >> 16 & 0xffff]++;
-        pairs[word >> 32 & 0xffff]++;
-        pairs[word >> 48]++;
-    }
-    for (; index < count; index++) counts[plane[index]]++;
-    for (size_t second = least; second <= most; second++) {
-        const uint32_t *row = pairs + 256 * second;
-        uint32_t sum = 0;
-        for (size_t first = least; first <= most; first++) {
-            sum += row[first];
-            counts[first] += row[first];
-        }
-        counts[second] += sum;
-    }
-}
-
-void oplora_huffman_count(oplora_huffman_encoder *encoder, const uint8_t *plane, size_t count, uint32_t *counts) {
-    // Clearing and summing all pairs would take the time of counting some ten thousand bytes.
-    enum { shortest_in_pairs = 1 << 15 };
-    memset(counts, 0, 256 * sizeof *counts);
-    if (count >= shortest_in_pairs)
-        count_pairs(encoder, plane, count, counts);
-    else
-        for (size_t index = 0; index < count; index++) counts[plane[index]]++;
-}
 
 static void fill_pairs(oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan) {
     uint8_t used[256];
@@ -236,8 +199,6 @@ static bool finish_encoding(const oplora_huffman_plan *plan, struct encoder_stre
             *stream->out++ = (uint8_t)bits;
         }
     }
-    stream->bits = bits;
-    stream->pending = pending;
     if (!pending) return true;
     if (stream->out == stream->out_end) return false;
     *stream->out++ = (uint8_t)bits;
@@ -247,22 +208,49 @@ static bool finish_encoding(const oplora_huffman_plan *plan, struct encoder_stre
 // MARK: The loops, for each instruction set
 
 #define VARIANT portable
-#include "huffman_encoder_variant.h"
+#include "huffman_encoder_pairs.h"
 #undef VARIANT
 
 #if defined(__x86_64__)
 #define VARIANT bmi2
 #pragma clang attribute push(__attribute__((target("bmi,bmi2,lzcnt"))), apply_to = function)
-#include "huffman_encoder_variant.h"
+#include "huffman_encoder_pairs.h"
 #pragma clang attribute pop
 #undef VARIANT
+
+#include "huffman_encoder_values.h"
 #endif
 
-static void encode_stream(const oplora_huffman_encoder *encoder, struct encoder_stream *stream) {
+// How the streams of one plane are written.
+struct encoder_loop {
+    const oplora_huffman_encoder *encoder;
+    // With values in registers, and how many of them are expected to fit into a word, or 0 with a table of pairs.
+    int word;
 #if defined(__x86_64__)
-    if (has_bmi2()) return encode_stream_bmi2(encoder, stream);
+    struct value_ranges ranges;
 #endif
-    encode_stream_portable(encoder, stream);
+};
+
+static void choose_loop(oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan, size_t count, struct encoder_loop *loop) {
+    loop->encoder = encoder;
+    loop->word = 0;
+#if defined(__x86_64__)
+    // A word has room for 57 bits; some codes are longer than the mean, so less is to be filled.
+    uint64_t filled = 50 * (uint64_t)count;
+    if (uses_avx2(encoder) && find_ranges(plan, &loop->ranges)) {
+        loop->word = 16 * plan->bits <= filled ? 16 : 8 * plan->bits <= filled ? 8 : 4;
+        return;
+    }
+#endif
+    fill_pairs(encoder, plan);
+}
+
+static void encode_stream(const struct encoder_loop *loop, struct encoder_stream *stream) {
+#if defined(__x86_64__)
+    if (loop->word) return encode_values(&loop->ranges, loop->word, stream);
+    if (uses_avx2(loop->encoder)) return encode_stream_bmi2(loop->encoder, stream);
+#endif
+    encode_stream_portable(loop->encoder, stream);
 }
 
 size_t oplora_huffman_encode(oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan, const uint8_t *plane, size_t count,
@@ -274,11 +262,11 @@ size_t oplora_huffman_encode(oplora_huffman_encoder *encoder, const oplora_huffm
         payload[0] = (uint8_t)plan->shared, payload[1] = (uint8_t)(plan->shared >> 8);
         memcpy(payload + shared_size, plan->header, plan->shared);
     }
-    fill_pairs(encoder, plan);
+    struct encoder_loop loop;
+    choose_loop(encoder, plan, count, &loop);
     // The header's bits that no byte is shared for. A single stream has all of the header in its part.
     size_t header_bytes = plan->header_bits / 8, in_part = header_bytes - plan->shared, rest = plan->header_bits % 8;
     uint8_t *out = payload + before, *end = payload + room;
-    uint64_t bits = 0;
     for (size_t part = 0; part < streams; part++) {
         if ((size_t)(end - out) < in_part) return 0;
         memcpy(out, plan->header + plan->shared, in_part);
@@ -286,15 +274,13 @@ size_t oplora_huffman_encode(oplora_huffman_encoder *encoder, const oplora_huffm
             .in = plane + part_start(count, streams, part), .in_end = plane + part_start(count, streams, part + 1),
             .out = out + in_part, .out_end = end,
             .bits = rest ? (uint64_t)plan->header[header_bytes] << (64 - rest) : 0, .pending = rest};
-        encode_stream(encoder, &stream);
+        encode_stream(&loop, &stream);
         if (!finish_encoding(plan, &stream)) return 0;
         size_t size = (size_t)(stream.out - out);
-        bits += 8 * (size - in_part) - rest - (stream.pending ? 8 - stream.pending : 0);
         if (part + 1 < streams) store_32(payload + lengths + length_size * part, (uint32_t)size);
         out = stream.out;
     }
-    // Other bytes than those counted, which a file may hold now that another program writes to, may have no code.
-    return bits == plan->bits ? (size_t)(out - payload) : 0;
+    return (size_t)(out - payload);
 }
 
 // MARK: Repetition

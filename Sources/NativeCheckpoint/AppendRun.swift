@@ -68,7 +68,7 @@ final class AppendRun: @unchecked Sendable {
             workspace.made = try encode(plan.pieces[number], workspace.encoder)
         } hand: { [self] number, workspace in
             guard let made = workspace.made else { return }
-            try write(workspace.encoder.bytes, header: made.header, checksum: made.checksum, of: plan.pieces[number])
+            try write(workspace.encoder, header: made.header, checksum: made.checksum, of: plan.pieces[number])
         }
     }
 
@@ -89,13 +89,13 @@ final class AppendRun: @unchecked Sendable {
         return made
     }
 
-    private func write(_ bytes: [UInt8], header: ChunkHeader, checksum: UInt32, of piece: Piece) throws {
+    private func write(_ chunk: ChunkEncoder, header: ChunkHeader, checksum: UInt32, of piece: Piece) throws {
         ChunkRecord(
             offset: sink.position, storedLength: header.storedLength, rawLength: header.rawLength, tensorIndex: header.tensorIndex,
             checksum: checksum, rawChecksum: header.rawChecksum, codec: header.layout.codec, width: UInt8(header.layout.width)
         ).encode(into: &table)
         if header.layout.arrangement == .difference { holdsDifferences[piece.tensor] = true }
-        try sink.write(bytes)
+        try chunk.forEachPart { try sink.write($0) }
         plan.tensors[piece.tensor].bytes.release(piece.range)
         plan.tensors[piece.tensor].base?.bytes.release(piece.range)
     }

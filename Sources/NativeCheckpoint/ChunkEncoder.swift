@@ -46,17 +46,54 @@ struct ChunkHeader: Equatable {
 /// What it does with a plane depends on the plane's bytes alone and uses integers only, so the same input gives the same
 /// file on any machine (with the same zlib, which codes planes that repeat themselves).
 final class ChunkEncoder {
+    /// A chunk in the making.
+    private struct Draft {
+        /// A stretch of the chunk and where its bytes are.
+        enum Part {
+            case made(Range<Int>)
+            /// A plane that is stored as it is, which is not worth a copy.
+            case plane(Range<Int>)
+        }
+
+        /// The planes one after the other.
+        var planes: [UInt8] = []
+        /// Header, descriptor, the planes' records and what they are coded to.
+        var made: [UInt8] = []
+        var parts: [Part] = []
+        var byteCount = 0
+
+        /// Puts what was made since the last part into one.
+        mutating func endPart() {
+            var start = 0
+            for case .made(let range) in parts { start = range.upperBound }
+            guard start < made.count else { return }
+            parts.append(.made(start..<made.count))
+            byteCount += made.count - start
+        }
+
+        mutating func append(plane: Range<Int>) {
+            endPart()
+            parts.append(.plane(plane))
+            byteCount += plane.count
+        }
+
+        func forEachPart<Failure>(_ body: (RawSpan) throws(Failure) -> Void) throws(Failure) {
+            for part in parts {
+                switch part {
+                case .made(let range): try body(made.rawBytes.extracting(range))
+                case .plane(let range): try body(planes.rawBytes.extracting(range))
+                }
+            }
+        }
+    }
+
     private let huffman = HuffmanEncoder()
     /// Codes samples only, so that what `huffman` has counted stays.
     private let sampler = HuffmanEncoder()
     private let matching = Deflater()
-    private var planes: [UInt8] = []
-    /// The chunk in the making.
-    private var body: [UInt8] = []
+    private var draft = Draft()
     /// Another way to store the same chunk.
-    private var other: [UInt8] = []
-    /// The chunk that was made last: header, descriptor, planes, checksum.
-    var bytes: [UInt8] { body }
+    private var other = Draft()
 
     /// A plane shorter than this is stored or constant: a DEFLATE stream with its own code is hardly shorter.
     private static let shortestCoded = 32
@@ -65,7 +102,7 @@ final class ChunkEncoder {
     private static let samplePieces = 16
     private static let samplePieceLength = 256
 
-    /// Makes the chunk that holds `raw`, in `bytes`.
+    /// Makes the chunk that holds `raw`; `forEachPart` has its bytes.
     ///
     /// - Parameter base: as many bytes of the base; the chunk holds the differences when they take less room than the bytes.
     /// - Returns: what the table says of the chunk, its place apart.
@@ -75,75 +112,79 @@ final class ChunkEncoder {
         var header = ChunkHeader(
             storedLength: 0, rawLength: raw.byteCount, tensorIndex: tensorIndex, index: index, layout: layout,
             descriptorLength: descriptor.count, rawChecksum: 0)
-        header.rawChecksum = appendChunk(raw, base: nil, layout: layout, descriptor: descriptor)
+        header.rawChecksum = makeDraft(raw, base: nil, layout: layout, descriptor: descriptor)
         if let base {
-            swap(&body, &other)
-            _ = appendChunk(raw, base: base, layout: layout.ofDifferences, descriptor: descriptor)
-            if body.count < other.count { header.layout = layout.ofDifferences } else { swap(&body, &other) }
+            swap(&draft, &other)
+            _ = makeDraft(raw, base: base, layout: layout.ofDifferences, descriptor: descriptor)
+            if draft.byteCount < other.byteCount { header.layout = layout.ofDifferences } else { swap(&draft, &other) }
         }
-        header.storedLength = body.count + Format.checksumSize
-        for (place, byte) in header.encoded.enumerated() { body[place] = byte }
-        let sum = NativeCheckpoint.checksum(body.rawBytes)
-        body.append(integer: sum)
+        header.storedLength = draft.byteCount + Format.checksumSize
+        for (place, byte) in header.encoded.enumerated() { draft.made[place] = byte }
+        var sum: UInt32 = 0
+        draft.forEachPart { sum = checksum($0, continuing: sum) }
+        draft.made.append(integer: sum)
+        draft.endPart()
         return (header, sum)
     }
+
+    /// Hands over the chunk that was made last, from the header to the checksum.
+    func forEachPart<Failure>(_ body: (RawSpan) throws(Failure) -> Void) throws(Failure) { try draft.forEachPart(body) }
 
     /// Makes all of the chunk but the header, for which it leaves room, and the checksum.
     ///
     /// - Returns: the CRC-32 of `raw`.
-    private func appendChunk(_ raw: RawSpan, base: RawSpan?, layout: PlaneLayout, descriptor: [UInt8]) -> UInt32 {
-        body.removeAll(keepingCapacity: true)
-        body.reserveCapacity(
-            Format.chunkHeaderSize + descriptor.count + raw.byteCount + layout.width * Format.planeHeaderSize + Format.checksumSize)
-        body.append(contentsOf: repeatElement(0, count: Format.chunkHeaderSize))
-        body += descriptor
+    private func makeDraft(_ raw: RawSpan, base: RawSpan?, layout: PlaneLayout, descriptor: [UInt8]) -> UInt32 {
+        // Taken out while its planes are read, so that no part of `self` is read and changed at once.
+        var planes = draft.planes
+        draft.planes = []
+        if planes.count < raw.byteCount { planes = [UInt8](repeating: 0, count: raw.byteCount) }
+        // A mapped file may be changed by another program at any time. What follows sees one state of it, in this copy.
+        let sum = BytePlanes.split(raw, base: base, into: &planes, layout: layout)
+        draft.made.removeAll(keepingCapacity: true)
+        draft.parts.removeAll(keepingCapacity: true)
+        draft.byteCount = 0
+        draft.made.append(contentsOf: repeatElement(0, count: Format.chunkHeaderSize))
+        draft.made += descriptor
         // Where a coded plane is a small part of the bytes, its decoding is a small part of the time.
         let longest = layout.width >= 4 ? 12 : 11
-        if layout.width == 1, layout.arrangement == .plain {
-            appendPlane(raw, longest: longest)
-            return NativeCheckpoint.checksum(raw)
-        }
         let count = raw.byteCount / layout.width
-        if planes.count < raw.byteCount { planes = [UInt8](repeating: 0, count: raw.byteCount) }
-        let sum = BytePlanes.split(raw, base: base, into: &planes, layout: layout)
-        // Taken out while its parts are read, so that no part of `self` is read and changed at once.
-        let split = planes
-        planes = []
         for plane in 0..<layout.width {
-            appendPlane(split.rawBytes.extracting((plane * count)..<((plane + 1) * count)), longest: longest)
+            let range = (plane * count)..<((plane + 1) * count)
+            if !appendCoded(planes.rawBytes.extracting(range), longest: longest) {
+                appendRecord(.stored, length: count)
+                draft.append(plane: range)
+            }
         }
-        planes = split
+        draft.endPart()
+        draft.planes = planes
         return sum
     }
 
+    /// Appends a plane if it is worth coding.
+    ///
     /// - Parameter longest: bits of the longest Huffman code.
-    private func appendPlane(_ plane: RawSpan, longest: Int) {
-        let length = plane.byteCount
+    private func appendCoded(_ plane: RawSpan, longest: Int) -> Bool {
         let sample = Self.sample(of: plane)
         let histogram = sampler.count(sample.rawBytes)
         // Matches hardly ever save a fifth unless whole words repeat, and looking for those is far faster than zlib.
         let isRepeating = HuffmanEncoder.repeatedWords(sample.rawBytes) >= sample.count / 8
         // Most planes are random mantissas. They are told by the sample, as counting all bytes takes longer than storing them.
-        if !isRepeating, !histogram.mayBeWorthCoding {
-            appendHeader(.stored, length: length)
-            body.append(bytes: plane)
-            return
-        }
-        appendStructured(plane, longest: longest, sample: isRepeating ? sample : nil, isLevel: histogram.isConstant)
+        guard isRepeating || histogram.mayBeWorthCoding else { return false }
+        return appendStructured(plane, longest: longest, sample: isRepeating ? sample : nil, isLevel: histogram.isConstant)
     }
 
-    /// Appends a plane that may be worth coding.
+    /// Appends a plane that may be worth coding, if it is.
     ///
     /// - Parameters:
     ///   - sample: what to try matching on, if anything.
     ///   - isLevel: whether all of the sample is one value, so that there are long runs.
-    private func appendStructured(_ plane: RawSpan, longest: Int, sample: [UInt8]?, isLevel: Bool) {
+    private func appendStructured(_ plane: RawSpan, longest: Int, sample: [UInt8]?, isLevel: Bool) -> Bool {
         let length = plane.byteCount
-        let histogram = huffman.count(plane)
+        let histogram = huffman.count(plane, samples: true)
         if histogram.isConstant {
-            appendHeader(.constant, length: 1)
-            body.append(plane.integer(at: 0))
-            return
+            appendRecord(.constant, length: 1)
+            draft.made.append(plane.integer(at: 0))
+            return true
         }
         // Less than an eighth is not worth the time of coding and decoding; storing costs nothing.
         var limit = length - max(1, length / 8)
@@ -152,35 +193,45 @@ final class ChunkEncoder {
         if let packing { limit = packing.byteCount - 1 }
         if length >= Self.shortestCoded {
             if isLevel || sample.map({ gainsByMatching($0) }) ?? false, let coded = matching.compress(plane, limit: limit) {
-                appendHeader(.deflate, length: coded, number: 1)
-                matching.appendStream(length: coded, to: &body)
-                return
+                appendRecord(.deflate, length: coded, number: 1)
+                matching.appendStream(length: coded, to: &draft.made)
+                return true
             }
-            if histogram.savesAnEighth, huffman.largestPayload(length: length, longest: longest) <= limit {
-                let start = body.count
-                appendHeader(.deflate, length: 0)
-                if let size = huffman.appendPayload(of: plane, to: &body) {
-                    let end = body.count
-                    appendHeader(.deflate, length: size, number: huffman.streamCount)
-                    for byte in 0..<Format.planeHeaderSize { body[start + byte] = body[end + byte] }
-                    body.removeSubrange(end...)
-                    return
-                }
-                body.removeSubrange(start...)
+            if histogram.savesAnEighth, appendSymbols(plane, longest: longest, limit: limit) { return true }
+        }
+        guard let packing else { return false }
+        appendRecord(.packed, length: packing.byteCount, number: packing.bits)
+        packing.append(plane, to: &draft.made)
+        return true
+    }
+
+    /// Appends a plane, which `huffman` has sampled, as symbols alone, if that takes `limit` bytes at most.
+    private func appendSymbols(_ plane: RawSpan, longest: Int, limit: Int) -> Bool {
+        guard huffman.largestPayload(length: plane.byteCount, longest: longest) <= limit else { return false }
+        let start = draft.made.count
+        appendRecord(.deflate, length: 0)
+        var size = huffman.appendPayload(of: plane, to: &draft.made)
+        if size == nil {
+            // The sample is not like the rest.
+            _ = huffman.count(plane)
+            if huffman.largestPayload(length: plane.byteCount, longest: longest) <= limit {
+                size = huffman.appendPayload(of: plane, to: &draft.made)
             }
         }
-        if let packing {
-            appendHeader(.packed, length: packing.byteCount, number: packing.bits)
-            packing.append(plane, to: &body)
-            return
+        guard let size else {
+            draft.made.removeSubrange(start...)
+            return false
         }
-        appendHeader(.stored, length: length)
-        body.append(bytes: plane)
+        let end = draft.made.count
+        appendRecord(.deflate, length: size, number: huffman.streamCount)
+        for byte in 0..<Format.planeHeaderSize { draft.made[start + byte] = draft.made[end + byte] }
+        draft.made.removeSubrange(end...)
+        return true
     }
 
     /// - Parameter number: streams of a DEFLATE plane, bits of a packed one, else 0.
-    private func appendHeader(_ method: PlaneMethod, length: Int, number: Int = 0) {
-        body.append(integer: UInt32(length) | UInt32(number) << 24 | UInt32(method.rawValue) << 29)
+    private func appendRecord(_ method: PlaneMethod, length: Int, number: Int = 0) {
+        draft.made.append(integer: UInt32(length) | UInt32(number) << 24 | UInt32(method.rawValue) << 29)
     }
 
     /// All of a short plane, or pieces from all over a longer one.
@@ -206,7 +257,7 @@ final class ChunkEncoder {
     }
 }
 
-/// How often each byte value occurs in a plane.
+/// How often each byte value occurs in a plane, or in a sample of it.
 struct ByteHistogram {
     private let total: Int
     private let largest: Int
@@ -215,8 +266,9 @@ struct ByteHistogram {
     /// The order-0 entropy of all bytes together, in bits × 256.
     private let entropy: Int
 
-    /// counts is (256), `total` their sum.
-    init(_ counts: [UInt32], total: Int) {
+    /// counts is (256).
+    init(_ counts: [UInt32]) {
+        let total = counts.reduce(0) { $0 + Int($1) }
         var largest = 0
         var entropy = 0
         let whole = Self.logarithm(total)

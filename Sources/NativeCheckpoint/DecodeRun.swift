@@ -65,14 +65,13 @@ final class DecodeRun: @unchecked Sendable {
         @Sendable func place(_ tensor: Int, _ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
             unsafe UnsafeMutableRawBufferPointer(rebasing: raw[(starts[tensor] + range.lowerBound)..<(starts[tensor] + range.upperBound)])
         }
-        try ThreadPool.runInOrder(pieces.count, threads: threads) {
+        try ThreadPool.forEach(pieces.count, threads: threads) {
             ChunkDecoder()
-        } make: { [self] number, decoder in
+        } _: { [self] number, decoder in
             let piece = pieces[number]
             try unsafe file.decode(
                 piece.chunk, part: piece.range, of: tensors[piece.tensor], base: bases[piece.tensor], with: decoder,
                 into: place(piece.tensor, piece.range))
-        } hand: { _, _ in
         }
         try ThreadPool.forEach(tensors.count, threads: threads) { [self] number in
             guard tensors[number].sha256 != nil else { return }

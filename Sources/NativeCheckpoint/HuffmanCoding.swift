@@ -4,14 +4,15 @@ internal import CKernels
 /// exponents. The memory is used again for each plane.
 @safe final class HuffmanEncoder {
     private let memory: OpaquePointer
-    private var counts = [UInt32](repeating: 0, count: 256)
+    private(set) var counts = [UInt32](repeating: 0, count: 256)
     private var plan = oplora_huffman_plan()
 
     /// A plane shorter than this is not cut: it takes no time either way, and a cut costs some 20 bytes.
     private static let shortestCut = 4096
 
-    init() {
-        guard let memory = unsafe oplora_huffman_encoder_create() else { preconditionFailure("there is no memory for an encoder") }
+    /// - Parameter isPortable: whether to do without what some processors have. The bytes are the same.
+    init(isPortable: Bool = false) {
+        guard let memory = unsafe oplora_huffman_encoder_create(isPortable) else { preconditionFailure("there is no memory for an encoder") }
         unsafe self.memory = memory
     }
 
@@ -23,31 +24,39 @@ internal import CKernels
     var streamCount: Int { Int(plan.streams) }
 
     /// Counts the bytes of a plane. The next two calls are about this plane.
-    func count(_ plane: RawSpan) -> ByteHistogram {
+    ///
+    /// - Parameter samples: whether a quarter of a long plane, in pieces from all over it, is enough, with a count of one for each
+    ///   byte that occurs elsewhere alone. That takes a third of the time.
+    func count(_ plane: RawSpan, samples: Bool = false) -> ByteHistogram {
         // Sound: `counts` has 256 places, and the plane is alive. No bytes have no address, and none is looked at then.
         unsafe plane.withUnsafeBytes { source in
             unsafe counts.withUnsafeMutableBufferPointer { counts in
-                unsafe oplora_huffman_count(memory, source.bindMemory(to: UInt8.self).baseAddress, source.count, counts.baseAddress)
+                unsafe oplora_huffman_count(
+                    memory, source.bindMemory(to: UInt8.self).baseAddress, source.count, samples, counts.baseAddress)
             }
         }
-        return ByteHistogram(counts, total: plane.byteCount)
+        return ByteHistogram(counts)
     }
 
-    /// Makes the code for a plane of `length` bytes; the most bytes that the payload takes, a few too many at worst.
+    /// Makes the code for a plane of `length` bytes.
     ///
     /// - Parameter longest: bits of the longest code, 11 or 12: 12 saves a thousandth and costs a sixth of the decoder's speed.
+    /// - Returns: the most bytes that the payload may take: a few more than it does, or a sixty-fourth more than a sample lets
+    ///   expect.
     func largestPayload(length: Int, streams: Int? = nil, longest: Int = 11) -> Int {
         let streams = streams ?? (length < Self.shortestCut ? 1 : oplora_huffman_streams)
         precondition(streams == 1 || streams == oplora_huffman_streams)
         // Sound: `counts` is as long as the kernel asks for.
         unsafe counts.withUnsafeBufferPointer { counts in
-            unsafe oplora_huffman_make_plan(counts.baseAddress, streams, Int32(longest), &plan)
+            unsafe oplora_huffman_make_plan(counts.baseAddress, length, streams, Int32(longest), &plan)
         }
         return Int(plan.most)
     }
 
-    /// Appends the payload of the plane that was counted and given a code; how many bytes it has. `nil`, with nothing
-    /// appended, when the plane has changed since: it may lie in a mapped file that another program writes to.
+    /// Appends the payload of the plane that was counted and given a code.
+    ///
+    /// - Returns: how many bytes it has. `nil`, with nothing appended, when that is more than `largestPayload`: the plane was
+    ///   sampled, and its sample is not like the rest.
     func appendPayload(of plane: RawSpan, to bytes: inout [UInt8]) -> Int? {
         let room = Int(plan.most)
         let before = bytes.count

@@ -84,33 +84,65 @@ struct ThreadPoolTests {
     }
 }
 
-struct OrderedTurnTests {
-    @Test(arguments: [1, 2, 4])
-    func piecesAreHandedOverInOrder(workers: Int) {
-        let turn = OrderedTurn()
+/// A fault of a piece.
+private struct Fault: Error, Equatable { let piece: Int }
+
+struct PieceTests {
+    /// Some pieces take much longer than others, so that their successors are made before them.
+    private func work(_ piece: Int) -> Int { (0..<(piece % 7 == 0 ? 20_000 : 10)).reduce(piece) { ($0 &* 31) ^ $1 } }
+
+    @Test(arguments: [1, 2, 4]) func piecesAreHandedOverInOrder(workers: Int) throws {
         nonisolated(unsafe) var order: [Int] = []
-        ThreadPool.runOnce(workers: workers) { worker in
-            for number in stride(from: worker, to: 200, by: workers) where turn.wait(for: number) {
-                unsafe order.append(number)
-                turn.advance()
-            }
+        nonisolated(unsafe) var wrong = 0
+        let states = Counters(1)
+        try ThreadPool.runInOrder(500, threads: workers) { () -> Int in
+            states.increment(0)
+            return -1
+        } make: { piece, state in
+            state = work(piece)
+        } hand: { piece, state in
+            unsafe order.append(piece)
+            if state != work(piece) { unsafe wrong += 1 }
         }
-        #expect(unsafe order == Array(0..<200))
+        #expect(unsafe order == Array(0..<500) && wrong == 0)
+        #expect((1...(workers == 1 ? 1 : 2 * workers)).contains(states.values[0]))
     }
 
-    /// One worker closes the line while the others wait for a piece that never comes.
-    @Test func closingSendsEverybodyHome() {
-        let turn = OrderedTurn()
-        let dropped = Counters(4)
-        ThreadPool.runOnce(workers: 4) { worker in
-            if worker == 0 {
-                guard turn.wait(for: 0) else { return }
-                turn.close()
-            } else if !turn.wait(for: worker) {
-                dropped.increment(worker)
+    @Test(arguments: [1, 2, 4], [true, false]) func theFirstFaultIsReported(workers: Int, inMake: Bool) {
+        nonisolated(unsafe) var order: [Int] = []
+        #expect(throws: Fault(piece: 41)) {
+            try ThreadPool.runInOrder(500, threads: workers) {
+            } make: { piece, _ in
+                _ = work(piece)
+                if inMake, [41, 42, 43, 77].contains(piece) { throw Fault(piece: piece) }
+            } hand: { piece, _ in
+                if piece == 41 { throw Fault(piece: piece) }
+                unsafe order.append(piece)
             }
         }
-        #expect(dropped.values == [0, 1, 1, 1])
-        #expect(!turn.wait(for: 0), "a closed line stays closed, even for the piece whose turn it is")
+        #expect(unsafe order == Array(0..<41))
+    }
+
+    @Test(arguments: [1, 2, 4]) func everyNumberOnceAndTheFirstFault(workers: Int) throws {
+        let counters = Counters(300)
+        try ThreadPool.forEach(300, threads: workers) { piece in counters.increment(piece) }
+        #expect(counters.values == [Int](repeating: 1, count: 300))
+        for round in 0..<20 {
+            #expect(throws: Fault(piece: 20 + round)) {
+                try ThreadPool.forEach(300, threads: workers) { piece in
+                    _ = work(piece)
+                    if piece >= 20 + round { throw Fault(piece: piece) }
+                }
+            }
+        }
+    }
+
+    @Test func noPieces() throws {
+        try ThreadPool.forEach(0, threads: 3) { _ in Issue.record("there is no piece") }
+        try ThreadPool.runInOrder(0, threads: 3) {
+        } make: { _, _ in
+            Issue.record("there is no piece")
+        } hand: { _, _ in
+        }
     }
 }

@@ -100,7 +100,9 @@ import Testing
                 _ = encoder.encode(bytes.rawBytes, layout: PlaneLayout(.f32), tensorIndex: 0, index: 0, descriptor: [])
             }
             _ = encoder.encode(skewed.rawBytes, layout: PlaneLayout(.i16), tensorIndex: 1, index: 0, descriptor: [1])
-            return encoder.bytes
+            var chunk: [UInt8] = []
+            encoder.forEachPart { chunk.append(bytes: $0) }
+            return chunk
         }
         #expect(chunk(after: []) == chunk(after: [generator.bytes(8000), [UInt8](repeating: 3, count: 400), skewed]))
     }

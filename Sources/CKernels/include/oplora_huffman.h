@@ -24,9 +24,10 @@ typedef struct {
     size_t streams;
     /// Bytes that the streams share: all whole bytes of the header, or none for one stream.
     size_t shared;
-    /// No payload of the counted plane is longer, and none shorter by as many bytes as there are streams.
+    /// No payload of a counted plane is longer, and none shorter by as many bytes as there are streams. For a sampled plane
+    /// it is a sixty-fourth more than the sample lets expect.
     size_t most;
-    /// Bits of all streams after their headers.
+    /// Bits of all streams after their headers, in the same way.
     uint64_t bits;
     /// The bits of the block's header.
     size_t header_bits;
@@ -39,22 +40,25 @@ typedef struct {
 
 /// An encoder's memory.
 typedef struct oplora_huffman_encoder oplora_huffman_encoder;
-/// NULL when there is no memory.
-oplora_huffman_encoder *oplora_huffman_encoder_create(void);
+/// NULL when there is no memory. A portable one does without what some processors have, and gives the same bytes.
+oplora_huffman_encoder *oplora_huffman_encoder_create(bool is_portable);
 void oplora_huffman_encoder_destroy(oplora_huffman_encoder *encoder);
 
-/// Counts the bytes of `plane`; counts is (256).
-void oplora_huffman_count(oplora_huffman_encoder *encoder, const uint8_t *plane, size_t count, uint32_t *counts);
+/// Counts the bytes of `plane`; counts is (256). With `samples` a quarter of a long plane is counted, in short pieces from all
+/// over it, and each byte that occurs elsewhere alone has a count of one.
+void oplora_huffman_count(oplora_huffman_encoder *encoder, const uint8_t *plane, size_t count, bool samples, uint32_t *counts);
 
-/// Makes the best code of at most `limit` bits, from 9 to oplora_huffman_longest, for a plane of these counts, to be cut into
-/// `streams`, 1 or oplora_huffman_streams. Codes of 11 bits are decoded faster than those of 12.
-void oplora_huffman_make_plan(const uint32_t *counts, size_t streams, int limit, oplora_huffman_plan *plan);
+/// Makes the best code of at most `limit` bits, from 9 to oplora_huffman_longest, for a plane of `count` bytes and these counts,
+/// to be cut into `streams`, 1 or oplora_huffman_streams. Codes of 11 bits are decoded faster than those of 12.
+void oplora_huffman_make_plan(const uint32_t *counts, size_t count, size_t streams, int limit, oplora_huffman_plan *plan);
 
 /// Writes a plane's payload: for several streams the number of shared bytes in two bytes, these bytes, and the lengths of all
 /// parts but the last as 32-bit integers; then the parts. Part i is bytes ⌊i·count/streams⌋ up to the next part's first.
 ///
-/// Returns the bytes of the payload; 0 when they are more than `room` or the plane is not the one that was counted. Then some
-/// of `payload` has been written, and nothing else.
+/// The plan has a code for every byte that occurs, or else the payload means nothing.
+///
+/// Returns the bytes of the payload; 0 when they are more than `room`. Then some of `payload` has been written, and nothing
+/// else.
 size_t oplora_huffman_encode(oplora_huffman_encoder *encoder, const oplora_huffman_plan *plan, const uint8_t *plane, size_t count,
                              uint8_t *payload, size_t room);
 
