@@ -54,15 +54,13 @@ static void count_pairs(uint32_t *restrict pairs, struct blocks blocks, uint32_t
             most = block[index] > most ? block[index] : most;
         }
     }
-    size_t width = (size_t)most - least + 1;
-    for (size_t second = least; second <= most; second++) memset(pairs + 256 * second + least, 0, width * sizeof *pairs);
     for (size_t number = 0; number < blocks.number; number++) count_pairs_of_block(block_at(&blocks, number), pairs);
     for (size_t second = least; second <= most; second++) {
-        const uint32_t *row = pairs + 256 * second;
-        uint32_t sum = 0;
+        uint32_t *row = pairs + 256 * second, sum = 0;
         for (size_t first = least; first <= most; first++) {
             sum += row[first];
             counts[first] += row[first];
+            row[first] = 0;
         }
         counts[second] += sum;
     }

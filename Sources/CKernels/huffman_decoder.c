@@ -71,16 +71,19 @@ static bool is_complete(const uint8_t *lengths, int symbols) {
     return filled == 1u << longest_of_deflate;
 }
 
-static uint64_t literals_of(uint16_t first) {
+// All without branches: a table has thousands of entries, and which of them fit cannot be foretold.
+static inline uint64_t literals_of(uint16_t first) {
     uint64_t length = first >> length_shift, symbol = first & symbol_mask;
-    return length && symbol < end_of_block ? symbol | length << 32 | 1ull << 40 : 0;
+    uint64_t is_literal = (uint64_t)((length > 0) & (symbol < end_of_block));
+    return symbol * is_literal | length * is_literal << 32 | is_literal << 40;
 }
 
-// Puts what follows `entry` behind it if the bits that are known hold all of it.
-static uint64_t joined(uint64_t entry, uint64_t following, int bits) {
-    uint64_t sum = (entry & ~0xffffffffull) + (following & ~0xffffffffull);
-    if ((uint8_t)(sum >> 32) > bits || !following) return entry;
-    return sum | (entry & 0xffffffff) | (following & 0xffffffff) << 8 * (entry >> 40);
+// `entry` with what follows it behind it, if the bits that are known hold all of it.
+static inline uint64_t joined(uint64_t entry, uint64_t following, int bits) {
+    const uint64_t symbols = 0xffffffff;
+    uint64_t addition = (following & ~symbols) + ((following & symbols) << 8 * (entry >> 40));
+    bool fits = (uint8_t)((entry + addition) >> 32) <= bits;
+    return __builtin_unpredictable(fits) ? entry + addition : entry;
 }
 
 static bool build_table(oplora_huffman_decoder *decoder, const uint8_t *lengths, int symbols) {
@@ -113,15 +116,15 @@ static bool build_table(oplora_huffman_decoder *decoder, const uint8_t *lengths,
     for (int index = 0; index < size; index++) table[index] = literals_of(decoder->first[index]);
     for (int index = size - 1; index >= 0; index--) {
         uint64_t entry = table[index];
-        if (entry) table[index] = joined(entry, table[index >> (uint8_t)(entry >> 32)], bits);
+        table[index] = joined(entry, table[index >> (uint8_t)(entry >> 32)], bits);
     }
+    // Two more, or one. Behind a literal alone there is no room for either, as there was none for the next.
     for (int index = size - 1; index >= 0; index--) {
         uint64_t entry = table[index];
-        // One literal alone: the next was seen not to fit.
-        if (entry >> 40 != 2) continue;
         int rest = index >> (uint8_t)(entry >> 32);
         uint64_t three = joined(entry, literals_of(decoder->first[rest]), bits), four = joined(entry, table[rest], bits);
-        table[index] = four != entry ? four : three;
+        // The longer one has the longer code, too.
+        table[index] = four > three ? four : three;
     }
     return true;
 }

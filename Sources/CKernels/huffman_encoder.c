@@ -290,7 +290,7 @@ size_t oplora_huffman_repeats(const uint8_t *bytes, size_t count) {
     uint16_t last[1 << index_bits] = {0};
     size_t found = 0;
     if (count > UINT16_MAX) count = UINT16_MAX;
-    for (size_t index = 0; index + 8 <= count; index++) {
+    for (size_t index = 0; index + 8 <= count; index += 2) {
         uint64_t word = load_64(bytes + index);
         size_t slot = (size_t)(word * 0x9e3779b97f4a7c15ull >> (64 - index_bits));
         size_t before = last[slot];

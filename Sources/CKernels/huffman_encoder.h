@@ -9,7 +9,7 @@ struct oplora_huffman_encoder {
     // For two neighbours a, b at a + 256·b: their codes' bits at the top, the number of bits at the bottom. Entries of
     // bytes that do not occur are zero or of an earlier plane; no entry has more than 24 bits.
     uint64_t pairs[256 * 256];
-    // How often each pair occurs.
+    // How often each pair occurs; zero between one plane and the next.
     uint32_t counts[256 * 256];
 };
 

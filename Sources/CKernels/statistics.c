@@ -4,7 +4,6 @@
 #include "float_bits.h"
 #include "instruction_sets.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #pragma STDC FP_CONTRACT OFF

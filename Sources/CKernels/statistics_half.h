@@ -3,15 +3,15 @@
 // Numbers of one sign and exponent are whole multiples of one unit, so that their sums and squares are whole numbers too,
 // and exact. Only adding the at most 512 pairs of sign and exponent rounds.
 
-static void NAME(measure_half)(oplora_statistics *result, const char *source, ptrdiff_t count, int fraction, int bias) {
+static void NAME(measure_half)(oplora_statistics *result, const char *source, ptrdiff_t count, int fraction, int bias, uint32_t *scratch) {
     const int exponents = 1 << (15 - fraction), hidden = 1 << fraction, infinity = exponents - 1;
     half_sums sums[2 * (half_patterns >> 8)] = {{0}};
     uint64_t subnormal[16] = {0};
     int smallest = INT16_MAX, largest = INT16_MIN;
     // How often each pattern occurs. Neighbours count in different tables, so that equal ones do not wait for each other.
-    uint32_t(*counts)[half_patterns] = count < half_few ? NULL : calloc(2, sizeof *counts);
-    if (!counts) {
-        // Going through the tables would take longer than through the numbers, or there is no memory for them.
+    uint32_t(*counts)[half_patterns] = (uint32_t(*)[half_patterns])scratch;
+    if (count < half_few) {
+        // Going through the tables would take longer than through the numbers.
         for (ptrdiff_t i = 0; i < count; i++) {
             uint16_t pattern;
             memcpy(&pattern, source + 2 * i, 2);
@@ -51,14 +51,16 @@ static void NAME(measure_half)(oplora_statistics *result, const char *source, pt
         }
         for (int group = 0; group < 2 * exponents; group++) {
             uint32_t *of_group = counts[0] + ((ptrdiff_t)group << fraction);
-            const uint32_t *others = counts[1] + ((ptrdiff_t)group << fraction);
+            uint32_t *others = counts[1] + ((ptrdiff_t)group << fraction);
             uint64_t all = 0, sum = 0, squares = 0;
             for (int rest = 0; rest < hidden; rest++) all += of_group[rest] += others[rest];
             if (!all) continue;
+            memset(others, 0, (size_t)hidden * sizeof *others);
             int biased = group & (exponents - 1);
             if (biased == infinity) {
                 result->infinite += of_group[0];
                 result->nan += all - of_group[0];
+                memset(of_group, 0, (size_t)hidden * sizeof *of_group);
                 continue;
             }
             for (uint32_t rest = 0; rest < (uint32_t)hidden; rest++) {
@@ -79,8 +81,8 @@ static void NAME(measure_half)(oplora_statistics *result, const char *source, pt
             smallest = other < smallest ? other : smallest;
             largest = one > largest ? one : largest;
             largest = other > largest ? other : largest;
+            memset(of_group, 0, (size_t)hidden * sizeof *of_group);
         }
-        free(counts);
     }
     half_finish(result, sums, subnormal, fraction, bias);
     if (!result->finite) return;

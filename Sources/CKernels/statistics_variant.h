@@ -21,12 +21,12 @@ static inline void NAME(moments)(oplora_statistics *result, double origin, doubl
 
 #include "statistics_half.h"
 
-static void NAME(measure_halves)(oplora_statistics *result, const char *source, ptrdiff_t count, enum oplora_statistics_element element) {
+static void NAME(measure_halves)(oplora_statistics *result, const char *source, ptrdiff_t count, enum oplora_statistics_element element, uint32_t *scratch) {
     for (ptrdiff_t start = 0; start < count; start += half_most) {
         oplora_statistics part = {0};
         ptrdiff_t some = count - start < half_most ? count - start : half_most;
-        if (element == oplora_statistics_bf16) NAME(measure_half)(&part, source + 2 * start, some, 7, 127);
-        else NAME(measure_half)(&part, source + 2 * start, some, 10, 15);
+        if (element == oplora_statistics_bf16) NAME(measure_half)(&part, source + 2 * start, some, 7, 127, scratch);
+        else NAME(measure_half)(&part, source + 2 * start, some, 10, 15, scratch);
         oplora_statistics_add(result, &part, element);
     }
 }
@@ -101,12 +101,12 @@ static void NAME(measure_halves)(oplora_statistics *result, const char *source, 
 #include "statistics_element.h"
 #undef FLOATING
 
-static void NAME(measure)(oplora_statistics *result, const void *source, enum oplora_statistics_element element, ptrdiff_t count) {
+static void NAME(measure)(oplora_statistics *result, const void *source, enum oplora_statistics_element element, ptrdiff_t count, uint32_t *scratch) {
     const char *bytes = source;
     memset(result, 0, sizeof *result);
     switch (element) {
     case oplora_statistics_bf16:
-    case oplora_statistics_f16: NAME(measure_halves)(result, bytes, count, element); break;
+    case oplora_statistics_f16: NAME(measure_halves)(result, bytes, count, element, scratch); break;
     case oplora_statistics_f32: NAME(measure_f32)(result, bytes, count); break;
     case oplora_statistics_f64: NAME(measure_f64)(result, bytes, count); break;
     case oplora_statistics_i8: NAME(measure_i8)(result, bytes, count); break;

@@ -87,8 +87,9 @@ public struct TensorStatistics: Sendable, Equatable {
         return unsafe bytes.withUnsafeBytes { raw in
             let source = unsafe Source(start: raw.baseAddress, element: element, count: raw.count / byteWidth(element))
             var total = oplora_statistics()
+            let scratch = Scratch(threads: 1)
             for piece in source.pieces {
-                var part = source.measure(piece)
+                var part = source.measure(piece, scratch, worker: 0)
                 unsafe oplora_statistics_add(&total, &part, element)
             }
             return TensorStatistics(total, element: element)
@@ -111,16 +112,33 @@ public struct TensorStatistics: Sendable, Equatable {
             return stride(from: 0, to: count, by: size).map { $0..<min(count, $0 + size) }
         }
 
-        func measure(_ piece: Range<Int>) -> oplora_statistics {
+        func measure(_ piece: Range<Int>, _ scratch: Scratch, worker: Int) -> oplora_statistics {
             var result = oplora_statistics()
             guard let start = unsafe start, let element else { return result }
             let width = byteWidth(element)
             // Sound: the elements of the piece lie there.
-            unsafe oplora_statistics_kernels_best().pointee.measure?(&result, start + piece.lowerBound * width, element, piece.count)
+            unsafe oplora_statistics_kernels_best().pointee.measure?(
+                &result, start + piece.lowerBound * width, element, piece.count, scratch.memory(worker))
             // The threads give the pages back as they go; the end of the program would do it with one.
             file?.release(offset + piece.lowerBound * width..<offset + piece.upperBound * width)
             return result
         }
+    }
+
+    /// What each thread counts in.
+    @safe private final class Scratch: Sendable {
+        private nonisolated(unsafe) let counters: UnsafeMutablePointer<UInt32>
+        private static let count = Int(oplora_statistics_scratch)
+
+        init(threads: Int) {
+            unsafe counters = .allocate(capacity: threads * Self.count)
+            unsafe counters.initialize(repeating: 0, count: threads * Self.count)
+        }
+
+        deinit { unsafe counters.deallocate() }
+
+        /// (oplora_statistics_scratch) numbers. Sound: each worker has its own.
+        func memory(_ worker: Int) -> UnsafeMutablePointer<UInt32> { unsafe counters + worker * Self.count }
     }
 
     /// Bytes that one thread measures at a time; a part of the definition, for it decides the order of the sums.
@@ -130,11 +148,12 @@ public struct TensorStatistics: Sendable, Equatable {
         var pieces: [(source: Source, range: Range<Int>)] = []
         for source in sources { pieces += source.pieces.map { (source, $0) } }
         var results = [oplora_statistics](repeating: oplora_statistics(), count: pieces.count)
+        let scratch = Scratch(threads: pool.threads)
         unsafe results.withUnsafeMutableBufferPointer { results in
             // Sound: each turn writes its own result, and the loop ends before the buffer does.
             nonisolated(unsafe) let target = unsafe results
-            pool.run(pieces.count) { [pieces] index, _ in
-                unsafe target[index] = pieces[index].source.measure(pieces[index].range)
+            pool.run(pieces.count) { [pieces] index, worker in
+                unsafe target[index] = pieces[index].source.measure(pieces[index].range, scratch, worker: worker)
             }
         }
         var next = 0

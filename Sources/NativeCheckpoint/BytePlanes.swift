@@ -6,7 +6,7 @@ internal import CKernels
 /// `BytePlanesReference` is the same in plain Swift.
 enum BytePlanes {
     /// Bytes that are handled at a time, so that the checksum and the planes find them in a near cache.
-    private static let blockSize = 1 << 15
+    private static let blockSize = 1 << 14
 
     /// raw and, for differences, base are (count × width) bytes, planes is (width, count) bytes.
     ///

@@ -167,7 +167,7 @@ final class ChunkEncoder {
         let sample = Self.sample(of: plane)
         let histogram = sampler.count(sample.rawBytes)
         // Matches hardly ever save a fifth unless whole words repeat, and looking for those is far faster than zlib.
-        let isRepeating = HuffmanEncoder.repeatedWords(sample.rawBytes) >= sample.count / 8
+        let isRepeating = HuffmanEncoder.repeatedWords(sample.rawBytes) >= sample.count / 16
         // Most planes are random mantissas. They are told by the sample, as counting all bytes takes longer than storing them.
         guard isRepeating || histogram.mayBeWorthCoding else { return false }
         return appendStructured(plane, longest: longest, sample: isRepeating ? sample : nil, isLevel: histogram.isConstant)

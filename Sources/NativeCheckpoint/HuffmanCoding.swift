@@ -73,7 +73,7 @@ internal import CKernels
         return bytes.count > before ? bytes.count - before : nil
     }
 
-    /// How many words of 8 bytes occur earlier in `bytes`, of which there are at most 65,535.
+    /// How many words of 8 bytes at even places of `bytes` occur at one before. There are at most 65,535 bytes.
     static func repeatedWords(_ bytes: RawSpan) -> Int {
         // Sound: the kernel reads within the given count.
         unsafe bytes.withUnsafeBytes { source in

@@ -235,16 +235,18 @@ struct TensorStatisticsTests {
             for quiet in [false, true] {
                 let core = generator.bytes(8 * count).map { quiet ? $0 & 0x3F : $0 }
                 var outcomes: [[UInt8]] = []
+                var scratch = [UInt32](repeating: 0, count: Int(oplora_statistics_scratch))
                 for (shift, edge) in [(0, UInt8(0)), (1, 0xFF), (3, 0x7F), (8, 0x11)] {
                     let padded = [UInt8](repeating: edge, count: shift) + core + [UInt8](repeating: edge, count: 64)
                     for index in 0..<8 {
                         guard let kernels = unsafe oplora_statistics_kernels_variant(Int32(index))?.pointee else { continue }
                         var result = oplora_statistics()
-                        unsafe padded.withUnsafeBytes { unsafe kernels.measure(&result, $0.baseAddress! + shift, element, count) }
+                        unsafe padded.withUnsafeBytes { unsafe kernels.measure(&result, $0.baseAddress! + shift, element, count, &scratch) }
                         outcomes.append(unsafe withUnsafeBytes(of: &result) { unsafe Array($0) })
                     }
                 }
                 #expect(outcomes.count >= 4 && outcomes.allSatisfy { $0 == outcomes[0] }, "\(count) of type \(raw)")
+                #expect(scratch.allSatisfy { $0 == 0 }, "what is left in the scratch memory would be counted again")
             }
         }
     }

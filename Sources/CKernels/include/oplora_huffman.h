@@ -76,5 +76,6 @@ void oplora_huffman_decoder_destroy(oplora_huffman_decoder *decoder);
 bool oplora_huffman_decode(oplora_huffman_decoder *decoder, const uint8_t *shared, size_t shared_size, const uint8_t *parts,
                            const size_t *starts, size_t streams, uint8_t *plane, size_t count);
 
-/// How many 8-byte words of `bytes`, at most 65,535 long, occur earlier in it: whether looking for matches is worth it.
+/// How many 8-byte words at the even places of `bytes`, at most 65,535 long, occur at one before: whether looking for matches is
+/// worth it.
 size_t oplora_huffman_repeats(const uint8_t *bytes, size_t count);

@@ -13,7 +13,11 @@ enum oplora_statistics_element {
     oplora_statistics_i32, oplora_statistics_u32, oplora_statistics_i64, oplora_statistics_u64,
 };
 
-enum { oplora_statistics_bins = 16 };
+enum {
+    oplora_statistics_bins = 16,
+    /// Numbers of the scratch memory: two counters for each pattern of 16 bits.
+    oplora_statistics_scratch = 2 << 16,
+};
 
 typedef struct {
     uint64_t zeros, nan, infinite;
@@ -32,8 +36,10 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    /// Statistics of `count` elements that lie anywhere, aligned or not.
-    void (*measure)(oplora_statistics *result, const void *source, enum oplora_statistics_element element, ptrdiff_t count);
+    /// Statistics of `count` elements that lie anywhere, aligned or not. scratch is (oplora_statistics_scratch), of one thread
+    /// alone, zero before and after.
+    void (*measure)(oplora_statistics *result, const void *source, enum oplora_statistics_element element, ptrdiff_t count,
+                    uint32_t *scratch);
 } oplora_statistics_kernels;
 
 /// Adds the statistics of further elements of the same type (Chan, Golub and LeVeque 1979). The order of additions counts.
