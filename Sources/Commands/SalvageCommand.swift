@@ -9,8 +9,9 @@ struct SalvageCommand: ParsableCommand {
         commandName: "salvage",
         abstract: "Save what is whole in a damaged .opck file.",
         discussion: """
-            Example:
+            Examples:
               oplora salvage broken.opck --out saved
+              oplora salvage broken-merged.opck --against SmolLM2 --out saved
 
             Writes a folder: files/ with the packed files that are whole, tensors.safetensors with whole tensors of other files or of none, \
             and salvage.json, which says what was found and what was lost. Exit code 0 if everything was saved, 1 if something was lost or \
@@ -19,13 +20,14 @@ struct SalvageCommand: ParsableCommand {
 
     @Argument(help: ArgumentHelp("The damaged file.", valueName: "file.opck")) var input: String
     @Option(help: ArgumentHelp("Folder to write.", valueName: "out")) var out: String
+    @Option(help: ArgumentHelp("The base that it was packed against.", valueName: "base")) var against: String?
     @Flag(name: .customLong("no-fsync"), help: "Do not wait until the disk holds the result.") var noFsync = false
     @Flag(help: "Replace an existing output.") var force = false
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        try refuseExisting(out, replacing: force, inputs: [input])
-        let salvage = try Salvage(path: input)
+        try refuseExisting(out, replacing: force, inputs: [input] + (against.map { [$0] } ?? []))
+        let salvage = try Salvage(path: input, base: try against.map { try BaseFiles(path: $0) })
         let report = try salvage.run(to: out, replacing: force, durable: !noFsync, isCancelled: { Interruption.isRequested })
         if output.json {
             Terminal.line(

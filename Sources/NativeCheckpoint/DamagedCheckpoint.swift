@@ -23,6 +23,8 @@ public final class DamagedCheckpoint: Sendable {
         public let byteCount: Int
         /// What the footer says of its bytes' SHA-256.
         public let sha256: String?
+        /// The name of the tensor that it may be stored as differences to: what the footer says, or else its own.
+        public let baseName: String
         let descriptor: TensorDescriptor
         let chunkSize: Int
         /// By their place in the tensor.
@@ -114,7 +116,11 @@ public final class DamagedCheckpoint: Sendable {
     }
 
     /// Decodes all that is there of a tensor.
-    public func examine(_ tensor: Tensor) -> Condition {
+    ///
+    /// - Parameter base: where the tensors are that others may be stored as differences to. What it gives is believed where a chunk's
+    ///   checksum of the raw bytes vouches for it.
+    public func examine(_ tensor: Tensor, base: (any BaseTensors)? = nil) -> Condition {
+        let base = self.source(in: base, for: tensor)
         var condition = Condition()
         var digest = SHA256Digest()
         let decoder = ChunkDecoder()
@@ -124,15 +130,11 @@ public final class DamagedCheckpoint: Sendable {
             let range = tensor.range(of: chunk)
             condition.lost.join(end..<range.lowerBound)
             end = range.upperBound
-            guard decode(chunk, of: tensor, with: decoder, into: &bytes) else {
-                condition.lost.join(range)
-                continue
+            switch decode(chunk, of: tensor, base: base, with: decoder, into: &bytes) {
+            case .raw: digest.update(bytes.rawBytes)
+            case .differences: condition.differences.join(range)
+            case nil: condition.lost.join(range)
             }
-            guard chunk.record.codec != PlaneLayout.Arrangement.difference.rawValue else {
-                condition.differences.join(range)
-                continue
-            }
-            digest.update(bytes.rawBytes)
         }
         condition.lost.join(end..<tensor.byteCount)
         if condition.isWhole, let expected = tensor.sha256 { condition.isHashRight = digest.finishHex() == expected }
@@ -141,12 +143,14 @@ public final class DamagedCheckpoint: Sendable {
 
     /// Hands over the bytes of a tensor that is whole, piece by piece.
     ///
+    /// - Parameter base: as for `examine`.
     /// - Throws: `CheckpointError` with code `chunk-checksum` where it is not whole, and what `body` throws.
-    public func read(_ tensor: Tensor, to body: (RawSpan) throws -> Void) throws {
+    public func read(_ tensor: Tensor, base: (any BaseTensors)? = nil, to body: (RawSpan) throws -> Void) throws {
+        let base = self.source(in: base, for: tensor)
         let decoder = ChunkDecoder()
         var bytes: [UInt8] = []
         for chunk in tensor.chunks {
-            guard decode(chunk, of: tensor, with: decoder, into: &bytes) else {
+            guard decode(chunk, of: tensor, base: base, with: decoder, into: &bytes) == .raw else {
                 throw CheckpointError(.chunkChecksum, tensor: tensor.name, at: chunk.record.offset, "the file changed while it was read")
                     .inFile(path)
             }
@@ -154,17 +158,45 @@ public final class DamagedCheckpoint: Sendable {
         }
     }
 
-    /// Whether the chunk is what it says; `bytes` are its raw bytes then, unless they are differences.
-    private func decode(_ chunk: FoundChunk, of tensor: Tensor, with decoder: ChunkDecoder, into bytes: inout [UInt8]) -> Bool {
+    private func source(in base: (any BaseTensors)?, for tensor: Tensor) -> (any ByteSource)? {
+        guard let found = try? base?.source(name: tensor.baseName, dtype: tensor.dtype, shape: tensor.shape) else { return nil }
+        return found.byteCount == tensor.byteCount ? found : nil
+    }
+
+    /// What a chunk holds that is what it says.
+    private enum Content {
+        /// `bytes` are its raw bytes.
+        case raw
+        /// Differences to what is not known.
+        case differences
+    }
+
+    private func decode(
+        _ chunk: FoundChunk, of tensor: Tensor, base: (any ByteSource)?, with decoder: ChunkDecoder, into bytes: inout [UInt8]
+    ) -> Content? {
         if bytes.count != chunk.record.rawLength { bytes = [UInt8](repeating: 0, count: chunk.record.rawLength) }
-        let plain = PlaneLayout(tensor.dtype)
-        let layout = chunk.record.codec == plain.codec ? plain : plain.ofDifferences
+        guard chunk.record.codec == PlaneLayout.Arrangement.difference.rawValue else {
+            return decode(chunk, of: tensor, layout: PlaneLayout(tensor.dtype), base: nil, with: decoder, into: &bytes) ? .raw : nil
+        }
+        let layout = PlaneLayout(tensor.dtype).ofDifferences
+        var isRestored = false
+        try? base?.withBytes(in: tensor.range(of: chunk)) { base in
+            isRestored = decode(chunk, of: tensor, layout: layout, base: base, with: decoder, into: &bytes)
+        }
+        if isRestored { return .raw }
+        // Without the right base the chunk may be whole all the same.
+        return decode(chunk, of: tensor, layout: layout, base: nil, with: decoder, into: &bytes) ? .differences : nil
+    }
+
+    private func decode(
+        _ chunk: FoundChunk, of tensor: Tensor, layout: PlaneLayout, base: RawSpan?, with decoder: ChunkDecoder, into bytes: inout [UInt8]
+    ) -> Bool {
         let file = file
         // Sound: the pointer is used only during the call; the buffer has as many bytes as the chunk.
         return unsafe bytes.withUnsafeMutableBytes { raw in
             let result: Void? = try? unsafe decoder.decode(
                 file.bytes(in: chunk.record.offset..<chunk.record.end), record: chunk.record, index: Int(chunk.index), layout: layout,
-                descriptor: chunk.index == 0 ? tensor.descriptor.encoded : [], base: nil, into: raw)
+                descriptor: chunk.index == 0 ? tensor.descriptor.encoded : [], base: base, into: raw)
             return result != nil
         }
     }
@@ -183,7 +215,8 @@ extension DamagedCheckpoint {
         let tensors = index.tensors.values.map { tensor in
             Tensor(
                 number: tensor.index, name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, file: tensor.descriptor.file,
-                byteCount: tensor.byteCount, sha256: tensor.sha256, descriptor: tensor.descriptor, chunkSize: index.chunkSize,
+                byteCount: tensor.byteCount, sha256: tensor.sha256, baseName: tensor.base?.name ?? tensor.name, descriptor: tensor.descriptor,
+                chunkSize: index.chunkSize,
                 chunks: tensor.chunks.enumerated().map { number, chunk in
                     FoundChunk(
                         record: index.chunks[chunk], index: UInt32(number),
@@ -238,7 +271,8 @@ extension DamagedCheckpoint {
             tensors.append(
                 Tensor(
                     number: first.record.tensorIndex, name: known.descriptor.name, dtype: known.descriptor.dtype, shape: known.descriptor.shape,
-                    file: known.descriptor.file, byteCount: known.byteCount, sha256: nil, descriptor: known.descriptor,
+                    file: known.descriptor.file, byteCount: known.byteCount, sha256: nil, baseName: known.descriptor.name,
+                    descriptor: known.descriptor,
                     chunkSize: first.record.rawLength, chunks: placed))
         }
         return (tensors, unplaced)

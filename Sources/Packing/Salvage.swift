@@ -24,13 +24,16 @@ public struct Salvage: Sendable {
     }
 
     public let checkpoint: DamagedCheckpoint
+    private let base: BaseFiles?
 
     static let filesName = "files"
     static let tensorsName = "tensors.safetensors"
     static let reportName = "salvage.json"
 
+    /// - Parameter base: what the file was packed against, if anything.
     /// - Throws: `CheckpointError` with code `io`; `PackError.nothingToSalvage`.
-    public init(path: String) throws {
+    public init(path: String, base: BaseFiles? = nil) throws {
+        self.base = base
         checkpoint = try DamagedCheckpoint(path: path)
         guard checkpoint.fault == nil || !checkpoint.tensors.isEmpty || !checkpoint.unplaced.isEmpty else {
             throw PackError.nothingToSalvage(path: path)
@@ -49,7 +52,7 @@ public struct Salvage: Sendable {
         let folder = try AtomicFolder(path: path, replacing: replacing)
         let conditions = try checkpoint.tensors.map { tensor in
             try goOn()
-            return checkpoint.examine(tensor)
+            return checkpoint.examine(tensor, base: base)
         }
         let plan = SalvagePlan(checkpoint, conditions: conditions)
         let report = Report(
@@ -62,7 +65,7 @@ public struct Salvage: Sendable {
                 guard !file.isFolder else { continue }
                 let output = try AtomicFile(path: folder.path(of: name), replacing: false)
                 for tensor in file.tensors {
-                    try checkpoint.read(checkpoint.tensors[tensor]) { bytes in
+                    try checkpoint.read(checkpoint.tensors[tensor], base: base) { bytes in
                         try goOn()
                         try output.write(bytes)
                     }
@@ -77,7 +80,7 @@ public struct Salvage: Sendable {
                         return SafetensorsWriter.Entry(name: loose.name, dtype: tensor.dtype, shape: tensor.shape)
                     }, metadata: [:], replacing: false, keepsOrder: true)
                 for loose in plan.loose {
-                    try checkpoint.read(checkpoint.tensors[loose.tensor]) { bytes in
+                    try checkpoint.read(checkpoint.tensors[loose.tensor], base: base) { bytes in
                         try goOn()
                         try output.write(bytes)
                     }

@@ -80,7 +80,7 @@ extension SalvagePlan {
     /// Writes what was found, entry by entry, for there may be very many.
     func writeReport(to file: AtomicFile) throws(FileError) {
         var head: OrderedDictionary<String, JSONValue> = [
-            "schema": "oplora.salvage/1", "input": .string(FileSystem.lastComponent(checkpoint.path)), "complete": .bool(isComplete),
+            "schema": "oplora.salvaged/1", "input": .string(FileSystem.lastComponent(checkpoint.path)), "complete": .bool(isComplete),
             "footer": checkpoint.fault.map { ["intact": false, "code": .string($0.code.rawValue)] } ?? ["intact": true],
             "searchCutShort": .bool(checkpoint.isCutShort),
         ]

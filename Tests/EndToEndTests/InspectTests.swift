@@ -13,7 +13,7 @@ struct InspectTests {
     @Test func inspectionsHaveWhatTheirSchemaAsksFor() throws {
         let space = try Workspace()
         try space.makeMerged()
-        let schema = try JSONValue(parsing: try readAll(Repository.root + "/formats/inspect.schema.json"))
+        let schema = try ReportSchema("inspect")
         let kinds = [
             (Repository.tinyLlama, "model"), (space.path("run.opck"), "run"), (space.path("adapter"), "adapter"),
             (space.path("merged/model.safetensors"), "tensors"), (try makeGGUF(space), "model"), (try makeGGUF(space, adapter: true), "adapter"),
@@ -22,7 +22,7 @@ struct InspectTests {
             let reports = try space.succeed(["inspect"] + options + kinds.map(\.0)).lines.map { try JSONValue(parsing: Array($0.utf8)) }
             #expect(reports.map { $0["kind"]?.stringValue } == kinds.map(\.1))
             for report in reports {
-                #expect(schemaFaults(report, schema, root: schema) == [])
+                #expect(schema.faults(of: report) == [])
                 let tensors = try #require(report["tensors"]?.arrayValue)
                 #expect(!tensors.isEmpty && tensors.allSatisfy { ($0["stats"] != nil) == options.contains("--stats") })
             }
@@ -32,43 +32,10 @@ struct InspectTests {
         for key in ["schema", "kind", "parameters", "bytes", "types", "roles", "tensors"] {
             var fields = try #require(report.objectValue)
             fields[key] = nil
-            #expect(schemaFaults(.object(fields), schema, root: schema) == ["\(key) is missing"])
+            #expect(schema.faults(of: .object(fields)) == ["\(key) is missing"])
             fields[key] = .bool(true)
-            #expect(!schemaFaults(.object(fields), schema, root: schema).isEmpty, "\(key)")
+            #expect(!schema.faults(of: .object(fields)).isEmpty, "\(key)")
         }
-    }
-
-    /// What of a JSON schema a report does not meet: types, constants, choices, required keys, of members and elements.
-    private func schemaFaults(_ value: JSONValue, _ schema: JSONValue, root: JSONValue) -> [String] {
-        if let reference = schema["$ref"]?.stringValue {
-            guard let target = root["$defs"]?[String(reference.split(separator: "/").last ?? "")] else { return ["\(reference) leads nowhere"] }
-            return schemaFaults(value, target, root: root)
-        }
-        var faults: [String] = []
-        let types = schema["type"]?.arrayValue?.compactMap(\.stringValue) ?? schema["type"]?.stringValue.map { [$0] } ?? []
-        let own =
-            switch value {
-            case .null: ["null"]
-            case .bool: ["boolean"]
-            case .integer: ["integer", "number"]
-            case .real: ["number"]
-            case .string: ["string"]
-            case .array: ["array"]
-            case .object: ["object"]
-            }
-        if !types.isEmpty, !types.contains(where: own.contains) { faults.append("\(value.kind) and not \(types.joined(separator: " or "))") }
-        if let constant = schema["const"], constant != value { faults.append("not \(constant.serialized())") }
-        if let choices = schema["enum"]?.arrayValue, !choices.contains(value) { faults.append("\(value.serialized()) is not a choice") }
-        for key in schema["required"]?.arrayValue?.compactMap(\.stringValue) ?? [] where value.objectValue != nil && value[key] == nil {
-            faults.append("\(key) is missing")
-        }
-        for (key, member) in schema["properties"]?.objectValue ?? [:] {
-            if let inner = value[key] { faults += schemaFaults(inner, member, root: root).map { "\(key): \($0)" } }
-        }
-        if let element = schema["items"] {
-            for inner in value.arrayValue ?? [] { faults += schemaFaults(inner, element, root: root) }
-        }
-        return faults
     }
 
     /// The numbers of a file that is made here, and a filter that keeps some.

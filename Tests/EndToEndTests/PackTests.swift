@@ -1,5 +1,6 @@
 import FileIO
 import Foundation
+import JSON
 import Tensors
 import TestModels
 import TestSupport
@@ -44,6 +45,17 @@ struct PackTests {
                 #expect(try readAll(result) == readAll(input), "\(name)")
             }
         }
+    }
+
+    @Test func reports() throws {
+        let space = try Workspace()
+        let (input, pack) = (Repository.tinyLlama + "/model.safetensors", space.path("file.opck"))
+        let packed = try JSONValue(parsing: try space.succeed(["pack", input, "--out", pack, "--json"]).output)
+        #expect(try ReportSchema("pack").faults(of: packed) == [])
+        let (bytes, packedBytes) = (try FileSystem.status(of: input).byteCount, try FileSystem.status(of: pack).byteCount)
+        #expect(packed["bytes"]?.integerValue == bytes && packed["packedBytes"]?.integerValue == packedBytes && packed["files"]?.integerValue == 1)
+        let unpacked = try JSONValue(parsing: try space.succeed(["unpack", pack, "--out", space.path("out"), "--json"]).output)
+        #expect(try ReportSchema("unpack").faults(of: unpacked) == [] && unpacked["bytes"]?.integerValue == bytes)
     }
 
     @Test func modelsAdaptersAndFiles() throws {

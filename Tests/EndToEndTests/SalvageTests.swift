@@ -20,7 +20,7 @@ struct SalvageTests {
         let cut = try Executable.run("salvage", space.path("run.opck"), "--out", space.path("cut"), "--json")
         let report = try JSONValue(parsing: Array(cut.output.utf8))
         #expect(cut.status == 1 && cut.errors.isEmpty, "\(cut.errors)")
-        #expect(report["schema"]?.stringValue == "oplora.salvage/1" && report["complete"]?.boolValue == false)
+        #expect(try ReportSchema("salvage").faults(of: report) == [] && report["complete"]?.boolValue == false)
         let saved = try space.readTensors(space.path("cut/tensors.safetensors"))
         #expect(!saved.isEmpty && saved.count < tensors.count && report["tensors"]?.integerValue == saved.count)
         for tensor in saved { #expect(tensors.contains { $0.name == tensor.name && $0.bytes == tensor.bytes }) }
@@ -44,6 +44,31 @@ struct SalvageTests {
         #expect(saved.count == names.count - 1)
         for name in saved {
             #expect(try readAll(space.path("damaged/files/" + name)) == readAll(FileSystem.join(Repository.tinyLlama, name)), "\(name)")
+        }
+    }
+
+    /// The bytes of what was packed against a base come back with it, with the footer and without; another base does no harm.
+    @Test func aPackAgainstABase() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let (pack, merged) = (space.path("pack.opck"), space.path("merged"))
+        try space.succeed(["pack", merged, "--against", Repository.tinyLlama, "--out", pack, "--no-fsync"])
+        let weights = merged + "/model.safetensors"
+        let whole = try readAll(pack)
+        for isCut in [false, true] {
+            try Data(isCut ? whole.dropLast(200) : whole).write(to: URL(fileURLWithPath: pack))
+            let name = isCut ? "cut" : "intact"
+            for (base, restores) in [(Repository.tinyLlama, true), (weights, false), (nil, false)] {
+                let out = space.path("\(name)-\(base.map { $0 == weights ? "other" : "base" } ?? "none")")
+                let result = try Executable.run(["salvage", pack, "--out", out, "--no-fsync"] + (base.map { ["--against", $0] } ?? []))
+                #expect(result.status == (restores && !isCut ? 0 : 1) && result.errors.isEmpty, "\(name): \(result.errors)")
+                let report = try JSONValue(parsing: try readAll(out + "/salvage.json"))
+                #expect(try ReportSchema("salvaged").faults(of: report) == [])
+                let tensors = try #require(report["tensors"]?.arrayValue)
+                #expect(tensors.contains { $0["differences"] != nil } == !restores)
+                #expect(FileSystem.exists(out + "/files/model.safetensors") == restores)
+                if restores { #expect(try readAll(out + "/files/model.safetensors") == readAll(weights)) }
+            }
         }
     }
 

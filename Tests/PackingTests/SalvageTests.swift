@@ -22,7 +22,7 @@ struct SalvageTests {
         #expect(saved.files == subject.golden.unpacked ?? [:])
         #expect(saved.tensors == (subject.golden.unpacked == nil ? subject.golden.tensors : [:]))
         let json = saved.json
-        #expect(json["schema"]?.stringValue == "oplora.salvage/1" && json["complete"]?.boolValue == true)
+        #expect(json["schema"]?.stringValue == "oplora.salvaged/1" && json["complete"]?.boolValue == true)
         #expect(json["metadata"] == .object(try CheckpointFile(path: subject.golden.path).metadata))
         let file = try CheckpointFile(path: subject.golden.path)
         for entry in json["tensors"]?.arrayValue ?? [] {
