@@ -40,15 +40,21 @@ private func decode(shared: [UInt8], parts: [[UInt8]], count: Int) {
 
 private func encode(_ plane: [UInt8], streams: Int) {
     guard plane.count >= streams else { return }
-    guard let encoder = unsafe oplora_huffman_encoder_create() else { fail("there is no memory") }
-    defer { unsafe oplora_huffman_encoder_destroy(encoder) }
     var counts = [UInt32](repeating: 0, count: 256)
     var plan = oplora_huffman_plan()
-    unsafe oplora_huffman_count(encoder, plane, plane.count, &counts)
-    unsafe oplora_huffman_make_plan(counts, streams, plane.count % 2 == 0 ? 11 : 12, &plan)
-    var payload = [UInt8](repeating: 0, count: plan.most)
-    let size = unsafe oplora_huffman_encode(encoder, &plan, plane, plane.count, &payload, payload.count)
-    require(size > 0 && size <= plan.most, "the kernel does not write its own plan")
+    var payloads: [[UInt8]] = []
+    for isPortable in [true, false] {
+        guard let encoder = unsafe oplora_huffman_encoder_create(isPortable) else { fail("there is no memory") }
+        defer { unsafe oplora_huffman_encoder_destroy(encoder) }
+        unsafe oplora_huffman_count(encoder, plane, plane.count, false, &counts)
+        unsafe oplora_huffman_make_plan(counts, plane.count, streams, plane.count % 2 == 0 ? 11 : 12, &plan)
+        var payload = [UInt8](repeating: 0, count: plan.most)
+        let size = unsafe oplora_huffman_encode(encoder, &plan, plane, plane.count, &payload, payload.count)
+        require(size > 0 && size <= plan.most, "the kernel does not write its own plan")
+        payloads.append(Array(payload[..<size]))
+    }
+    require(payloads[0] == payloads[1], "two loops write different bytes")
+    let (payload, size) = (payloads[1], payloads[1].count)
     let lengths = streams == 1 ? 0 : 2 + plan.shared
     let shared = streams == 1 ? [] : Array(payload[2..<lengths])
     require(streams == 1 || Int(payload[0]) | Int(payload[1]) << 8 == plan.shared, "the number of shared bytes is not the plan's")
