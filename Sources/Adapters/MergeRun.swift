@@ -226,7 +226,7 @@ private final class ShardRun: @unchecked Sendable {
         }
     }
 
-    /// What a worker keeps from piece to piece.
+    /// What a piece is made in, and the next one after it.
     private struct Workspace {
         var buffer: [UInt8] = []
         var recent = RecentFactors()
@@ -246,7 +246,7 @@ private final class ShardRun: @unchecked Sendable {
         }
     }
 
-    /// The factors that a worker made for the tensor it is at, where there was no room to keep those of all tensors.
+    /// The factors of the tensor that was at work last, where there was no room to keep those of all tensors.
     private struct RecentFactors {
         var job = -1
         var factors: [MergeFactors] = []

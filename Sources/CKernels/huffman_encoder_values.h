@@ -65,12 +65,18 @@ INLINE_AVX2 void append(struct encoder_stream *stream, uint64_t codes, uint64_t 
     stream->pending = total & 7;
 }
 
-INLINE_AVX2 void append_lanes(struct encoder_stream *stream, struct lanes lanes, int first, int step) {
-    uint64_t codes[4], bits[4];
+// The codes of each lane at the top, as `append` takes them.
+INLINE_AVX2 void take_lanes(struct lanes lanes, uint64_t codes[4], uint64_t bits[4]) {
     _mm256_storeu_si256((__m256i *)codes, _mm256_sllv_epi64(lanes.codes, _mm256_sub_epi64(_mm256_set1_epi64x(64), lanes.bits)));
     _mm256_storeu_si256((__m256i *)bits, lanes.bits);
+}
+
+// Appends every `step`-th lane.
+INLINE_AVX2 void append_lanes(struct encoder_stream *stream, struct lanes lanes, int step) {
+    uint64_t codes[4], bits[4];
+    take_lanes(lanes, codes, bits);
 #pragma clang loop unroll(full)
-    for (int lane = first; lane < 4; lane += step) append(stream, codes[lane], bits[lane]);
+    for (int lane = 0; lane < 4; lane += step) append(stream, codes[lane], bits[lane]);
 }
 
 INLINE_AVX2 bool fits(struct lanes lanes) {
@@ -109,23 +115,20 @@ INLINE_AVX2 void encode_value_groups(const struct value_ranges *ranges, const in
                 struct lanes sixteens = joined(
                     eights, (struct lanes){_mm256_unpackhi_epi64(eights.codes, zero), _mm256_unpackhi_epi64(eights.bits, zero)});
                 if (fits(sixteens)) {
-                    append_lanes(&local, sixteens, 0, 2);
+                    append_lanes(&local, sixteens, 2);
                     continue;
                 }
             } else if (fits(eights)) {
-                append_lanes(&local, eights, 0, 1);
+                append_lanes(&local, eights, 1);
                 continue;
             }
         }
-        uint64_t codes[8], bits[8];
-        const __m256i width = _mm256_set1_epi64x(64);
-        _mm256_storeu_si256((__m256i *)codes, _mm256_sllv_epi64(even.codes, _mm256_sub_epi64(width, even.bits)));
-        _mm256_storeu_si256((__m256i *)codes + 1, _mm256_sllv_epi64(odd.codes, _mm256_sub_epi64(width, odd.bits)));
-        _mm256_storeu_si256((__m256i *)bits, even.bits);
-        _mm256_storeu_si256((__m256i *)bits + 1, odd.bits);
+        uint64_t even_codes[4], even_bits[4], odd_codes[4], odd_bits[4];
+        take_lanes(even, even_codes, even_bits);
+        take_lanes(odd, odd_codes, odd_bits);
         for (int lane = 0; lane < 4; lane++) {
-            append(&local, codes[lane], bits[lane]);
-            append(&local, codes[lane + 4], bits[lane + 4]);
+            append(&local, even_codes[lane], even_bits[lane]);
+            append(&local, odd_codes[lane], odd_bits[lane]);
         }
     }
     *stream = local;

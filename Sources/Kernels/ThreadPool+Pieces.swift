@@ -9,8 +9,7 @@ internal import Synchronization
 extension ThreadPool {
     /// Calls `body` for 0..<count, several at once and in any order.
     ///
-    /// - Parameters:
-    ///   - state: what each worker keeps from piece to piece.
+    /// - Parameter state: what each worker keeps from piece to piece.
     /// - Throws: what `body` threw for the first number that failed; later ones may not have been called.
     public static func forEach<State>(
         _ count: Int, threads: Int, state: @Sendable () -> State, _ body: @Sendable (_ piece: Int, _ state: inout State) throws -> Void
@@ -66,8 +65,8 @@ extension ThreadPool {
 /// No worker waits for a piece before its own: it leaves what it made in the line and makes another, and the worker that brings
 /// the piece whose turn it is hands over that one and all that follow it.
 @safe private final class PieceLine<State>: @unchecked Sendable {
-    // Sound: everything below is touched only under the mutex, except the piece that is being handed over, which is then in
-    // nobody else's hands.
+    // Sound: what changes is touched only under the mutex, but for the piece that is being handed over, which is then in nobody
+    // else's hands, and for `failure` after all workers have ended.
 
     struct Made {
         var state: State

@@ -54,7 +54,7 @@ final class AppendRun: @unchecked Sendable {
         holdsDifferences = plan.tensors.map { _ in false }
     }
 
-    /// What a worker keeps from chunk to chunk.
+    /// What a chunk is made in, and the next one after it.
     private struct Workspace {
         let encoder = ChunkEncoder()
         var made: (header: ChunkHeader, checksum: UInt32)?

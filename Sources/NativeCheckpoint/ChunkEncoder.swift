@@ -60,21 +60,25 @@ final class ChunkEncoder {
         /// Header, descriptor, the planes' records and what they are coded to.
         var made: [UInt8] = []
         var parts: [Part] = []
-        var byteCount = 0
+
+        var byteCount: Int {
+            parts.reduce(0) { sum, part in
+                switch part {
+                case .made(let range), .plane(let range): sum + range.count
+                }
+            }
+        }
 
         /// Puts what was made since the last part into one.
         mutating func endPart() {
             var start = 0
             for case .made(let range) in parts { start = range.upperBound }
-            guard start < made.count else { return }
-            parts.append(.made(start..<made.count))
-            byteCount += made.count - start
+            if start < made.count { parts.append(.made(start..<made.count)) }
         }
 
         mutating func append(plane: Range<Int>) {
             endPart()
             parts.append(.plane(plane))
-            byteCount += plane.count
         }
 
         func forEachPart<Failure>(_ body: (RawSpan) throws(Failure) -> Void) throws(Failure) {
@@ -142,7 +146,6 @@ final class ChunkEncoder {
         let sum = BytePlanes.split(raw, base: base, into: &planes, layout: layout)
         draft.made.removeAll(keepingCapacity: true)
         draft.parts.removeAll(keepingCapacity: true)
-        draft.byteCount = 0
         draft.made.append(contentsOf: repeatElement(0, count: Format.chunkHeaderSize))
         draft.made += descriptor
         // Where a coded plane is a small part of the bytes, its decoding is a small part of the time.

@@ -37,7 +37,7 @@ final class DecodeRun: @unchecked Sendable {
         self.pieces = pieces
     }
 
-    /// What a worker keeps from chunk to chunk.
+    /// What a chunk is decoded in, and the next one after it.
     private struct Workspace {
         let decoder = ChunkDecoder()
         var bytes: [UInt8] = []
@@ -65,9 +65,7 @@ final class DecodeRun: @unchecked Sendable {
         @Sendable func place(_ tensor: Int, _ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
             unsafe UnsafeMutableRawBufferPointer(rebasing: raw[(starts[tensor] + range.lowerBound)..<(starts[tensor] + range.upperBound)])
         }
-        try ThreadPool.forEach(pieces.count, threads: threads) {
-            ChunkDecoder()
-        } _: { [self] number, decoder in
+        try ThreadPool.forEach(pieces.count, threads: threads, state: { ChunkDecoder() }) { [self] number, decoder in
             let piece = pieces[number]
             try unsafe file.decode(
                 piece.chunk, part: piece.range, of: tensors[piece.tensor], base: bases[piece.tensor], with: decoder,

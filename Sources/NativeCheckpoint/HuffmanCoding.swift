@@ -26,7 +26,7 @@ internal import CKernels
     /// Counts the bytes of a plane. The next two calls are about this plane.
     ///
     /// - Parameter samples: whether a quarter of a long plane, in pieces from all over it, is enough, with a count of one for each
-    ///   byte that occurs elsewhere alone. That takes a third of the time.
+    ///   byte that occurs elsewhere alone. That is faster.
     func count(_ plane: RawSpan, samples: Bool = false) -> ByteHistogram {
         // Sound: `counts` has 256 places, and the plane is alive. No bytes have no address, and none is looked at then.
         unsafe plane.withUnsafeBytes { source in
