@@ -88,7 +88,7 @@ let package = Package(
         tests(
             "AdaptersTests",
             [
-                "TestModels", "TestSupport", "Adapters", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO", "Tensors", "Hashing",
+                "TestModels", "TestSupport", "Adapters", "Verification", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO", "Tensors", "Hashing",
                 orderedCollections,
             ]),
         tests(

@@ -1,7 +1,6 @@
 public import Safetensors
-public import Tensors
 
-/// A low-rank adapter, whatever dialect it was stored in: for each adapted module an update ΔW = scale·B·A of its weight.
+/// An adapter, whatever dialect it was stored in: low-rank updates of modules, and whatever was trained whole beside them.
 public struct Adapter: Sendable {
     /// The dialects that are read.
     public enum Dialect: String, Sendable {
@@ -21,19 +20,22 @@ public struct Adapter: Sendable {
     public let targets: [String]
     /// The adapted modules, sorted by path; none twice.
     public let modules: [AdapterModule]
+    /// Tensors, or rows of them, that take the place of the base's, sorted by the tensor's name.
+    public let replacements: [Replacement]
     /// Oddities that change nothing, each one sentence.
     public let remarks: [String]
 
     public init(
         path: String, dialect: Dialect, weightsPath: String?, baseModel: String?, targets: [String], modules: [AdapterModule],
-        remarks: [String] = []
+        replacements: [Replacement] = [], remarks: [String] = []
     ) {
         self.path = path
         self.dialect = dialect
         self.weightsPath = weightsPath
         self.baseModel = baseModel
         self.targets = targets
-        self.modules = modules.sorted { $0.path < $1.path }
+        self.modules = modules.sorted { ($0.path, $0.parameter) < ($1.path, $1.parameter) }
+        self.replacements = replacements.sorted { $0.tensor.utf8.lexicographicallyPrecedes($1.tensor.utf8) }
         self.remarks = remarks
     }
 
@@ -46,113 +48,94 @@ public struct Adapter: Sendable {
     }
 }
 
-/// One adapted module: W′ = W + scale·B·A.
+/// One adapted parameter of a module: W′ = W + scale·B·A, or with a magnitude m (DoRA) W′ = (m/‖W + scale·B·A‖)·(W + scale·B·A).
 public struct AdapterModule: Sendable {
-    /// What kind of weight the module has, and so how B·A meets it.
+    /// What kind of parameter it is, and so how it is stored and how B·A meets it.
     public enum Kind: String, Sendable {
-        /// W [out, in], A [rank, in], B [out, rank].
+        /// W [out, in].
         case linear
+        /// W [in, out], as GPT-2's Conv1D has it: it takes (B·A)ᵀ.
+        case transposedLinear
+        /// W [in, out], in being the vocabulary: it takes (B·A)ᵀ.
+        case embedding
+        /// W [out, in, height, width], with in·height·width columns of A for each output; one or three dimensions likewise.
+        case convolution
+        /// A stack of matrices, each with factors of its own.
+        case experts
+    }
+
+    /// A [rank, in] and B [out, rank].
+    public struct Factors: Sendable {
+        public let a: FactorMatrix
+        public let b: FactorMatrix
+
+        /// - Precondition: the ranks are the same.
+        public init(a: FactorMatrix, b: FactorMatrix) {
+            precondition(a.rows == b.columns)
+            self.a = a
+            self.b = b
+        }
     }
 
     public let path: ModulePath
+    /// The name of the parameter in the module: `weight`, or that of a bare parameter such as `gate_up_proj`.
+    public let parameter: String
     public let kind: Kind
-    /// A [rank, in].
-    public let loraA: FactorMatrix
-    /// B [out, rank].
-    public let loraB: FactorMatrix
+    /// One, or for a stack of experts one for each; all of the same shapes.
+    public let factors: [Factors]
     public let alpha: Double
     /// What multiplies B·A: alpha/rank, or alpha/√rank for a rank-stabilised adapter, rounded in binary64.
     public let scale: Double
+    /// m [1, out] of a weight-decomposed adapter (DoRA).
+    public let magnitude: FactorMatrix?
+    /// What is added to the module's bias, times the scale: [1, out].
+    public let bias: FactorMatrix?
 
-    public init(path: ModulePath, kind: Kind, loraA: FactorMatrix, loraB: FactorMatrix, alpha: Double, scale: Double) {
-        precondition(loraA.rows == loraB.columns)
+    /// - Precondition: there are factors.
+    public init(
+        path: ModulePath, parameter: String = "weight", kind: Kind, factors: [Factors], alpha: Double, scale: Double,
+        magnitude: FactorMatrix? = nil, bias: FactorMatrix? = nil
+    ) {
+        precondition(!factors.isEmpty)
         self.path = path
+        self.parameter = parameter
         self.kind = kind
-        self.loraA = loraA
-        self.loraB = loraB
+        self.factors = factors
         self.alpha = alpha
         self.scale = scale
+        self.magnitude = magnitude
+        self.bias = bias
     }
 
+    public init(path: ModulePath, kind: Kind, loraA: FactorMatrix, loraB: FactorMatrix, alpha: Double, scale: Double) {
+        self.init(path: path, kind: kind, factors: [Factors(a: loraA, b: loraB)], alpha: alpha, scale: scale)
+    }
+
+    /// A [rank, in]; of a stack of experts that of the first.
+    public var loraA: FactorMatrix { factors[0].a }
+    /// B [out, rank]; of a stack of experts that of the first.
+    public var loraB: FactorMatrix { factors[0].b }
     public var rank: Int { loraA.rows }
     public var inputs: Int { loraA.columns }
     public var outputs: Int { loraB.rows }
+    /// The name of the parameter in a model's files.
+    public var parameterName: String { "\(path).\(parameter)" }
+    /// What reports call it: the module, or the parameter where it is not the module's weight.
+    public var label: ModulePath { parameter == "weight" ? path : path.appending(parameter) }
 }
 
-/// A matrix of an adapter, in the element type in which it is stored.
-public struct FactorMatrix: Sendable {
-    /// The tensor's name in its file.
-    public let name: String
-    public let dtype: DType
-    public let rows: Int
-    public let columns: Int
-    private let storage: Storage
+/// Values that take the place of the base's.
+public struct Replacement: Sendable {
+    /// The tensor's name in a model's files.
+    public let tensor: String
+    /// The values: the whole tensor, or one row for each of `rows`.
+    public let values: WeightFiles.Location
+    /// The rows that they replace; `nil` for the whole tensor.
+    public let rows: [Int]?
 
-    private enum Storage: Sendable {
-        case file(SafetensorsFile, TensorInfo)
-        case values([Float])
-    }
-
-    /// A matrix that stays in its file until it is read.
-    ///
-    /// - Precondition: the tensor has two dimensions.
-    public init(_ tensor: TensorInfo, in file: SafetensorsFile) {
-        precondition(tensor.shape.count == 2)
-        name = tensor.name
-        dtype = tensor.dtype
-        rows = tensor.shape[0]
-        columns = tensor.shape[1]
-        storage = .file(file, tensor)
-    }
-
-    /// A matrix [rows, columns] in memory, row-major, in F32.
-    public init(name: String, rows: Int, columns: Int, values: [Float]) {
-        precondition(values.count == rows * columns)
-        self.name = name
-        dtype = .f32
+    public init(tensor: String, values: WeightFiles.Location, rows: [Int]? = nil) {
+        self.tensor = tensor
+        self.values = values
         self.rows = rows
-        self.columns = columns
-        storage = .values(values)
-    }
-
-    public var shape: [Int] { [rows, columns] }
-
-    /// Calls `body` with the elements as they are stored, row-major.
-    public func withBytes<Result>(_ body: (RawSpan) throws -> Result) rethrows -> Result {
-        switch storage {
-        case .file(let file, let tensor): return try file.withBytes(of: tensor, body)
-        // Sound: every bit pattern of a number may be read as raw bytes.
-        case .values(let values): return try body(unsafe values.span.bytes)
-        }
-    }
-
-    /// The elements in binary64, row-major. Every type that a factor may have widens exactly.
-    public func doubles() -> [Double] {
-        withBytes { bytes in
-            // Sound: `count` elements are there, and every bit pattern is a number.
-            (0..<rows * columns).map { index in
-                switch dtype {
-                case .f64: Double(bitPattern: unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 8 * index, as: UInt64.self))
-                case .f32: Double(unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 4 * index, as: Float.self))
-                case .bf16: Double(Float(bitPattern: UInt32(unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 2 * index, as: UInt16.self)) << 16))
-                case .f16: Double(halfBits: unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 2 * index, as: UInt16.self))
-                default: preconditionFailure("\(dtype) is not a type that a factor may have")
-                }
-            }
-        }
-    }
-}
-
-extension Double {
-    /// The value of an F16 by its bits.
-    init(halfBits: UInt16) {
-        let sign: FloatingPointSign = halfBits & 0x8000 != 0 ? .minus : .plus
-        let exponent = Int(halfBits >> 10 & 31)
-        let fraction = Double(halfBits & 0x3ff)
-        switch exponent {
-        case 0: self.init(sign: sign, exponent: -24, significand: fraction)
-        case 31: self = fraction == 0 ? (sign == .minus ? -.infinity : .infinity) : .nan
-        default: self.init(sign: sign, exponent: exponent - 25, significand: 1024 + fraction)
-        }
     }
 }

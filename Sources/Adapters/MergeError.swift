@@ -8,8 +8,10 @@ public struct MergeError: Error, Sendable, Equatable {
         case shapeMismatch
         /// A weight is in an element type in which it cannot be merged.
         case unsupportedDType
-        /// An adapter of an embedding or head that share one matrix.
+        /// Embedding and head share one matrix and cannot be separated.
         case tiedWeights
+        /// Adapters that cannot be merged together, or not with this weight.
+        case unsupportedCombination
         /// Alpha, rank and weight give no finite scale.
         case invalidScale
         /// An element of a factor is infinite or no number.

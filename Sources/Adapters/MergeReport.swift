@@ -26,6 +26,8 @@ public struct MergeReport: Sendable {
     public let filesCopied: [String]
     /// The other files of the base that were left out, as paths in the folder.
     public let filesLeftOut: [String]
+    /// What somebody who uses the model should know, each one sentence.
+    public let remarks: [String]
 
     /// The module with the least survival; `nil` when no module has any.
     public var minimumSurvival: (survival: Double, module: ModulePath)? {
@@ -40,6 +42,7 @@ public struct MergeReport: Sendable {
             "schema": "oplora.merge/1", "modules": .integer(modules.count), "tensorsChanged": .integer(tensorsChanged),
             "tensorsCopied": .integer(tensorsCopied), "bytes": .integer(bytes), "survival": survival,
             "filesCopied": .array(filesCopied.map { .string($0) }), "filesLeftOut": .array(filesLeftOut.map { .string($0) }),
+            "remarks": .array(remarks.map { .string($0) }),
         ]
     }
 }

@@ -42,7 +42,7 @@ extension MergePlan {
     /// - Throws: `MergeError` (`.interrupted` when cancelled, `.baseNotFinite`, `.overflow`), `SafetensorsError` or
     ///   `FileError`; the output is then as it was before.
     public func run(to output: String, options: RunOptions = RunOptions()) throws -> MergeReport {
-        for input in [base.path, FileSystem.isFolder(base.path) ? base.path : FileSystem.parent(of: base.path)] + adapters.map(\.adapter.path)
+        for input in [base.path, FileSystem.isFolder(base.path) ? base.path : FileSystem.parent(of: base.path)] + model.adapters.map(\.adapter.path)
         where FileSystem.areSame(output, input) {
             throw MergeError(.outputIsInput, path: output, "the output is one of the inputs; choose another name")
         }
@@ -50,18 +50,18 @@ extension MergePlan {
         let total = byteCount
         var done = 0
         var bytes = 0
-        var sums: [String: MergeSums] = [:]
+        var sums: [ModulePath: MergeSums] = [:]
         let files = try folder.fill {
-            for shard in base.shards {
-                let shardJobs = jobs.filter { $0.location.file === shard }
+            for (number, shard) in base.shards.enumerated() {
+                let shardJobs = jobs.filter { $0.tensor.shard == number }
                 let writer = try SafetensorsWriter(
                     path: folder.path(of: FileSystem.lastComponent(shard.path)),
-                    entries: shardJobs.map { .init(name: $0.info.name, dtype: $0.dtype, shape: $0.info.shape) },
+                    entries: shardJobs.map { .init(name: $0.tensor.name, dtype: $0.dtype, shape: $0.tensor.shape) },
                     metadata: Dictionary(uniqueKeysWithValues: shard.metadata.map { ($0.key, $0.value) }), replacing: false, keepsOrder: true)
                 let run = ShardRun(jobs: shardJobs, writer: writer, output: output, options: options, done: done, total: total)
                 try run.execute()
                 try writer.publish(durable: options.isDurable)
-                for (job, sum) in zip(shardJobs, run.sums) where !job.named.isEmpty { sums[job.info.name] = sum }
+                for (module, sum) in run.sums { sums[module, default: MergeSums()].add(sum) }
                 done += shardJobs.reduce(0) { $0 + $1.outputByteCount }
                 bytes += writer.order.last?.byteRange.upperBound ?? 0
             }
@@ -69,15 +69,19 @@ extension MergePlan {
         }
         if options.isCancelled() { throw MergeError.interrupted(output) }
         try folder.publish(durable: options.isDurable)
-        let modules = jobs.filter { !$0.named.isEmpty }.map { job in
-            let sum = sums[job.info.name] ?? MergeSums()
+        var scales: [ModulePath: [Double]] = [:]
+        for item in model.adapters {
+            for module in item.adapter.modules { scales[module.label, default: []].append(module.scale * item.weight) }
+        }
+        let modules = scales.keys.sorted().map { path in
+            let sum = sums[path] ?? MergeSums()
             return MergeReport.Module(
-                path: job.named[0].module.path, scales: job.named.map(\.scale),
-                survival: sum.updateSquared > 0 ? sum.updateTimesChange / sum.updateSquared : nil)
+                path: path, scales: scales[path] ?? [], survival: sum.updateSquared > 0 ? sum.updateTimesChange / sum.updateSquared : nil)
         }
         return MergeReport(
-            modules: modules.sorted { $0.path < $1.path }, tensorsChanged: jobs.count { !$0.isCopied },
-            tensorsCopied: jobs.count { $0.isCopied }, bytes: bytes, filesCopied: files.copied, filesLeftOut: files.leftOut)
+            modules: modules, tensorsChanged: jobs.count { !$0.isCopied || !$0.tensor.isOfBase },
+            tensorsCopied: jobs.count { $0.isCopied && $0.tensor.isOfBase }, bytes: bytes, filesCopied: files.copied, filesLeftOut: files.leftOut,
+            remarks: model.remarks)
     }
 
     /// The index, the configuration, the receipt, and the files that are copied.
@@ -91,13 +95,17 @@ extension MergePlan {
         guard FileSystem.isFolder(base.path) else { return ([], []) }
         if let index = base.index {
             let source = FileSystem.join(base.path, WeightFiles.indexName)
-            if index["metadata"]?["total_size"]?.integerValue == byteCount {
+            let added = jobs.filter { base.tensors[$0.tensor.name] == nil }
+            if index["metadata"]?["total_size"]?.integerValue == byteCount, added.isEmpty {
                 try ModelFolder.copy(source, to: folder.path(of: WeightFiles.indexName), isDurable: options.isDurable)
             } else {
                 var members = index.objectValue ?? [:]
                 var metadata = members["metadata"]?.objectValue ?? [:]
                 metadata["total_size"] = .integer(byteCount)
                 members["metadata"] = .object(metadata)
+                var map = members["weight_map"]?.objectValue ?? [:]
+                for job in added { map[job.tensor.name] = .string(FileSystem.lastComponent(base.shards[job.tensor.shard].path)) }
+                members["weight_map"] = .object(map)
                 try write(.object(members), WeightFiles.indexName)
             }
         }
@@ -110,7 +118,7 @@ extension MergePlan {
                 let parent = parents.joined(separator: "/")
                 if made.insert(parent).inserted { try FileSystem.createFolder(folder.path(of: parent)) }
             }
-            if name == Self.configurationName, let configuration {
+            if name == BaseModel.configurationName, let configuration {
                 try write(configuration, name)
             } else {
                 try ModelFolder.copy(FileSystem.join(base.path, name), to: folder.path(of: name), isDurable: options.isDurable)
@@ -127,7 +135,7 @@ extension MergePlan {
             "base": .string(FileSystem.lastComponent(base.path)),
             "dtype": dtype.map { .string($0.rawValue) } ?? "keep",
             "adapters": .array(
-                adapters.map { item in
+                model.adapters.map { item in
                     let hash = item.adapter.weightsPath.flatMap { try? MappedFile(path: $0) }.map { SHA256Digest.hex(of: $0.bytes) }
                     return [
                         "name": .string(FileSystem.lastComponent(item.adapter.path)), "weight": .real(item.weight),
@@ -135,7 +143,7 @@ extension MergePlan {
                         "modules": .array(
                             item.adapter.modules.map { module in
                                 [
-                                    "module": .string(module.path.text), "rank": .integer(module.rank),
+                                    "module": .string(module.label.text), "rank": .integer(module.rank),
                                     "scale": .real(module.scale * item.weight),
                                 ]
                             }),
@@ -162,22 +170,25 @@ private final class ShardRun: @unchecked Sendable {
     private let pieces: [Piece]
     private var written: Int
     private let total: Int
-    /// One for each job.
-    private(set) var sums: [MergeSums]
+    /// By the jobs' numbers.
+    private let columnRatios = Mutex<[Int: [Double]]>([:])
+    private(set) var sums: [ModulePath: MergeSums] = [:]
 
     /// A part of a tensor that one worker makes in one go.
     private struct Piece {
         let job: Int
+        /// Rows of the tensor seen as a matrix; for a copy its bytes, for a conversion its elements.
+        let range: Range<Int>
         let work: Work
     }
 
     private enum Work {
-        /// Bytes of the tensor, counted from its start.
-        case copy(Range<Int>)
-        /// Rows of the weight.
-        case merge(Range<Int>)
-        /// Elements of the tensor.
-        case convert(Range<Int>)
+        case copy
+        case convert
+        /// Rows whose values an adapter may bring.
+        case assemble
+        /// The numbers of the updates that meet the rows.
+        case merge([Int])
     }
 
     /// About as many bytes as a piece gives; small enough for the caches to help, large enough for few system calls.
@@ -190,25 +201,46 @@ private final class ShardRun: @unchecked Sendable {
         self.options = options
         self.written = done
         self.total = total
-        sums = Array(repeating: MergeSums(), count: jobs.count)
+        pieces = jobs.indices.flatMap { Self.pieces(of: jobs[$0], number: $0) }
+    }
+
+    private static func pieces(of job: TensorJob, number: Int) -> [Piece] {
         var pieces: [Piece] = []
-        for (number, job) in jobs.enumerated() {
-            func add(_ count: Int, _ step: Int, _ work: (Range<Int>) -> Work) {
-                for start in stride(from: 0, to: count, by: step) {
-                    pieces.append(Piece(job: number, work: work(start..<min(start + step, count))))
-                }
-            }
-            if job.isCopied {
-                add(job.info.byteCount, 4 * Self.pieceBytes) { .copy($0) }
-            } else if job.parts.isEmpty {
-                add(job.info.elementCount, Self.pieceBytes / 4) { .convert($0) }
-            } else {
-                let rowBytes = max(1, job.outputByteCount / job.info.shape[0])
-                // Whole tiles of the kernel, the last piece of a matrix excepted.
-                add(job.info.shape[0], max(6, Self.pieceBytes / rowBytes / 48 * 48)) { .merge($0) }
+        func add(_ range: Range<Int>, _ step: Int, _ work: Work) {
+            for start in stride(from: range.lowerBound, to: range.upperBound, by: step) {
+                pieces.append(Piece(job: number, range: start..<min(start + step, range.upperBound), work: work))
             }
         }
-        self.pieces = pieces
+        /// Elements that no adapter touches.
+        func addUntouched(_ elements: Range<Int>) {
+            let width = job.source.info.dtype.bitWidth
+            if job.keepsType {
+                add(elements.lowerBound * width / 8..<(elements.upperBound * width + 7) / 8, 4 * pieceBytes, .copy)
+            } else {
+                add(elements, pieceBytes / 4, .convert)
+            }
+        }
+        let columns = job.columns
+        // Whole tiles of the kernel, the last piece of a matrix excepted.
+        let step = max(6, pieceBytes / max(1, columns * job.dtype.bitWidth / 8) / 48 * 48)
+        if job.elementCount == 0 { return [] }
+        if !job.tensor.rows.isEmpty {
+            add(0..<job.elementCount / columns, step, .assemble)
+            return pieces
+        }
+        // Each run of rows that the same updates meet; a stack of experts has one for each expert.
+        var cuts = Set(job.updates.flatMap { [$0.rows.lowerBound, $0.rows.upperBound] })
+        cuts.formUnion([0, job.elementCount / columns])
+        let bounds = cuts.sorted()
+        for (low, high) in zip(bounds, bounds.dropFirst()) {
+            let updates = job.updates.indices.filter { job.updates[$0].rows.contains(low) }
+            if updates.isEmpty {
+                addUntouched(low * columns..<high * columns)
+            } else {
+                add(low..<high, step, .merge(updates))
+            }
+        }
+        return pieces
     }
 
     func execute() throws {
@@ -216,12 +248,13 @@ private final class ShardRun: @unchecked Sendable {
             Workspace()
         } make: { [self] number, workspace in
             guard !options.isCancelled() else { throw MergeError.interrupted(output) }
-            workspace.sums = try make(pieces[number], &workspace.recent, into: &workspace.buffer)
+            workspace.sums = try make(pieces[number], &workspace)
         } hand: { [self] number, workspace in
             let piece = pieces[number]
             try write(piece, workspace.buffer)
-            sums[piece.job].updateSquared += workspace.sums.updateSquared
-            sums[piece.job].updateTimesChange += workspace.sums.updateTimesChange
+            if case .merge(let updates) = piece.work {
+                for module in Set(updates.map({ jobs[piece.job].updates[$0].module })) { sums[module, default: MergeSums()].add(workspace.sums) }
+            }
             options.progress?(written, total)
         }
     }
@@ -229,38 +262,58 @@ private final class ShardRun: @unchecked Sendable {
     /// What a piece is made in, and the next one after it.
     private struct Workspace {
         var buffer: [UInt8] = []
+        /// The sums of a weight and its update in binary64, where a magnitude scales them.
+        var wide: [Double] = []
         var recent = RecentFactors()
         var sums = MergeSums()
     }
 
     /// Computes the piece; a copy needs no computing.
-    private func make(_ piece: Piece, _ recent: inout RecentFactors, into buffer: inout [UInt8]) throws -> MergeSums {
+    private func make(_ piece: Piece, _ workspace: inout Workspace) throws -> MergeSums {
         let job = jobs[piece.job]
         switch piece.work {
-        case .copy: return MergeSums()
-        case .merge(let rows): return try mergeRows(piece.job, rows, &recent, into: &buffer)
-        case .convert(let elements):
-            let result = compute(job, rows: 0..<1, columns: elements.count, start: elements.lowerBound, factors: [], into: &buffer)
-            if result.isNotFinite { try checkConversion(job, elements, buffer) }
-            return MergeSums()
+        case .copy:
+            break
+        case .convert:
+            let result = compute(job, rows: 0..<1, columns: piece.range.count, start: piece.range.lowerBound, factors: [], into: &workspace.buffer)
+            if result.isNotFinite { try checkConversion(job.source, piece.range, to: job.dtype, workspace.buffer) }
+        case .assemble:
+            try assemble(job, piece.range, into: &workspace.buffer)
+        case .merge(let updates):
+            return try mergeRows(piece.job, piece.range, updates, &workspace)
         }
+        return MergeSums()
     }
 
-    /// The factors of the tensor that was at work last, where there was no room to keep those of all tensors.
+    /// The factors that were at work last, where there was no room to keep those of all tensors.
     private struct RecentFactors {
         var job = -1
+        var updates: [Int] = []
         var factors: [MergeFactors] = []
     }
 
-    private func mergeRows(_ number: Int, _ rows: Range<Int>, _ recent: inout RecentFactors, into buffer: inout [UInt8]) throws -> MergeSums {
+    private func factors(_ number: Int, _ updates: [Int], _ recent: inout RecentFactors) throws(MergeError) -> [MergeFactors] {
         let job = jobs[number]
-        let columns = job.info.shape[1]
-        if job.keptFactors == nil, recent.job != number {
-            recent = RecentFactors(job: number, factors: try job.parts.map { part throws(MergeError) in try part.factors() })
+        if let kept = job.keptFactors { return updates.map { kept[$0] } }
+        if recent.job != number || recent.updates != updates {
+            recent = RecentFactors(
+                job: number, updates: updates, factors: try updates.map { update throws(MergeError) in try job.updates[update].factors() })
         }
-        let factors = job.keptFactors ?? recent.factors
-        let sums = compute(job, rows: rows, columns: columns, start: rows.lowerBound * columns, factors: factors, into: &buffer)
-        guard !sums.isNotFinite else { throw fault(job, start: rows.lowerBound * columns, count: rows.count * columns, buffer) }
+        return recent.factors
+    }
+
+    private func mergeRows(_ number: Int, _ rows: Range<Int>, _ updates: [Int], _ workspace: inout Workspace) throws -> MergeSums {
+        let job = jobs[number]
+        let columns = job.columns
+        let start = rows.lowerBound * columns
+        let factors = try factors(number, updates, &workspace.recent)
+        let sums: MergeSums
+        if let update = updates.lazy.map({ job.updates[$0] }).first(where: { $0.magnitude != nil }) {
+            sums = try scaleRows(number, rows, update, factors, &workspace)
+        } else {
+            sums = compute(job, rows: rows, columns: columns, start: start, factors: factors, into: &workspace.buffer)
+        }
+        guard !sums.isNotFinite else { throw fault(job, start: start, count: rows.count * columns, workspace.buffer) }
         return sums
     }
 
@@ -274,32 +327,139 @@ private final class ShardRun: @unchecked Sendable {
         var span = buffer.mutableSpan
         // Sound: every bit pattern of a byte may be written.
         var target = unsafe span.mutableBytes
-        let file = job.location.file.file
-        let range = sourceRange(job, start..<start + count)
+        let file = job.source.file.file
+        let range = sourceRange(job.source.info, start..<start + count)
         let sums = MergeKernel.mergeRows(
-            weights: file.bytes(in: range), weightType: job.info.dtype, into: &target, mergedType: job.dtype, rows: rows, columns: columns,
-            factors: factors)
+            weights: file.bytes(in: range), weightType: job.source.info.dtype, into: &target, mergedType: job.dtype, rows: rows,
+            columns: columns, factors: factors)
         file.release(range)
         return sums
     }
+
+    // MARK: Magnitudes
+
+    /// W + s·acc of some rows, in binary64.
+    private func addUpdates(_ job: TensorJob, rows: Range<Int>, factors: [MergeFactors], into wide: inout [Double]) {
+        let columns = job.columns
+        let count = rows.count * columns
+        if wide.count < count { wide = [Double](repeating: 0, count: count) }
+        var span = wide.mutableSpan
+        // Sound: every bit pattern of a number may be written as raw bytes.
+        var target = unsafe span.mutableBytes
+        let file = job.source.file.file
+        let range = sourceRange(job.source.info, rows.lowerBound * columns..<rows.upperBound * columns)
+        _ = MergeKernel.mergeRows(
+            weights: file.bytes(in: range), weightType: job.source.info.dtype, into: &target, mergedType: .f64, rows: rows,
+            columns: columns, factors: factors)
+    }
+
+    private func scaleRows(
+        _ number: Int, _ rows: Range<Int>, _ update: TensorUpdate, _ factors: [MergeFactors], _ workspace: inout Workspace
+    ) throws -> MergeSums {
+        let job = jobs[number]
+        let columns = job.columns
+        let size = rows.count * columns * job.dtype.bitWidth / 8
+        if workspace.buffer.count < size { workspace.buffer = [UInt8](repeating: 0, count: size) }
+        let range = sourceRange(job.source.info, rows.lowerBound * columns..<rows.upperBound * columns)
+        let file = job.source.file.file
+        defer { file.release(range) }
+        let weights = file.bytes(in: range)
+        var ratios: [Double] = []
+        var magnitudes: [Double] = []
+        switch update.magnitude {
+        case .ofColumns(let values)?: ratios = try self.ratios(number, magnitudes: values, factors, &workspace.wide)
+        case .ofRows(let values)?:
+            magnitudes = Array(values.doubles()[rows.lowerBound - update.rows.lowerBound..<rows.upperBound - update.rows.lowerBound])
+        case nil: preconditionFailure("the update has no magnitude")
+        }
+        addUpdates(job, rows: rows, factors: factors, into: &workspace.wide)
+        let wide = workspace.wide
+        var span = workspace.buffer.mutableSpan
+        // Sound: every bit pattern of a byte may be written.
+        var target = unsafe span.mutableBytes
+        if magnitudes.isEmpty {
+            return MagnitudeKernel.scaleColumns(
+                wide, by: ratios.span, weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: job.dtype,
+                rows: rows.count)
+        }
+        return MagnitudeKernel.scaleRows(
+            wide, to: magnitudes.span, weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: job.dtype,
+            columns: columns)
+    }
+
+    /// m/‖u‖ of the columns of a weight. The first worker that needs them computes them over all rows; the others wait.
+    private func ratios(_ number: Int, magnitudes: FactorMatrix, _ factors: [MergeFactors], _ wide: inout [Double]) throws -> [Double] {
+        let job = jobs[number]
+        let columns = job.columns
+        var spare = wide
+        let ratios = columnRatios.withLock { known in
+            if let ratios = known[number] { return ratios }
+            var lanes = [Double](repeating: 0, count: 8 * columns)
+            let step = max(1, Self.pieceBytes / 8 / columns)
+            for start in stride(from: 0, to: job.elementCount / columns, by: step) {
+                let rows = start..<min(start + step, job.elementCount / columns)
+                addUpdates(job, rows: rows, factors: factors, into: &spare)
+                MagnitudeKernel.addSquares(of: spare, rows: rows, columns: columns, to: &lanes)
+            }
+            let ratios = MagnitudeKernel.columnRatios(lanes: lanes, magnitudes: magnitudes.doubles())
+            known[number] = ratios
+            return ratios
+        }
+        wide = spare
+        return ratios
+    }
+
+    // MARK: Rows of adapters
+
+    /// Rows of the source, those excepted that an adapter brings.
+    private func assemble(_ job: TensorJob, _ rows: Range<Int>, into buffer: inout [UInt8]) throws {
+        let columns = job.columns
+        let elements = rows.lowerBound * columns..<rows.upperBound * columns
+        if job.keepsType {
+            let file = job.source.file.file
+            let range = sourceRange(job.source.info, elements)
+            // Sound: the bytes are copied before the call returns.
+            buffer = unsafe file.bytes(in: range).withUnsafeBytes { unsafe Array($0) }
+            file.release(range)
+        } else {
+            let result = compute(job, rows: 0..<1, columns: elements.count, start: elements.lowerBound, factors: [], into: &buffer)
+            if result.isNotFinite { try checkConversion(job.source, elements, to: job.dtype, buffer) }
+        }
+        let size = columns * job.dtype.bitWidth / 8
+        for row in rows {
+            guard let source = job.tensor.rows[row] else { continue }
+            let elements = source.row * columns..<(source.row + 1) * columns
+            let range = sourceRange(source.values.info, elements)
+            let file = source.values.file.file
+            let values = file.bytes(in: range)
+            let first = (row - rows.lowerBound) * size
+            var span = buffer.mutableSpan
+            // Sound: every bit pattern of a byte may be written.
+            var bytes = unsafe span.mutableBytes
+            var target = bytes._mutatingExtracting(first..<first + size)
+            let sums = MergeKernel.mergeRows(
+                weights: values, weightType: source.values.info.dtype, into: &target, mergedType: job.dtype, rows: 0..<1, columns: columns,
+                factors: [])
+            if sums.isNotFinite { try checkConversion(source.values, elements, to: job.dtype, Array(buffer[first..<first + size])) }
+        }
+    }
+
+    // MARK: Writing
 
     private func write(_ piece: Piece, _ buffer: [UInt8]) throws {
         let job = jobs[piece.job]
         let size: Int
         switch piece.work {
-        case .copy(let bytes):
-            size = bytes.count
-            let file = job.location.file.file
-            let range = job.info.byteRange.lowerBound + bytes.lowerBound..<job.info.byteRange.lowerBound + bytes.upperBound
+        case .copy:
+            size = piece.range.count
+            let start = job.source.info.byteRange.lowerBound
+            let range = start + piece.range.lowerBound..<start + piece.range.upperBound
+            let file = job.source.file.file
             try writer.write(file.bytes(in: range))
             file.release(range)
-        case .merge(let rows):
-            size = rows.count * job.info.shape[1] * job.dtype.bitWidth / 8
-        case .convert(let elements):
-            size = elements.count * job.dtype.bitWidth / 8
-        }
-        if case .copy = piece.work {
-        } else {
+        case .convert, .merge, .assemble:
+            let elements = if case .convert = piece.work { piece.range.count } else { piece.range.count * job.columns }
+            size = elements * job.dtype.bitWidth / 8
             // Sound: every bit pattern of a byte may be read as a raw byte.
             try writer.write(unsafe buffer.span.bytes.extracting(0..<size))
         }
@@ -307,9 +467,9 @@ private final class ShardRun: @unchecked Sendable {
     }
 
     /// Where elements of a tensor lie in its file.
-    private func sourceRange(_ job: TensorJob, _ elements: Range<Int>) -> Range<Int> {
-        let width = job.info.dtype.bitWidth / 8
-        let start = job.info.byteRange.lowerBound
+    private func sourceRange(_ info: TensorInfo, _ elements: Range<Int>) -> Range<Int> {
+        let width = info.dtype.bitWidth / 8
+        let start = info.byteRange.lowerBound
         return start + elements.lowerBound * width..<start + elements.upperBound * width
     }
 
@@ -317,40 +477,44 @@ private final class ShardRun: @unchecked Sendable {
 
     /// Why an element of the result is not finite: the base's own element, or the sum.
     private func fault(_ job: TensorJob, start: Int, count: Int, _ buffer: [UInt8]) -> MergeError {
-        let file = job.location.file.file
-        let weights = file.bytes(in: sourceRange(job, start..<start + count))
-        let columns = job.info.shape.last ?? 1
-        func place(_ index: Int) -> String { "[\((start + index) / columns),\((start + index) % columns)]" }
-        if let index = (0..<count).first(where: { !Self.value(weights, job.info.dtype, $0).isFinite }) {
+        let info = job.source.info
+        let path = job.source.file.path
+        let file = job.source.file.file
+        let weights = file.bytes(in: sourceRange(info, start..<start + count))
+        func place(_ index: Int) -> String { "[\((start + index) / job.columns),\((start + index) % job.columns)]" }
+        if let index = (0..<count).first(where: { !Self.value(weights, info.dtype, $0).isFinite }) {
             return MergeError(
-                .baseNotFinite, path: job.location.file.path, tensor: job.info.name,
+                .baseNotFinite, path: path, tensor: job.tensor.name,
                 "element \(place(index)) of the base is infinite or no number, so the merge has no result")
         }
         // Sound: every bit pattern of a byte may be read as a raw byte.
         let result = unsafe buffer.span.bytes
         let index = (0..<count).first { !Self.value(result, job.dtype, $0).isFinite } ?? 0
+        let isScaled = job.updates.contains { $0.magnitude != nil }
         return MergeError(
-            .overflow, path: job.location.file.path, tensor: job.info.name,
-            "element \(place(index)) becomes too large for \(job.dtype); choose a larger element type or a smaller weight")
+            .overflow, path: path, tensor: job.tensor.name,
+            isScaled
+                ? "element \(place(index)) becomes infinite or no number, because a magnitude is not finite, or the norm that it takes the place of is zero"
+                : "element \(place(index)) becomes too large for \(job.dtype); choose a larger element type or a smaller weight")
     }
 
     /// A conversion may keep an infinity of the base, as masks hold them, but not make one, and no NaN passes.
-    private func checkConversion(_ job: TensorJob, _ elements: Range<Int>, _ buffer: [UInt8]) throws(MergeError) {
-        let file = job.location.file.file
-        let weights = file.bytes(in: sourceRange(job, elements))
+    private func checkConversion(_ source: WeightFiles.Location, _ elements: Range<Int>, to dtype: DType, _ buffer: [UInt8]) throws(MergeError) {
+        let file = source.file.file
+        let weights = file.bytes(in: sourceRange(source.info, elements))
         // Sound: every bit pattern of a byte may be read as a raw byte.
         let result = unsafe buffer.span.bytes
         for index in 0..<elements.count {
-            let before = Self.value(weights, job.info.dtype, index)
+            let before = Self.value(weights, source.info.dtype, index)
             if before.isNaN {
                 throw MergeError(
-                    .baseNotFinite, path: job.location.file.path, tensor: job.info.name,
-                    "element \(elements.lowerBound + index) of the base is no number and cannot be converted")
+                    .baseNotFinite, path: source.file.path, tensor: source.info.name,
+                    "element \(elements.lowerBound + index) is no number and cannot be converted")
             }
-            if before.isFinite, !Self.value(result, job.dtype, index).isFinite {
+            if before.isFinite, !Self.value(result, dtype, index).isFinite {
                 throw MergeError(
-                    .overflow, path: job.location.file.path, tensor: job.info.name,
-                    "element \(elements.lowerBound + index) is too large for \(job.dtype); choose a larger element type")
+                    .overflow, path: source.file.path, tensor: source.info.name,
+                    "element \(elements.lowerBound + index) is too large for \(dtype); choose a larger element type")
             }
         }
     }
@@ -362,5 +526,13 @@ private final class ShardRun: @unchecked Sendable {
         case .f32: Double(unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 4 * index, as: Float.self))
         default: MergeReference.value(of: UInt64(unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 2 * index, as: UInt16.self)), in: dtype)
         }
+    }
+}
+
+extension MergeSums {
+    fileprivate mutating func add(_ other: MergeSums) {
+        updateSquared += other.updateSquared
+        updateTimesChange += other.updateTimesChange
+        isNotFinite = isNotFinite || other.isNotFinite
     }
 }

@@ -104,4 +104,16 @@ struct ModelFolder {
             return value
         }
     }
+
+    /// `config.json` with members set; a model of text and images has them in its part for the text as well.
+    static func configuration(_ value: JSONValue, setting changes: [String: JSONValue]) -> JSONValue {
+        guard var members = value.objectValue else { return value }
+        var text = members["text_config"]?.objectValue
+        for (key, change) in changes.sorted(by: { $0.key < $1.key }) {
+            if text?[key] != nil { text?[key] = change }
+            if text == nil || members[key] != nil || text?[key] == nil { members[key] = change }
+        }
+        if let text { members["text_config"] = .object(text) }
+        return .object(members)
+    }
 }

@@ -17,6 +17,18 @@ public struct ModulePath: Sendable, Hashable {
         return String(text[text.index(after: dot)...])
     }
 
+    /// The path of a part of the module.
+    ///
+    /// - Precondition: the name is not empty.
+    func appending(_ name: String) -> ModulePath {
+        precondition(!name.isEmpty)
+        return ModulePath(verbatim: "\(text).\(name)")
+    }
+
+    private init(verbatim text: String) {
+        self.text = text
+    }
+
     /// The name of the module's weight in a model's files.
     public var weightName: String { text + ".weight" }
 }

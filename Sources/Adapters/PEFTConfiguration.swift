@@ -17,6 +17,20 @@ struct PEFTConfiguration {
     let alphaPattern: [(pattern: PEFTPattern, alpha: Double)]
     let baseModel: String?
     let targets: [String]
+    /// Whether weights are stored as [in, out].
+    let isFanInFanOut: Bool
+    /// Whether the modules have magnitudes.
+    let usesMagnitudes: Bool
+    /// Whether B has a bias.
+    let hasFactorBias: Bool
+    /// Whether biases of the model were trained.
+    let trainsBiases: Bool
+    /// The names of modules that were trained whole.
+    let modulesToSave: [String]
+    /// The names of parameters that are adapted though they are no module's weight.
+    let targetParameters: [String]
+    /// The tokens whose embeddings were trained: for the modules of a name, or for the input embedding (`nil`).
+    let trainedTokens: [(module: String?, tokens: [Int])]
 
     /// - Throws: `AdapterError` or `FileError`.
     init(path: String) throws {
@@ -73,6 +87,28 @@ struct PEFTConfiguration {
         } else {
             targets = fields["target_modules"]?.arrayValue?.compactMap(\.stringValue) ?? []
         }
+        isFanInFanOut = fields["fan_in_fan_out"]?.boolValue ?? false
+        usesMagnitudes = fields["use_dora"]?.boolValue ?? false
+        hasFactorBias = fields["lora_bias"]?.boolValue ?? false
+        trainsBiases = ["all", "lora_only"].contains(fields["bias"]?.stringValue)
+        modulesToSave = fields["modules_to_save"]?.arrayValue?.compactMap(\.stringValue) ?? []
+        targetParameters = fields["target_parameters"]?.arrayValue?.compactMap(\.stringValue) ?? []
+        func tokens(_ value: JSONValue) throws(AdapterError) -> [Int] {
+            guard let list = value.arrayValue else { throw wrong("trainable_token_indices", "a list of numbers, or a map to such lists") }
+            let numbers = list.compactMap(\.integerValue)
+            guard numbers.count == list.count, numbers.allSatisfy({ $0 >= 0 }) else {
+                throw AdapterError(
+                    .invalidConfiguration, path: path, subject: "trainable_token_indices", "a token's number must be a whole number from 0 on")
+            }
+            return numbers
+        }
+        var trained: [(String?, [Int])] = []
+        if let map = fields["trainable_token_indices"]?.objectValue {
+            for (module, value) in map { trained.append((module, try tokens(value))) }
+        } else if let value = fields["trainable_token_indices"], !value.isNull {
+            trained.append((nil, try tokens(value)))
+        }
+        trainedTokens = trained
     }
 
     func alpha(of module: ModulePath) -> Double {
@@ -83,6 +119,35 @@ struct PEFTConfiguration {
         rankPattern.first { $0.pattern.matches(module) }?.rank ?? rank
     }
 
+    /// What multiplies B·A of a module with factors of the rank.
+    func scale(of module: ModulePath, rank: Int) -> Double {
+        isRankStabilised ? alpha(of: module) / Double(rank).squareRoot() : alpha(of: module) / Double(rank)
+    }
+
+    /// The adapted parameters of a module that are not its weight, in the order in which models declare them; `nil` where that
+    /// order is not known.
+    func parameters(of module: ModulePath) -> [String]? {
+        let names = Set(
+            targetParameters.compactMap { target -> String? in
+                guard let dot = target.lastIndex(of: ".") else { return target }
+                let owner = target[..<dot]
+                return module.text == owner || module.text.hasSuffix("." + owner) ? String(target[target.index(after: dot)...]) : nil
+            })
+        guard names.count > 1 else { return Array(names) }
+        let known = ["gate_up_proj", "gate_proj", "up_proj", "down_proj"].filter(names.contains)
+        return known.count == names.count ? known : nil
+    }
+
+    /// Whether a tensor is of a module that was trained whole.
+    func isSaved(_ tensor: ModulePath) -> Bool {
+        modulesToSave.contains { name in ".\(tensor).".contains(".\(name).") && !tensor.text.hasSuffix(name) }
+    }
+
+    /// The tokens whose rows a module's trained embeddings are.
+    func trainedTokens(of module: ModulePath) -> [Int]? {
+        trainedTokens.first { entry in entry.module.map { module.text == $0 || module.text.hasSuffix("." + $0) } ?? true }?.tokens
+    }
+
     // MARK: What is allowed
 
     /// What a field may hold.
@@ -90,11 +155,11 @@ struct PEFTConfiguration {
         /// It changes nothing in the result, or is read above.
         case free
         /// It is read above; this is what it must be.
-        case boolean, object
+        case boolean, object, names
         /// It changes the result in a way that is not supported, unless it is null, false or empty.
         case off(String)
-        /// Likewise, unless it is this string.
-        case only(String, String)
+        /// Likewise, unless it is one of these strings.
+        case only(Set<String>, String)
         case initialisation
     }
 
@@ -107,13 +172,9 @@ struct PEFTConfiguration {
         // These shape the training or the first values of the factors only.
         "eva_config": .free, "corda_config": .free, "lora_ga_config": .free, "loftq_config": .free,
         "init_lora_weights": .initialisation,
-        "bias": .only("none", "trained biases"),
-        "use_dora": .off("DoRA (weight-decomposed adapters)"),
-        "lora_bias": .off("a bias on the B factors"),
-        "fan_in_fan_out": .off("weights stored as [in, out]"),
-        "modules_to_save": .off("whole modules trained and saved beside the factors"),
-        "target_parameters": .off("adapters of bare parameters (fused experts)"),
-        "trainable_token_indices": .off("trained token embeddings"),
+        "bias": .only(["none", "all", "lora_only"], "a training of biases of this kind"),
+        "use_dora": .boolean, "lora_bias": .boolean, "fan_in_fan_out": .boolean, "modules_to_save": .names, "target_parameters": .names,
+        "trainable_token_indices": .free,
         "layer_replication": .off("replicated layers"),
         "ensure_weight_tying": .off("adapters of tied weights"),
         "use_qalora": .off("QA-LoRA"),
@@ -149,7 +210,11 @@ struct PEFTConfiguration {
         case .off(let what)?:
             guard isOff(value) else { throw refuse(what) }
         case .only(let allowed, let what)?:
-            guard value.isNull || value == .string(allowed) else { throw refuse(what) }
+            guard value.isNull || value.stringValue.map(allowed.contains) == true else { throw refuse(what) }
+        case .names?:
+            guard value.isNull || value.arrayValue?.allSatisfy({ $0.stringValue != nil }) == true else {
+                throw AdapterError(.invalidConfiguration, path: path, subject: name, "the field must be a list of names and is \(value.kind)")
+            }
         case .initialisation?:
             guard let scheme = value.stringValue else {
                 guard value.boolValue != nil || value.isNull else { throw refuse("an initialisation of this kind") }

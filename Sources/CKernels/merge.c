@@ -8,7 +8,7 @@
 // compute side by side. Nothing may be contracted except where the product is known to be exact.
 #include "oplora_merge.h"
 
-#include "float_bits.h"
+#include "merge_elements.h"
 
 #include <string.h>
 
@@ -27,73 +27,6 @@ struct lanes {
     double update[4];
     double change[4];
 };
-
-static size_t element_size(int type) {
-    switch (type) {
-    case oplora_merge_f32: return 4;
-    case oplora_merge_f64: return 8;
-    default: return 2;
-    }
-}
-
-// MARK: Scalar conversions
-
-static double widen_half(uint16_t half) {
-    uint64_t sign = (uint64_t)(half & 0x8000) << 48;
-    uint64_t exponent = (half >> 10) & 31, fraction = half & 0x3ff;
-    if (exponent == 31) return double_of_bits(sign | 0x7ff0000000000000ull | fraction << 42);
-    if (exponent == 0) {
-        // A multiple of 2^-24, which binary64 holds exactly.
-        double magnitude = (double)fraction * 0x1p-24;
-        return sign ? -magnitude : magnitude;
-    }
-    return double_of_bits(sign | (exponent + 1008) << 52 | fraction << 42);
-}
-
-static double widen_one(const void *source, int type, size_t index) {
-    switch (type) {
-    case oplora_merge_f32: return ((const float *)source)[index];
-    case oplora_merge_bf16: return float_of_bits((uint32_t)((const uint16_t *)source)[index] << 16);
-    case oplora_merge_f16: return widen_half(((const uint16_t *)source)[index]);
-    default: return ((const double *)source)[index];
-    }
-}
-
-// Rounds to nearest even into a 16-bit type with `fraction` stored bits, exponent bias `bias` and largest exponent field
-// `top` (that of infinity), straight from the bits of binary64.
-static uint16_t narrow_16(double value, int fraction, int bias, int top) {
-    uint64_t bits = bits_of_double(value);
-    uint16_t sign = (uint16_t)(bits >> 48 & 0x8000);
-    uint64_t magnitude = bits & 0x7fffffffffffffffull;
-    uint16_t infinity = (uint16_t)(top << fraction);
-    if (magnitude > 0x7ff0000000000000ull) return (uint16_t)(sign | infinity | 1u << (fraction - 1));
-    int exponent = (int)(magnitude >> 52) - 1023 + bias;
-    if (exponent >= 1) {
-        int dropped = 52 - fraction;
-        uint64_t rounded = magnitude + ((1ull << (dropped - 1)) - 1) + (magnitude >> dropped & 1);
-        rounded = (rounded >> dropped) - ((uint64_t)(1023 - bias) << fraction);
-        return (uint16_t)(sign | (rounded > infinity ? infinity : (uint16_t)rounded));
-    }
-    // Below the normal numbers the last place stays where it is and more bits are dropped.
-    int dropped = 52 - fraction + 1 - exponent;
-    if (dropped > 54) return sign;
-    uint64_t significand = (magnitude & 0xfffffffffffffull) | (magnitude >> 52 ? 1ull << 52 : 0);
-    uint64_t kept = dropped > 53 ? 0 : significand >> dropped;
-    uint64_t rest = significand & ((1ull << dropped) - 1), half = 1ull << (dropped - 1);
-    if (rest > half || (rest == half && (kept & 1))) kept++;
-    return (uint16_t)(sign | kept);
-}
-
-static void narrow_one(double value, void *target, int type, size_t index) {
-    switch (type) {
-    case oplora_merge_f32: ((float *)target)[index] = (float)value; break;
-    case oplora_merge_bf16: ((uint16_t *)target)[index] = narrow_16(value, 7, 127, 255); break;
-    case oplora_merge_f16: ((uint16_t *)target)[index] = narrow_16(value, 10, 15, 31); break;
-    default: ((double *)target)[index] = value; break;
-    }
-}
-
-static int is_finite(double value) { return (bits_of_double(value) & 0x7ff0000000000000ull) != 0x7ff0000000000000ull; }
 
 ptrdiff_t oplora_merge_widen(const void *source, int type, size_t count, double *wide) {
     ptrdiff_t first = -1;
@@ -502,7 +435,7 @@ static void narrow_tile(tile_function tile, const char *weights, int weight_type
 }
 
 oplora_merge_sums oplora_merge_rows(int path, const void *weights, int weight_type, void *merged, int merged_type, size_t rows,
-                                    size_t columns, size_t first_row, const oplora_merge_factors *factors, size_t factor_count) {
+                                    size_t columns, const oplora_merge_factors *factors, size_t factor_count) {
     const tile_function tile = tile_of(path);
     const size_t panels = (columns + panel - 1) / panel;
     const size_t weight_size = element_size(weight_type), merged_size = element_size(merged_type);
@@ -525,10 +458,10 @@ oplora_merge_sums oplora_merge_rows(int path, const void *weights, int weight_ty
                     const char *source = (const char *)weights + start * weight_size;
                     char *target = (char *)merged + start * merged_size;
                     if (width >= panel)
-                        tile(source, weight_type, target, merged_type, tile_rows, columns, first_row + block + r, p, factors, factor_count,
+                        tile(source, weight_type, target, merged_type, tile_rows, columns, block + r, p, factors, factor_count,
                              &lanes[r], &sums.not_finite);
                     else
-                        narrow_tile(tile, source, weight_type, target, merged_type, tile_rows, columns, width, first_row + block + r, p,
+                        narrow_tile(tile, source, weight_type, target, merged_type, tile_rows, columns, width, block + r, p,
                                     factors, factor_count, &lanes[r], &sums.not_finite);
                 }
             }

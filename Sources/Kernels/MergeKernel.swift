@@ -16,6 +16,8 @@ public enum MergePath: Int32, CaseIterable, Sendable {
 
 /// One adapter's factors for one matrix W [out, in], widened to binary64 once and laid out for the kernel.
 @safe public final class MergeFactors: Sendable {
+    /// The rows of the weight that the update meets begin here; there are `outputs`.
+    public let firstRow: Int
     public let outputs: Int
     public let inputs: Int
     public let rank: Int
@@ -45,13 +47,15 @@ public enum MergePath: Int32, CaseIterable, Sendable {
     /// - Parameters:
     ///   - loraA: A [rank, in], row-major, in F32, BF16, F16 or F64.
     ///   - loraB: B [out, rank], likewise.
+    ///   - firstRow: the row of the weight that takes the first row of B·A.
     /// - Throws: `NotFinite` for the first element that is infinite or no number, those of A first.
     public init(
-        loraA: RawSpan, typeA: DType, loraB: RawSpan, typeB: DType, outputs: Int, inputs: Int, rank: Int, scale: Double
+        loraA: RawSpan, typeA: DType, loraB: RawSpan, typeB: DType, outputs: Int, inputs: Int, rank: Int, scale: Double, firstRow: Int = 0
     ) throws(NotFinite) {
         let a = MergeElement(checking: typeA)
         let b = MergeElement(checking: typeB)
         precondition(loraA.byteCount == rank * inputs * typeA.bitWidth / 8 && loraB.byteCount == outputs * rank * typeB.bitWidth / 8)
+        self.firstRow = firstRow
         self.outputs = outputs
         self.inputs = inputs
         self.rank = rank
@@ -76,10 +80,10 @@ public enum MergePath: Int32, CaseIterable, Sendable {
 
     deinit { unsafe storage.deallocate() }
 
-    /// The view that the kernel takes; valid as long as `self`.
-    @unsafe fileprivate var view: oplora_merge_factors {
+    /// The view that the kernel takes, from a row of the weight on; valid as long as `self`.
+    @unsafe fileprivate func view(from row: Int) -> oplora_merge_factors {
         unsafe oplora_merge_factors(
-            a: storage, b: storage + packedCount, rank: rank, scale: scale, products_are_exact: productsAreExact ? 1 : 0)
+            a: storage, b: storage + packedCount + (row - firstRow) * rank, rank: rank, scale: scale, products_are_exact: productsAreExact ? 1 : 0)
     }
 }
 
@@ -123,21 +127,109 @@ public enum MergeKernel {
         precondition(path.isSupported)
         precondition(weights.byteCount == rows.count * columns * weightType.bitWidth / 8)
         precondition(merged.byteCount >= rows.count * columns * mergedType.bitWidth / 8)
-        precondition(factors.allSatisfy { $0.inputs == columns && rows.upperBound <= $0.outputs })
-        let views = unsafe factors.map { unsafe $0.view }
+        precondition(
+            factors.allSatisfy { $0.inputs == columns && $0.firstRow <= rows.lowerBound && rows.upperBound <= $0.firstRow + $0.outputs })
+        let views = unsafe factors.map { unsafe $0.view(from: rows.lowerBound) }
         // Sound: the sizes have been checked, and `factors` keeps what the views point at alive.
         let sums = unsafe weights.withUnsafeBytes { from in
             unsafe merged.withUnsafeMutableBytes { to in
                 unsafe views.withUnsafeBufferPointer { list in
                     unsafe oplora_merge_rows(
                         path.rawValue, from.baseAddress, source.rawValue, to.baseAddress, target.rawValue, rows.count, columns,
-                        rows.lowerBound, list.baseAddress, list.count)
+                        list.baseAddress, list.count)
                 }
             }
         }
         withExtendedLifetime(factors) {}
         return MergeSums(
             updateSquared: sums.update_squared, updateTimesChange: sums.update_times_change, isNotFinite: sums.not_finite != 0)
+    }
+}
+
+/// The merge with a magnitude (DoRA): W′ = round((m/‖u‖)·u) with u = W + s·B·A in binary64, the norms taken of rows or of
+/// columns. The squares of a norm are added in eight lanes, lane j taking the elements i ≡ j mod 8 in ascending order, then
+/// the lanes pairwise.
+///
+/// u is what `MergeKernel.mergeRows` gives in F64.
+public enum MagnitudeKernel {
+    /// Scales rows to the norms `magnitudes`.
+    ///
+    /// - Parameters:
+    ///   - sums: u [rows, columns], row-major.
+    ///   - magnitudes: m [rows].
+    ///   - weights: the rows of W, for the sums that are returned.
+    public static func scaleRows(
+        _ sums: [Double], to magnitudes: Span<Double>, weights: RawSpan, weightType: DType, into merged: inout MutableRawSpan, mergedType: DType,
+        columns: Int
+    ) -> MergeSums {
+        unsafe scale(
+            sums, magnitudes, weights, weightType, into: &merged, mergedType, rows: magnitudes.count, columns: columns, oplora_merge_scale_rows)
+    }
+
+    /// Scales columns by `ratios` [columns].
+    public static func scaleColumns(
+        _ sums: [Double], by ratios: Span<Double>, weights: RawSpan, weightType: DType, into merged: inout MutableRawSpan, mergedType: DType,
+        rows: Int
+    ) -> MergeSums {
+        unsafe scale(sums, ratios, weights, weightType, into: &merged, mergedType, rows: rows, columns: ratios.count, oplora_merge_scale_columns)
+    }
+
+    /// Adds the squares of rows of u to the lanes of its columns.
+    ///
+    /// - Parameters:
+    ///   - rows: the numbers of these rows in the whole matrix.
+    ///   - lanes: [8, columns].
+    public static func addSquares(of sums: [Double], rows: Range<Int>, columns: Int, to lanes: inout [Double]) {
+        precondition(sums.count >= rows.count * columns && lanes.count == 8 * columns)
+        // Sound: the sizes have been checked and the pointers are used only during the call.
+        unsafe sums.withUnsafeBufferPointer { from in
+            unsafe lanes.withUnsafeMutableBufferPointer { to in
+                unsafe oplora_merge_add_squares(from.baseAddress, rows.count, columns, rows.lowerBound, to.baseAddress)
+            }
+        }
+    }
+
+    /// m/‖u‖ for each column, from the lanes [8, columns] of all rows.
+    public static func columnRatios(lanes: [Double], magnitudes: [Double]) -> [Double] {
+        precondition(lanes.count == 8 * magnitudes.count)
+        var ratios = [Double](repeating: 0, count: magnitudes.count)
+        // Sound: the sizes have been checked and the pointers are used only during the call.
+        unsafe lanes.withUnsafeBufferPointer { lanes in
+            unsafe magnitudes.withUnsafeBufferPointer { magnitudes in
+                unsafe ratios.withUnsafeMutableBufferPointer { ratios in
+                    unsafe oplora_merge_column_ratios(lanes.baseAddress, magnitudes.baseAddress, magnitudes.count, ratios.baseAddress)
+                }
+            }
+        }
+        return ratios
+    }
+
+    @unsafe private typealias Function =
+        @convention(c) (
+            UnsafePointer<Double>?, UnsafePointer<Double>?, UnsafeRawPointer?, Int32, UnsafeMutableRawPointer?, Int32, Int, Int
+        ) -> oplora_merge_sums
+
+    @unsafe private static func scale(
+        _ sums: [Double], _ numbers: Span<Double>, _ weights: RawSpan, _ weightType: DType, into merged: inout MutableRawSpan, _ mergedType: DType,
+        rows: Int, columns: Int, _ function: Function
+    ) -> MergeSums {
+        let source = MergeElement(checking: weightType)
+        let target = MergeElement(checking: mergedType)
+        precondition(sums.count >= rows * columns && weights.byteCount == rows * columns * weightType.bitWidth / 8)
+        precondition(merged.byteCount >= rows * columns * mergedType.bitWidth / 8)
+        // Sound: the sizes have been checked and the pointers are used only during the call.
+        let result = unsafe sums.withUnsafeBufferPointer { u in
+            unsafe numbers.withUnsafeBufferPointer { numbers in
+                unsafe weights.withUnsafeBytes { from in
+                    unsafe merged.withUnsafeMutableBytes { to in
+                        unsafe function(
+                            u.baseAddress, numbers.baseAddress, from.baseAddress, source.rawValue, to.baseAddress, target.rawValue, rows, columns)
+                    }
+                }
+            }
+        }
+        return MergeSums(
+            updateSquared: result.update_squared, updateTimesChange: result.update_times_change, isNotFinite: result.not_finite != 0)
     }
 }
 

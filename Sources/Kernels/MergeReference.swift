@@ -32,6 +32,18 @@ public enum MergeReference {
         return y
     }
 
+    /// (m/‖u‖)·u of a row or column u, as `MagnitudeKernel` defines it.
+    public static func scaled(_ u: [Double], to magnitude: Double) -> [Double] {
+        var lanes = [Double](repeating: 0, count: 8)
+        for (index, value) in u.enumerated() {
+            let square = value * value
+            lanes[index % 8] = lanes[index % 8] + square
+        }
+        let sum = ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
+        let ratio = magnitude / sum.squareRoot()
+        return u.map { ratio * $0 }
+    }
+
     /// The stored bits of `value`, rounded once to nearest, ties to even, in one of F32, BF16, F16 and F64.
     ///
     /// Works on the significand as an integer: what is dropped is compared with one half of the last place.

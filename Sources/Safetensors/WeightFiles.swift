@@ -9,6 +9,11 @@ public final class WeightFiles: Sendable {
     public struct Location: Sendable {
         public let info: TensorInfo
         public let file: SafetensorsFile
+
+        public init(info: TensorInfo, file: SafetensorsFile) {
+            self.info = info
+            self.file = file
+        }
     }
 
     /// The file or folder that was opened.

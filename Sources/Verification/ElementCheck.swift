@@ -1,12 +1,83 @@
 internal import Adapters
+internal import Safetensors
 internal import Tensors
 
-/// One adapter's factors for a weight, in binary64, row-major.
+/// One adapter's update of the rows of a weight, in binary64, all matrices row-major: left [rows, rank] times right [rank, columns].
 struct Update: Sendable {
-    let loraA: [Double]
-    let loraB: [Double]
+    let firstRow: Int
+    let left: [Double]
+    let right: [Double]
     let rank: Int
     let scale: Double
+    let magnitude: Magnitude?
+
+    /// What a magnitude does to the sum of weight and update.
+    enum Magnitude: Sendable {
+        /// The norm that each row gets.
+        case ofRows([Double])
+        /// What each column is multiplied by: the norm that it gets, divided by the one that it has.
+        case ofColumns([Double])
+    }
+
+    init(firstRow: Int = 0, left: [Double], right: [Double], rank: Int, scale: Double, magnitude: Magnitude? = nil) {
+        self.firstRow = firstRow
+        self.left = left
+        self.right = right
+        self.rank = rank
+        self.scale = scale
+        self.magnitude = magnitude
+    }
+
+    /// - Parameter weights: the tensor before the update, which the norms of columns are computed from.
+    init(_ update: TensorUpdate, weights: WeightFiles.Location) {
+        let plain = Update(
+            firstRow: update.rows.lowerBound, left: update.left.doubles(), right: update.right.doubles(), rank: update.rank, scale: update.scale)
+        guard let magnitude = update.magnitude else {
+            self = plain
+            return
+        }
+        let values = magnitude.values.doubles()
+        let scaled: Magnitude =
+            switch magnitude {
+            case .ofRows: .ofRows(values)
+            case .ofColumns: .ofColumns(zip(values, plain.columnNorms(weights: weights, rows: update.rows, columns: update.columns)).map { $0 / $1 })
+            }
+        self.init(firstRow: plain.firstRow, left: plain.left, right: plain.right, rank: plain.rank, scale: plain.scale, magnitude: scaled)
+    }
+
+    /// The norms of the columns of weight + update. Lane j of eight takes the rows i ≡ j mod 8 in their order.
+    private func columnNorms(weights: WeightFiles.Location, rows: Range<Int>, columns: Int) -> [Double] {
+        var lanes = [[Double]](repeating: [Double](repeating: 0, count: columns), count: 8)
+        var sum = [Double](repeating: 0, count: columns)
+        weights.file.withBytes(of: weights.info) { bytes in
+            for row in rows {
+                var total = [Double](repeating: 0, count: columns)
+                var result = (0..<columns).map { ElementCheck.value(bytes, weights.info.dtype, row * columns + $0) }
+                add(row: row, columns: columns, sum: &sum, total: &total, result: &result)
+                for column in 0..<columns { lanes[(row - rows.lowerBound) % 8][column] += result[column] * result[column] }
+            }
+        }
+        return (0..<columns).map { column in Self.norm(lanes.map { $0[column] }) }
+    }
+
+    static func norm(_ lanes: [Double]) -> Double {
+        (((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))).squareRoot()
+    }
+
+    /// Scales a row of the sums of weight and update; `total` becomes what it then is above the weight.
+    func scale(row: Int, weights: (Int) -> Double, total: inout [Double], result: inout [Double]) {
+        let columns = result.count
+        switch magnitude {
+        case nil: return
+        case .ofRows(let magnitudes)?:
+            let lanes = (0..<8).map { lane in stride(from: lane, to: columns, by: 8).reduce(0.0) { $0 + result[$1] * result[$1] } }
+            let ratio = magnitudes[row - firstRow] / Self.norm(lanes)
+            for column in 0..<columns { result[column] = ratio * result[column] }
+        case .ofColumns(let ratios)?:
+            for column in 0..<columns { result[column] = ratios[column] * result[column] }
+        }
+        for column in 0..<columns { total[column] = result[column] - weights(column) }
+    }
 
     /// The update's element for each column of a row of ΔW [out, in], added to `total`, and to `weights` one adapter after
     /// another as the definition says.
@@ -14,12 +85,13 @@ struct Update: Sendable {
     func add(row: Int, columns: Int, sum: inout [Double], total: inout [Double], result: inout [Double]) {
         // Sound: the arrays hold `columns` elements and whole rows of the factors; the loops stay within them.
         unsafe sum.withUnsafeMutableBufferPointer { sum in
-            unsafe loraA.withUnsafeBufferPointer { a in
+            unsafe right.withUnsafeBufferPointer { a in
                 for column in 0..<columns { unsafe sum[unchecked: column] = 0 }
+                let start = (row - firstRow) * rank
                 var k = 0
                 // Four terms a pass, each added by itself: the order of the sum is that of k.
                 while k + 4 <= rank {
-                    let (b0, b1, b2, b3) = (loraB[row * rank + k], loraB[row * rank + k + 1], loraB[row * rank + k + 2], loraB[row * rank + k + 3])
+                    let (b0, b1, b2, b3) = (left[start + k], left[start + k + 1], left[start + k + 2], left[start + k + 3])
                     for column in 0..<columns {
                         var value = unsafe sum[unchecked: column]
                         unsafe value += b0 * a[unchecked: k * columns + column]
@@ -31,7 +103,7 @@ struct Update: Sendable {
                     k += 4
                 }
                 while k < rank {
-                    let b = loraB[row * rank + k]
+                    let b = left[start + k]
                     for column in 0..<columns { unsafe sum[unchecked: column] += b * a[unchecked: k * columns + column] }
                     k += 1
                 }
@@ -155,7 +227,14 @@ enum ElementCheck {
                 result[column] = Base.value(
                     of: unsafe base.unsafeLoadUnaligned(fromByteOffset: (start + column) * sizeBase, as: Base.Bits.self))
             }
-            for update in updates { update.add(row: row, columns: columns, sum: &sum, total: &total, result: &result) }
+            for update in updates {
+                update.add(row: row, columns: columns, sum: &sum, total: &total, result: &result)
+                update.scale(
+                    row: row,
+                    weights: {
+                        Base.value(of: unsafe base.unsafeLoadUnaligned(fromByteOffset: (start + $0) * sizeBase, as: Base.Bits.self))
+                    }, total: &total, result: &result)
+            }
             unsafe total.withUnsafeBufferPointer { total in
                 unsafe result.withUnsafeBufferPointer { result in
                     for column in 0..<columns {
@@ -235,7 +314,7 @@ enum ElementCheck {
                 var d = 0.0
                 for update in updates {
                     var sum = 0.0
-                    for k in 0..<update.rank { sum += update.loraB[column * update.rank + k] * update.loraA[k * size + row] }
+                    for k in 0..<update.rank { sum += update.left[column * update.rank + k] * update.right[k * size + row] }
                     d += update.scale * sum
                 }
                 let index = row * size + column

@@ -16,6 +16,8 @@ public struct Fault: Sendable, Equatable {
         case baseChangedWithoutAdapter
         /// A module of an adapter that the base does not hold.
         case adapterUnused
+        /// A tensor, or a row of one, that is not the one that an adapter puts in the base's place.
+        case wrongReplacement
         /// Elements that are infinite or no number.
         case notFinite
         /// The weight is the base's: the update was never added.

@@ -42,46 +42,48 @@ public enum MergeVerifier {
     public static func verify(
         base: String, adapters: [WeightedAdapter], merged: String, options: Options = Options()
     ) throws -> MergeVerdict {
-        let baseFiles = try WeightFiles(path: base)
+        let baseModel = try BaseModel(path: base)
         let mergedFiles = try open(merged: merged, base: base)
         var faults: [Fault] = []
         var coverage = MergeVerdict.Coverage()
+        let model = try AdaptedModel(base: baseModel, adapters: adapters) { subject, error throws(MergeError) in
+            coverage.adapterUnused.append(subject)
+            faults.append(Fault(.adapterUnused, subject, error.message))
+        }
         var work: [Work] = []
-        let updates = collect(adapters, base: baseFiles, faults: &faults, coverage: &coverage)
-        for (name, location) in baseFiles.tensors {
+        for tensor in model.tensors {
+            let (name, shape) = (tensor.name, tensor.shape)
             guard let other = mergedFiles.tensors[name] else {
                 coverage.missing.append(name)
-                faults.append(Fault(.missingTensor, name, "the merged model does not hold the tensor \(describe(shape: location.info.shape))"))
+                faults.append(Fault(.missingTensor, name, "the merged model does not hold the tensor \(describe(shape: shape))"))
                 continue
             }
-            guard other.info.shape == location.info.shape else {
+            guard other.info.shape == shape else {
                 faults.append(
-                    Fault(
-                        .shapeMismatch, name,
-                        "its shape is \(describe(shape: other.info.shape)) and the base's \(describe(shape: location.info.shape))"))
+                    Fault(.shapeMismatch, name, "its shape is \(describe(shape: other.info.shape)) and should be \(describe(shape: shape))"))
                 continue
             }
-            let isFloating = Self.isFloating(location.info.dtype)
-            let dtype = isFloating ? options.dtype ?? location.info.dtype : location.info.dtype
+            let dtype = isFloating(tensor.dtype) ? options.dtype ?? tensor.dtype : tensor.dtype
             guard other.info.dtype == dtype else {
                 faults.append(Fault(.dtypeMismatch, name, "it is stored as \(other.info.dtype) and should be \(dtype)"))
                 continue
             }
-            let parts = updates[name] ?? []
-            let active = parts.filter { !$0.isZero }
-            work.append(Work(name: name, base: location, merged: other, parts: active, module: parts.first?.module.path))
+            work += Self.work(of: tensor, merged: other)
         }
-        for name in mergedFiles.tensors.keys where baseFiles.tensors[name] == nil {
+        let names = Set(model.tensors.map(\.name))
+        for name in mergedFiles.tensors.keys where !names.contains(name) {
             coverage.extra.append(name)
-            faults.append(Fault(.extraTensor, name, "the base does not hold the tensor"))
+            faults.append(Fault(.extraTensor, name, "neither the base nor an adapter holds the tensor"))
         }
         let measures = try measure(work, options: options)
-        var modules: [MergeVerdict.Module] = []
+        var modules: [ModulePath: Measure] = [:]
         for (item, outcome) in zip(work, measures) {
-            judge(item, outcome, options: options, modules: &modules, faults: &faults, coverage: &coverage)
+            if let module = item.module { modules[module, default: Measure()].add(outcome.measure) }
+            judge(item, outcome, options: options, faults: &faults, coverage: &coverage)
         }
-        faults += folderFaults(base: base, merged: merged)
-        return MergeVerdict(faults: faults, modules: modules.sorted { $0.path < $1.path }, coverage: coverage)
+        faults += folderFaults(model: model, merged: merged)
+        return MergeVerdict(
+            faults: faults, modules: modules.sorted { $0.key < $1.key }.map { self.module($0.key, $0.value) }, coverage: coverage)
     }
 
     /// A merged folder made from a single file holds it under that file's name.
@@ -95,64 +97,58 @@ public enum MergeVerifier {
 
     // MARK: Work
 
-    /// One adapter's part in a weight.
-    private struct Part: Sendable {
-        let module: AdapterModule
-        let weight: Double
-        /// Whether B is zero: then nothing may change, not even the sign of a zero.
-        let isZero: Bool
-
-        var update: Update {
-            Update(loraA: module.loraA.doubles(), loraB: module.loraB.doubles(), rank: module.rank, scale: module.scale * weight)
-        }
-    }
-
+    /// Rows of a tensor that the same updates meet.
     private struct Work: Sendable {
         let name: String
-        let base: WeightFiles.Location
+        /// What the rows are before the update.
+        let source: WeightFiles.Location
         let merged: WeightFiles.Location
-        let parts: [Part]
-        /// The module, when an adapter names the tensor.
+        let updates: [TensorUpdate]
+        /// What reports call the module, when an adapter names the tensor.
         let module: ModulePath?
+        /// Rows of the matrix; any other tensor is cut by elements.
+        let rows: Range<Int>
+        let columns: Int
+        /// A row of an adapter that takes the place of the one row of this work: its number there.
+        var replacement: Int?
+        /// Whether the values are an adapter's own and not the base's.
+        let isReplaced: Bool
 
-        var isConverted: Bool { base.info.dtype != merged.info.dtype }
-        /// Rows and columns of the matrix; any other tensor is cut by elements.
-        var rows: Int { parts.isEmpty ? base.info.elementCount : base.info.shape[0] }
-        var columns: Int { parts.isEmpty ? 1 : base.info.shape[1] }
+        var isConverted: Bool { source.info.dtype != merged.info.dtype }
     }
 
-    private static func collect(
-        _ adapters: [WeightedAdapter], base: WeightFiles, faults: inout [Fault], coverage: inout MergeVerdict.Coverage
-    ) -> [String: [Part]] {
-        var updates: [String: [Part]] = [:]
-        for item in adapters {
-            for module in item.adapter.modules {
-                let name = module.path.weightName
-                guard let info = base.tensors[name]?.info else {
-                    coverage.adapterUnused.append(module.path.text)
-                    faults.append(Fault(.adapterUnused, module.path.text, "the adapter names it and the base holds no tensor \(name)"))
-                    continue
-                }
-                guard info.shape == [module.outputs, module.inputs], isFloating(info.dtype) else {
-                    coverage.adapterUnused.append(module.path.text)
-                    faults.append(
-                        Fault(
-                            .adapterUnused, module.path.text,
-                            "its update is \(describe(shape: [module.outputs, module.inputs])) and the weight \(info.dtype) \(describe(shape: info.shape))"
-                        ))
-                    continue
-                }
-                updates[name, default: []].append(
-                    Part(module: module, weight: item.weight, isZero: module.loraB.doubles().allSatisfy { $0 == 0 }))
-            }
+    /// A tensor, cut where other updates begin and where an adapter brings whole rows.
+    private static func work(of tensor: AdaptedModel.Tensor, merged: WeightFiles.Location) -> [Work] {
+        let active = tensor.updates.filter { !$0.isZero }
+        let columns = active.first?.columns ?? (tensor.rows.isEmpty ? 1 : tensor.shape.last ?? 1)
+        let count = tensor.source.info.elementCount / max(columns, 1)
+        var cuts = Set(active.flatMap { [$0.rows.lowerBound, $0.rows.upperBound] })
+        for row in tensor.rows.keys { cuts.formUnion([row, row + 1]) }
+        cuts.formUnion([0, count])
+        let bounds = cuts.sorted()
+        return zip(bounds, bounds.dropFirst()).map { low, high in
+            let row = tensor.rows[low]
+            return Work(
+                name: tensor.name, source: row?.values ?? tensor.source, merged: merged, updates: active.filter { $0.rows.contains(low) },
+                module: tensor.updates.first { $0.rows.contains(low) }?.module, rows: low..<high, columns: columns, replacement: row?.row,
+                isReplaced: row != nil || !tensor.isOfBase)
         }
-        return updates
     }
 
     private enum Outcome: Sendable {
         case measured(Measure)
         /// Bytes that differ: how many elements, and the first.
         case compared(differing: Int, first: Int)
+
+        var measure: Measure {
+            switch self {
+            case .measured(let measure): return measure
+            case .compared(let differing, _):
+                var measure = Measure()
+                measure.differing = differing
+                return measure
+            }
+        }
     }
 
     private struct Piece: Sendable {
@@ -167,8 +163,8 @@ public enum MergeVerifier {
         var pieces: [Piece] = []
         for (number, item) in work.enumerated() {
             let step = max(1, pieceElements / max(item.columns, 1))
-            for start in stride(from: 0, to: item.rows, by: step) {
-                pieces.append(Piece(work: number, range: start..<min(start + step, item.rows)))
+            for start in stride(from: item.rows.lowerBound, to: item.rows.upperBound, by: step) {
+                pieces.append(Piece(work: number, range: start..<min(start + step, item.rows.upperBound)))
             }
         }
         let list = pieces
@@ -187,7 +183,7 @@ public enum MergeVerifier {
                 let item = work[piece.work]
                 if recent != piece.work {
                     recent = piece.work
-                    updates = item.parts.map(\.update)
+                    updates = item.updates.map { Update($0, weights: item.source) }
                 }
                 let outcome = measure(item, piece.range, updates)
                 results.withLock { $0[number] = outcome }
@@ -196,7 +192,7 @@ public enum MergeVerifier {
         if isStopped.load(ordering: .relaxed) {
             throw MergeError(.interrupted, path: "verify", "the verification was interrupted")
         }
-        var totals: [Outcome] = work.map { $0.parts.isEmpty && !$0.isConverted ? .compared(differing: 0, first: 0) : .measured(Measure()) }
+        var totals: [Outcome] = work.map { $0.updates.isEmpty && !$0.isConverted ? .compared(differing: 0, first: 0) : .measured(Measure()) }
         let found = results.withLock { $0 }
         for (piece, result) in zip(list, found) {
             switch (totals[piece.work], result) {
@@ -214,30 +210,31 @@ public enum MergeVerifier {
 
     private static func measure(_ item: Work, _ range: Range<Int>, _ updates: [Update]) -> Outcome {
         let columns = item.columns
-        func bytes(of location: WeightFiles.Location) -> Range<Int> {
+        func bytes(of location: WeightFiles.Location, _ rows: Range<Int>) -> Range<Int> {
             let start = location.info.byteRange.lowerBound
             let width = location.info.dtype.bitWidth
-            return start + range.lowerBound * columns * width / 8..<start + (range.upperBound * columns * width + 7) / 8
+            return start + rows.lowerBound * columns * width / 8..<start + (rows.upperBound * columns * width + 7) / 8
         }
-        let (baseRange, mergedRange) = (bytes(of: item.base), bytes(of: item.merged))
-        let (baseFile, mergedFile) = (item.base.file.file, item.merged.file.file)
+        let sourceRows = item.replacement.map { $0..<$0 + range.count } ?? range
+        let (baseRange, mergedRange) = (bytes(of: item.source, sourceRows), bytes(of: item.merged, range))
+        let (baseFile, mergedFile) = (item.source.file.file, item.merged.file.file)
         defer {
             baseFile.release(baseRange)
             mergedFile.release(mergedRange)
         }
         let base = baseFile.bytes(in: baseRange)
         let merged = mergedFile.bytes(in: mergedRange)
-        if item.parts.isEmpty, !item.isConverted {
-            return compare(base, merged, width: max(1, item.base.info.dtype.bitWidth / 8), start: range.lowerBound)
+        if item.updates.isEmpty, !item.isConverted {
+            return compare(base, merged, width: max(1, item.source.info.dtype.bitWidth / 8), start: range.lowerBound * columns)
         }
         // A tensor that is only converted is one row.
-        let isRow = item.parts.isEmpty
+        let isRow = item.updates.isEmpty
         var measure = ElementCheck.measure(
-            base: base, baseType: item.base.info.dtype, merged: merged, mergedType: item.merged.info.dtype, rows: isRow ? 0..<1 : range,
-            columns: isRow ? range.count : columns, updates: updates)
+            base: base, baseType: item.source.info.dtype, merged: merged, mergedType: item.merged.info.dtype, rows: isRow ? 0..<1 : range,
+            columns: isRow ? range.count * columns : columns, updates: updates)
         if isRow {
-            measure.firstDiffering?.index += range.lowerBound
-            measure.firstNotFinite = measure.firstNotFinite.map { $0 + range.lowerBound }
+            measure.firstDiffering?.index += range.lowerBound * columns
+            measure.firstNotFinite = measure.firstNotFinite.map { $0 + range.lowerBound * columns }
         }
         return .measured(measure)
     }
@@ -266,38 +263,32 @@ public enum MergeVerifier {
     // MARK: Judgement
 
     private static func judge(
-        _ item: Work, _ outcome: Outcome, options: Options, modules: inout [MergeVerdict.Module], faults: inout [Fault],
-        coverage: inout MergeVerdict.Coverage
+        _ item: Work, _ outcome: Outcome, options: Options, faults: inout [Fault], coverage: inout MergeVerdict.Coverage
     ) {
         func place(_ index: Int) -> String {
-            let columns = item.base.info.shape.last ?? 1
-            return item.base.info.shape.count == 2 ? "[\(index / columns),\(index % columns)]" : "\(index)"
+            let shape = item.merged.info.shape
+            return shape.count == 2 ? "[\(index / shape[1]),\(index % shape[1])]" : "\(index)"
         }
         switch outcome {
         case .compared(let differing, let first):
-            if let module = item.module {
-                modules.append(
-                    .init(
-                        path: module, projection: nil, relativeResidual: nil, maxUlp: 0, survival: nil, differingElements: differing,
-                        isErased: false))
-            }
             guard differing > 0 else { return }
-            coverage.baseChangedWithoutAdapter.append(item.name)
+            if !item.isReplaced { coverage.baseChangedWithoutAdapter.append(item.name) }
             let why = item.module == nil ? "no adapter names it" : "the adapter's update of it is zero"
+            let owner = item.isReplaced ? "those that the adapter puts there" : "the base's and \(why)"
             var message =
-                "\(differing) of \(item.base.info.elementCount) elements are not the base's and \(why); the first is element \(place(first))"
+                "\(differing) of \(item.rows.count * item.columns) elements are not \(owner); the first is element \(place(first))"
             if isFloating(item.merged.info.dtype) {
                 let stored = value(item.merged, first)
-                message += ", \(stored) where the base has \(value(item.base, first))"
+                let sourceIndex = first + ((item.replacement ?? item.rows.lowerBound) - item.rows.lowerBound) * item.columns
+                message += ", \(stored) where \(item.isReplaced ? "the adapter" : "the base") has \(value(item.source, sourceIndex))"
                 if !stored.isFinite { faults.append(Fault(.notFinite, item.name, "element \(place(first)) is infinite or no number")) }
             }
-            faults.append(Fault(.baseChangedWithoutAdapter, item.name, message))
+            faults.append(Fault(item.isReplaced ? .wrongReplacement : .baseChangedWithoutAdapter, item.name, message))
         case .measured(let measure):
-            let isAdapted = !item.parts.isEmpty
-            if isAdapted, let module = item.module { modules.append(self.module(module, measure)) }
+            let isAdapted = !item.updates.isEmpty
             guard measure.differing > 0 else { return }
             if options.toleratesRounding, isAdapted, measure.differing == measure.roundingLike { return }
-            if !isAdapted { coverage.baseChangedWithoutAdapter.append(item.name) }
+            if !isAdapted, !item.isReplaced { coverage.baseChangedWithoutAdapter.append(item.name) }
             faults.append(diagnose(item, measure, place))
         }
     }
@@ -322,7 +313,7 @@ public enum MergeVerifier {
         if let index = measure.firstNotFinite {
             return Fault(.notFinite, name, "\(measure.notFinite) elements are infinite or no number; the first is element \(place(index))")
         }
-        if item.parts.isEmpty { return Fault(.baseChangedWithoutAdapter, name, share + first) }
+        if item.updates.isEmpty { return Fault(item.isReplaced ? .wrongReplacement : .baseChangedWithoutAdapter, name, share + first) }
         if measure.differing == measure.roundingLike, measure.differing <= max(8, measure.elements / 20) {
             return Fault(.notCorrectlyRounded, name, share + ", all by no more than a rounding" + first)
         }
@@ -342,7 +333,7 @@ public enum MergeVerifier {
                 return Fault(.wrongScale, name, "the update is in it \(factor) times (projection \(projection))" + first)
             }
         }
-        if item.base.info.shape.count == 2, item.base.info.shape[0] == item.base.info.shape[1] {
+        if item.rows == 0..<item.columns, item.updates.allSatisfy({ $0.magnitude == nil }) {
             let transposed = transposedProjection(item)
             if transposed > 0.5 * survival, transposed > 2 * projection.magnitude {
                 return Fault(
@@ -356,12 +347,12 @@ public enum MergeVerifier {
     }
 
     private static func transposedProjection(_ item: Work) -> Double {
-        let (base, merged) = (item.base, item.merged)
+        let (base, merged) = (item.source, item.merged)
         return base.file.withBytes(of: base.info) { before in
             merged.file.withBytes(of: merged.info) { after in
                 ElementCheck.transposedProjection(
-                    base: before, baseType: base.info.dtype, merged: after, mergedType: merged.info.dtype, size: base.info.shape[0],
-                    updates: item.parts.map(\.update))
+                    base: before, baseType: base.info.dtype, merged: after, mergedType: merged.info.dtype, size: item.columns,
+                    updates: item.updates.map { Update($0, weights: base) })
             }
         }
     }
@@ -379,14 +370,14 @@ public enum MergeVerifier {
         "num_local_experts", "num_experts_per_tok",
     ]
 
-    private static func folderFaults(base: String, merged: String) -> [Fault] {
+    private static func folderFaults(model: AdaptedModel, merged: String) -> [Fault] {
         guard FileSystem.isFolder(merged) else { return [] }
         var faults: [Fault] = []
         for name in ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
         where FileSystem.exists(FileSystem.join(merged, name)) {
             faults.append(Fault(.leftoverAdapter, name, "the merged folder holds this file of an adapter, and loaders would apply it once more"))
         }
-        guard FileSystem.isFolder(base), let before = configuration(base) else { return faults }
+        guard let before = model.configuration else { return faults }
         guard let after = configuration(merged) else {
             faults.append(Fault(.configurationDiffers, "config.json", "the base has one and the merged folder has none that can be read"))
             return faults
@@ -394,7 +385,7 @@ public enum MergeVerifier {
         for field in architectureFields {
             guard let old = before[field], let new = after[field], old != new else { continue }
             if let a = old.doubleValue, let b = new.doubleValue, a == b { continue }
-            faults.append(Fault(.configurationDiffers, field, "config.json says \(new.serialized()) and the base's \(old.serialized())"))
+            faults.append(Fault(.configurationDiffers, field, "config.json says \(new.serialized()) and should say \(old.serialized())"))
         }
         return faults
     }

@@ -194,3 +194,55 @@ struct MergeKernelTests {
         }
     }
 }
+
+/// The kernels for magnitudes against the plain reference, bit for bit.
+struct MagnitudeKernelTests {
+    @Test(arguments: MergeKernelTests.types, [(1, 1), (5, 8), (9, 37), (40, 16)])
+    func rowsAndColumnsAreTheReference(dtype: DType, size: (rows: Int, columns: Int)) {
+        let seed = UInt64.random(in: 0 ... .max)
+        var generator = SeededGenerator(seed: seed)
+        let (rows, columns) = size
+        let u = (0..<rows * columns).map { _ in generator.normal() }
+        let weights = u.flatMap { encode($0 * 0.9, dtype) }
+        let width = dtype.bitWidth / 8
+        var merged = [UInt8](repeating: 0, count: rows * columns * width)
+
+        let ofRows = (0..<rows).map { _ in generator.normal() }
+        var span = merged.mutableSpan
+        var target = unsafe span.mutableBytes
+        let sums = MagnitudeKernel.scaleRows(
+            u, to: ofRows.span, weights: unsafe weights.span.bytes, weightType: dtype, into: &target, mergedType: dtype, columns: columns)
+        let byRows = (0..<rows).flatMap { MergeReference.scaled(Array(u[$0 * columns..<($0 + 1) * columns]), to: ofRows[$0]) }
+        #expect((0..<u.count).map { bits(merged, dtype, $0) } == byRows.map { MergeReference.bits(of: $0, in: dtype) }, "seed \(seed)")
+        var squared = 0.0
+        for (index, y) in byRows.enumerated() {
+            let d = y - MergeReference.value(of: bits(weights, dtype, index), in: dtype)
+            squared += d * d
+        }
+        #expect(abs(sums.updateSquared - squared) <= 1e-12 * squared && !sums.isNotFinite)
+
+        let ofColumns = (0..<columns).map { _ in generator.normal() }
+        var lanes = [Double](repeating: 0, count: 8 * columns)
+        let half = rows / 2
+        MagnitudeKernel.addSquares(of: Array(u[..<(half * columns)]), rows: 0..<half, columns: columns, to: &lanes)
+        MagnitudeKernel.addSquares(of: Array(u[(half * columns)...]), rows: half..<rows, columns: columns, to: &lanes)
+        let ratios = MagnitudeKernel.columnRatios(lanes: lanes, magnitudes: ofColumns)
+        var second = merged.mutableSpan
+        target = unsafe second.mutableBytes
+        _ = MagnitudeKernel.scaleColumns(
+            u, by: ratios.span, weights: unsafe weights.span.bytes, weightType: dtype, into: &target, mergedType: dtype, rows: rows)
+        let byColumns = (0..<columns).map { column in MergeReference.scaled((0..<rows).map { u[$0 * columns + column] }, to: ofColumns[column]) }
+        #expect(
+            (0..<u.count).map { bits(merged, dtype, $0) }
+                == (0..<u.count).map { MergeReference.bits(of: byColumns[$0 % columns][$0 / columns], in: dtype) }, "seed \(seed)")
+        // A row without a norm has no direction that could be scaled.
+        var third = merged.mutableSpan
+        target = unsafe third.mutableBytes
+        let zeros = [Double](repeating: 0, count: columns)
+        #expect(
+            MagnitudeKernel.scaleRows(
+                zeros, to: [1.0].span, weights: unsafe weights.span.bytes.extracting(0..<columns * width), weightType: dtype, into: &target,
+                mergedType: dtype, columns: columns
+            ).isNotFinite)
+    }
+}

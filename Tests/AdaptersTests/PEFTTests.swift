@@ -158,9 +158,8 @@ struct PEFTTests {
     }
 
     static let refused: [(String, JSONValue)] = [
-        ("use_dora", true), ("lora_bias", true), ("bias", "all"), ("bias", "lora_only"), ("modules_to_save", ["lm_head"]),
-        ("target_parameters", ["mlp.experts.gate_up_proj"]), ("trainable_token_indices", [1, 2]), ("layer_replication", [[0, 4], [2, 6]]),
-        ("fan_in_fan_out", true), ("use_qalora", true), ("use_bdlora", ["nblocks": 2]), ("alora_invocation_tokens", [3]),
+        ("bias", "some"), ("layer_replication", [[0, 4], [2, 6]]), ("use_qalora", true), ("use_bdlora", ["nblocks": 2]),
+        ("alora_invocation_tokens", [3]),
         ("arrow_config", ["top_k": 2]), ("kasa_config", ["beta": 0.1]), ("velora_config", ["scale": 1.0]), ("monteclora_config", ["num_samples": 4]),
         ("ensure_weight_tying", true), ("init_lora_weights", "pissa"), ("init_lora_weights", "olora"), ("init_lora_weights", "loftq"),
         ("init_lora_weights", "mica"), ("peft_type", "LOHA"), ("a_field_of_tomorrow", 3),
@@ -188,14 +187,15 @@ struct PEFTTests {
 
     /// Tensors that take the place of those of a good adapter, and the fault that each must give.
     static let ledger: [(String, [Int]?, AdapterError.Code)] = [
-        ("base_model.model.x.q_proj.lora_magnitude_vector", [3], .unsupportedFeature),
-        ("base_model.model.x.q_proj.lora_B.bias", [3], .unsupportedFeature),
-        ("base_model.model.x.embed.lora_embedding_A", [2, 3], .unsupportedFeature),
-        ("base_model.model.x.q_proj.base_layer.weight", [3, 3], .unsupportedFeature),
-        ("base_model.model.lm_head.weight", [3, 3], .unsupportedFeature),
-        ("base_model.model.x.embed.token_adapter.trainable_tokens_delta", [2, 3], .unsupportedFeature),
-        ("base_model.model.x.conv.lora_A.weight", [2, 3, 1, 1], .unsupportedFeature),
-        ("base_model.model.x.experts.base_layer.lora_A.weight", [2, 3], .unsupportedFeature),
+        ("base_model.model.x.q_proj.lora_magnitude_vector", [3], .unexpectedTensor),
+        ("base_model.model.x.q_proj.lora_B.bias", [3], .unexpectedTensor),
+        ("base_model.model.x.embed.lora_embedding_A", [2, 3], .missingFactor),
+        ("base_model.model.x.q_proj.base_layer.weight", [3, 3], .unexpectedTensor),
+        ("base_model.model.x.norm.weight", [3], .unexpectedTensor),
+        ("base_model.model.x.norm.bias", [3], .unexpectedTensor),
+        ("base_model.model.x.embed.token_adapter.trainable_tokens_delta", [2, 3], .unexpectedTensor),
+        ("base_model.model.x.conv.lora_A.weight", [2, 3, 1, 1], .missingFactor),
+        ("base_model.model.x.experts.base_layer.lora_A.weight", [2, 3], .missingFactor),
         ("base_model.model.x.q_proj.lora_A.default.weight", [2, 3], .unexpectedTensor),
         ("x.k_proj.lora_A.weight", [2, 3], .unexpectedTensor),
         ("base_model.model.x.k_proj.lora_A.weight", [2, 3], .missingFactor),

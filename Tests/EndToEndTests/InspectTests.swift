@@ -103,10 +103,10 @@ struct InspectTests {
         // One that cannot be merged here can be looked at all the same.
         let configuration = space.path("adapter/adapter_config.json")
         var fields = try #require(try JSONValue(parsing: try readAll(configuration)).objectValue)
-        fields["use_dora"] = true
+        fields["use_qalora"] = true
         try writeText(JSONValue.object(fields).serialized(), configuration)
         let refused = try space.succeed(["inspect", space.path("adapter")]).output
-        #expect(refused.contains("cannot be merged here") && refused.contains("DoRA") && refused.contains("lora_A"), "\(refused)")
+        #expect(refused.contains("cannot be merged here") && refused.contains("QA-LoRA") && refused.contains("lora_A"), "\(refused)")
     }
 
     @Test func rolesFollowFromNames() throws {

@@ -45,7 +45,25 @@ ptrdiff_t oplora_merge_widen(const void *source, int type, size_t count, double 
 /// Lays A [rank, columns], in binary64, out in panels: `packed` takes ceil(columns / 16) · 16 · rank numbers.
 void oplora_merge_pack(const double *a, size_t rank, size_t columns, double *packed);
 
-/// Merges `rows` rows of `columns` elements: `weights` and `merged` point at the first of them, whose number in the
-/// whole matrix is `first_row` (it selects the rows of B). With no factors it converts from one type to the other.
+/// Merges `rows` rows of `columns` elements: `weights`, `merged` and the B of each factor point at the first of them. With no
+/// factors it converts from one type to the other.
 oplora_merge_sums oplora_merge_rows(int path, const void *weights, int weight_type, void *merged, int merged_type, size_t rows,
-                                    size_t columns, size_t first_row, const oplora_merge_factors *factors, size_t factor_count);
+                                    size_t columns, const oplora_merge_factors *factors, size_t factor_count);
+
+// MARK: Magnitudes (DoRA): W' = round((m / ‖u‖)·u) with u = W + s·acc in binary64. The squares of a norm are added in eight
+// lanes, lane j taking the elements i ≡ j mod 8 of the row or column in ascending order; then the lanes in pairs,
+// ((0+1)+(2+3)) + ((4+5)+(6+7)).
+
+/// Scales rows of u [rows, columns] to the norms `magnitudes` [rows] and stores them.
+oplora_merge_sums oplora_merge_scale_rows(const double *u, const double *magnitudes, const void *weights, int weight_type, void *merged,
+                                          int merged_type, size_t rows, size_t columns);
+
+/// Adds the squares of rows of u to the lanes [8, columns] of its columns; the first of the rows has the number `first_row`.
+void oplora_merge_add_squares(const double *u, size_t rows, size_t columns, size_t first_row, double *lanes);
+
+/// m / ‖u‖ for each column, from its lanes [8, columns].
+void oplora_merge_column_ratios(const double *lanes, const double *magnitudes, size_t columns, double *ratios);
+
+/// Scales the columns of rows of u by `ratios` [columns] and stores them.
+oplora_merge_sums oplora_merge_scale_columns(const double *u, const double *ratios, const void *weights, int weight_type, void *merged,
+                                             int merged_type, size_t rows, size_t columns);

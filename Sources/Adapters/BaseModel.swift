@@ -1,0 +1,307 @@
+internal import FileIO
+public import JSON
+internal import Kernels
+internal import OrderedCollections
+public import Safetensors
+internal import Tensors
+
+/// The model that adapters are merged into: its tensors, its configuration, and where in it the modules of an adapter lie.
+///
+/// Adapters name the modules of a model as it is in memory. The files may name them otherwise: without the name of the inner
+/// model (`h.0.attn` for `transformer.h.0.attn`) or with it, and with a tensor for each expert where there is one for all in
+/// memory.
+public struct BaseModel: Sendable {
+    public let files: WeightFiles
+    /// `config.json` beside the weights of a model folder.
+    public let configuration: JSONValue?
+    /// The embedding and the head that share one matrix; `nil` where each has its own, or there is no head.
+    public let tie: Tie?
+
+    /// One matrix for the embedding and the head.
+    public struct Tie: Sendable, Equatable {
+        /// The tensor that the files hold.
+        public let embedding: String
+        /// The name that the head's own matrix has in models that are not tied.
+        public let head: String
+    }
+
+    static let configurationName = "config.json"
+    /// The largest `config.json` that is read, in bytes.
+    private static let maximumConfigurationBytes = 16_000_000
+    private static let headName = "lm_head.weight"
+    private static let embeddingModules: Set<Substring> = ["embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared"]
+
+    /// - Parameter path: a model folder or one safetensors file.
+    /// - Throws: `SafetensorsError`, `FileError`, or `MergeError.invalidConfiguration`.
+    public init(path: String) throws {
+        files = try WeightFiles(path: path)
+        configuration = try Self.configuration(of: path)
+        tie = Self.tie(of: files, configuration: configuration)
+    }
+
+    /// The file or folder that was opened.
+    public var path: String { files.path }
+
+    private static func configuration(of base: String) throws -> JSONValue? {
+        let path = FileSystem.join(base, configurationName)
+        guard FileSystem.isFolder(base), FileSystem.exists(path) else { return nil }
+        do {
+            return try JSONValue(parsing: try FileSystem.contents(of: path, limit: maximumConfigurationBytes))
+        } catch let error as JSONError {
+            throw MergeError(.invalidConfiguration, path: path, "\(error)")
+        }
+    }
+
+    /// A causal language model is tied where its configuration says so, or says nothing and the files hold no head.
+    private static func tie(of files: WeightFiles, configuration: JSONValue?) -> Tie? {
+        let embeddings = files.tensors.keys.filter(isEmbedding)
+        guard embeddings.count == 1, let embedding = embeddings.first else { return nil }
+        let isStated = configuration?["tie_word_embeddings"]?.boolValue ?? configuration?["text_config"]?["tie_word_embeddings"]?.boolValue
+        let names = configuration?["architectures"]?.arrayValue?.compactMap(\.stringValue) ?? []
+        let hasHead = configuration == nil || names.isEmpty || names.contains { $0.hasSuffix("ForCausalLM") || $0.hasSuffix("LMHeadModel") }
+        guard hasHead, isStated ?? (files.tensors[headName] == nil) else { return nil }
+        return Tie(embedding: embedding, head: headName)
+    }
+
+    /// Whether a tensor's name is that of a table of token embeddings.
+    static func isEmbedding(_ name: String) -> Bool {
+        let components = name.split(separator: ".")
+        return components.count >= 2 && components.last == "weight" && embeddingModules.contains(components[components.count - 2])
+    }
+
+    // MARK: Names
+
+    /// The name under which the merged model holds a tensor that an adapter names; `nil` if the base has no such tensor.
+    public func resolve(_ name: String) -> String? {
+        if files.tensors[name] != nil { return name }
+        if let tie, name == tie.head { return name }
+        // The files of the inner model, or of the whole one where the adapter was trained on the inner one.
+        if let dot = name.firstIndex(of: "."), case let inner = String(name[name.index(after: dot)...]), files.tensors[inner] != nil {
+            return inner
+        }
+        for prefix in outerNames {
+            let outer = "\(prefix).\(name)"
+            if files.tensors[outer] != nil { return outer }
+        }
+        return nil
+    }
+
+    /// The first components of the names of tensors.
+    private var outerNames: Set<Substring> {
+        Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first })
+    }
+
+    /// What the merged model's tensor `name` is made from; for a tied head the embedding.
+    ///
+    /// - Precondition: `resolve` gave the name.
+    func source(of name: String) -> WeightFiles.Location? {
+        if let tie, name == tie.head { return files.tensors[tie.embedding] }
+        return files.tensors[name]
+    }
+
+    // MARK: Updates
+
+    /// Where a module of an adapter meets the tensors of the model.
+    ///
+    /// - Parameters:
+    ///   - weight: what the user multiplies the adapter by.
+    ///   - grown: tensors that take the place of the model's, by name.
+    /// - Throws: `MergeError`: `.moduleNotInBase`, `.shapeMismatch`, `.unsupportedDType`, `.invalidScale`.
+    public func updates(
+        of module: AdapterModule, weight: Double, adapter: String, replaced: [String: WeightFiles.Location] = [:]
+    ) throws(MergeError) -> [TensorUpdate] {
+        let scale = module.scale * weight
+        guard scale.isFinite else {
+            throw MergeError(
+                .invalidScale, path: adapter, tensor: module.parameterName, "scale \(module.scale) times weight \(weight) is not finite")
+        }
+        if module.magnitude != nil, weight != 1 {
+            throw MergeError(
+                .unsupportedCombination, path: adapter, tensor: module.parameterName,
+                "the module has a magnitude (DoRA), which cannot be weighted by \(weight); merge it with weight 1")
+        }
+        if module.kind == .experts { return try expertUpdates(of: module, scale: scale, adapter: adapter) }
+        let placement = Placement(model: self, module: module, scale: scale, adapter: adapter, replaced: replaced)
+        var updates = [try placement.weightUpdate()]
+        if let bias = module.bias { updates.append(try placement.biasUpdate(bias)) }
+        return updates
+    }
+
+    /// One module on its way to the tensors of the model.
+    private struct Placement {
+        let model: BaseModel
+        let module: AdapterModule
+        let scale: Double
+        let adapter: String
+        let replaced: [String: WeightFiles.Location]
+
+        func weightUpdate() throws(MergeError) -> TensorUpdate {
+            let (name, info) = try model.tensor(module.parameterName, adapter: adapter, replaced: replaced)
+            let (a, b) = (module.loraA, module.loraB)
+            let isTransposed = model.storesTransposed(module, shape: info.shape)
+            let left = isTransposed ? a.transposed : b
+            let right = isTransposed ? b.transposed : a
+            // A convolution over single points is a linear layer, and either may be stored as the other.
+            let isFitting =
+                info.shape.count >= 2 && info.shape[0] == left.rows && info.shape.dropFirst().reduce(1, &*) == right.columns
+                && (module.kind == .convolution || info.shape.dropFirst(2).allSatisfy { $0 == 1 })
+            guard isFitting else {
+                throw MergeError(
+                    .shapeMismatch, path: adapter, tensor: name,
+                    "B \(describe(shape: b.shape)) times A \(describe(shape: a.shape)) is an update of "
+                        + "\(describe(shape: [left.rows, right.columns])) and the weight is \(describe(shape: info.shape)); the adapter belongs to another model"
+                )
+            }
+            return TensorUpdate(
+                tensor: name, module: module.label, rows: 0..<left.rows, left: left, right: right, scale: scale,
+                magnitude: module.magnitude.map { isTransposed ? .ofColumns($0) : .ofRows($0) }, adapterPath: adapter)
+        }
+
+        func biasUpdate(_ bias: FactorMatrix) throws(MergeError) -> TensorUpdate {
+            let (name, info) = try model.tensor("\(module.path).bias", adapter: adapter, replaced: replaced)
+            guard info.shape == [bias.columns] else {
+                throw MergeError(
+                    .shapeMismatch, path: adapter, tensor: name,
+                    "the adapter's bias has \(bias.columns) elements and the module's is \(describe(shape: info.shape)); the adapter belongs to another model"
+                )
+            }
+            return TensorUpdate(
+                tensor: name, module: module.label, rows: 0..<1, left: .one, right: bias, scale: scale, magnitude: nil, adapterPath: adapter)
+        }
+    }
+
+    /// The tensor that an adapter names, in a type that can be merged.
+    private func tensor(
+        _ wanted: String, adapter: String, replaced: [String: WeightFiles.Location] = [:]
+    ) throws(MergeError) -> (name: String, info: TensorInfo) {
+        guard let name = resolve(wanted), let info = (replaced[name] ?? source(of: name))?.info else {
+            throw MergeError(.moduleNotInBase, path: adapter, tensor: wanted, missing(wanted))
+        }
+        guard MergeKernel.supports(info.dtype) else {
+            throw MergeError(
+                .unsupportedDType, path: path, tensor: name,
+                "a weight in \(info.dtype) cannot be merged; F32, BF16, F16 and F64 can, so convert the base first")
+        }
+        return (name, info)
+    }
+
+    private func missing(_ name: String) -> String {
+        let similar = files.tensors.keys.first { $0.hasSuffix("." + name) || name.hasSuffix("." + $0) }
+        let hint = similar.map { "the nearest is \($0)" } ?? "the adapter belongs to another model"
+        return "the base holds no tensor of this name; \(hint)"
+    }
+
+    /// Families whose linear layers inside the blocks are stored as [in, out].
+    private static let transposedFamilies: Set<String> = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer"]
+    private static let transposedModules: Set<String> = ["c_attn", "q_attn", "c_proj", "c_fc"]
+
+    /// Whether the weight of a module takes (B·A)ᵀ.
+    ///
+    /// PEFT's `fan_in_fan_out` does not decide it: it is one flag for all modules, and PEFT overrules it where it does not fit.
+    private func storesTransposed(_ module: AdapterModule, shape: [Int]) -> Bool {
+        switch module.kind {
+        case .embedding: return true
+        case .convolution, .experts: return false
+        case .linear, .transposedLinear:
+            let isOfFamily =
+                Self.transposedFamilies.contains(configuration?["model_type"]?.stringValue ?? "")
+                && Self.transposedModules.contains(module.path.lastComponent)
+            let isTransposed = isOfFamily || module.kind == .transposedLinear
+            return isTransposed && shape == [module.inputs, module.outputs]
+        }
+    }
+
+    // MARK: Experts
+
+    /// The names that a family of models gives the matrices of one expert in its files, for a parameter that holds the
+    /// matrices of all experts in memory: those that lie one below the other in it.
+    private static let expertMatrices: [String: [[String]]] = [
+        "gate_up_proj": [["gate_proj", "up_proj"], ["w1", "w3"], ["fc1", "fc3"]],
+        "up_proj": [["up_proj"]],
+        "down_proj": [["down_proj"], ["w2"], ["fc2"]],
+    ]
+
+    /// The updates of a stack of experts: of one tensor that holds the stack, or of the tensors of each expert.
+    private func expertUpdates(of module: AdapterModule, scale: Double, adapter: String) throws(MergeError) -> [TensorUpdate] {
+        let count = module.factors.count
+        if let name = resolve(module.parameterName) {
+            let (_, info) = try tensor(name, adapter: adapter)
+            if count == 1, info.shape == [module.outputs, module.inputs] {
+                return [
+                    TensorUpdate(
+                        tensor: name, module: module.label, rows: 0..<module.outputs, left: module.loraB, right: module.loraA, scale: scale,
+                        magnitude: nil, adapterPath: adapter)
+                ]
+            }
+            let straight = [count, module.outputs, module.inputs]
+            let transposed = [count, module.inputs, module.outputs]
+            guard info.shape == straight || info.shape == transposed else {
+                throw MergeError(
+                    .shapeMismatch, path: adapter, tensor: name,
+                    "its factors make \(describe(shape: straight)) and the weight is \(describe(shape: info.shape)); the adapter belongs to another model"
+                )
+            }
+            let isTransposed = info.shape != straight || (straight == transposed && storesExpertsTransposed)
+            return module.factors.enumerated().map { number, factors in
+                let left = isTransposed ? factors.a.transposed : factors.b
+                let right = isTransposed ? factors.b.transposed : factors.a
+                return TensorUpdate(
+                    tensor: name, module: module.label, rows: number * left.rows..<(number + 1) * left.rows, left: left, right: right, scale: scale,
+                    magnitude: nil, adapterPath: adapter)
+            }
+        }
+        for path in expertPaths(of: module.path.text) {
+            for matrices in Self.expertMatrices[module.parameter] ?? [] {
+                guard resolve("\(path).0.\(matrices[0]).weight") != nil else { continue }
+                guard resolve("\(path).\(count).\(matrices[0]).weight") == nil else {
+                    throw MergeError(
+                        .shapeMismatch, path: adapter, tensor: "\(path).\(count).\(matrices[0]).weight",
+                        "the adapter has factors for \(count) experts and the base has more; the adapter belongs to another model")
+                }
+                return try separateUpdates(of: module, in: path, matrices: matrices, scale: scale, adapter: adapter)
+            }
+        }
+        throw MergeError(.moduleNotInBase, path: adapter, tensor: module.parameterName, missing(module.parameterName))
+    }
+
+    private func separateUpdates(
+        of module: AdapterModule, in path: String, matrices: [String], scale: Double, adapter: String
+    ) throws(MergeError) -> [TensorUpdate] {
+        var updates: [TensorUpdate] = []
+        for (number, factors) in module.factors.enumerated() {
+            var row = 0
+            for matrix in matrices {
+                let (name, info) = try tensor("\(path).\(number).\(matrix).weight", adapter: adapter)
+                guard info.shape.count == 2, info.shape[1] == module.inputs, info.shape[0] <= module.outputs - row else {
+                    throw MergeError(
+                        .shapeMismatch, path: adapter, tensor: name,
+                        "the factors of an expert make \(describe(shape: [module.outputs, module.inputs])) and the weight, \(describe(shape: info.shape)), is no part of it; the adapter belongs to another model"
+                    )
+                }
+                updates.append(
+                    TensorUpdate(
+                        tensor: name, module: module.label, rows: 0..<info.shape[0], left: factors.b.rows(from: row, count: info.shape[0]),
+                        right: factors.a, scale: scale, magnitude: nil, adapterPath: adapter))
+                row += info.shape[0]
+            }
+            guard row == module.outputs else {
+                throw MergeError(
+                    .shapeMismatch, path: adapter, tensor: "\(path).\(number)",
+                    "its matrices \(matrices.joined(separator: ", ")) have \(row) rows together and the update of the adapter \(module.outputs); the adapter belongs to another model"
+                )
+            }
+        }
+        return updates
+    }
+
+    /// The paths at which the experts of a module may lie in the files.
+    private func expertPaths(of path: String) -> [String] {
+        let renamed = path.split(separator: ".").map { $0 == "mlp" ? "block_sparse_moe" : $0 }.joined(separator: ".")
+        return renamed == path ? [path] : [path, renamed]
+    }
+
+    /// Whether the family keeps the matrices of its experts as [in, out]; asked only where the shape cannot tell.
+    private var storesExpertsTransposed: Bool {
+        ["gpt_oss", "llama4", "llama4_text"].contains(configuration?["model_type"]?.stringValue ?? "")
+    }
+}

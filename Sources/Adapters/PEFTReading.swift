@@ -1,0 +1,235 @@
+internal import Kernels
+internal import OrderedCollections
+internal import Safetensors
+internal import Tensors
+
+/// The tensors of a PEFT adapter on their way into the neutral form: every one is claimed, or the error names it.
+struct PEFTReading {
+    private let file: SafetensorsFile
+    private let configuration: PEFTConfiguration
+    private(set) var modules: [AdapterModule] = []
+    private(set) var replacements: [Replacement] = []
+    private(set) var remarks: [String] = []
+    private var parts: OrderedDictionary<Owner, Parts> = [:]
+
+    init(file: SafetensorsFile, configuration: PEFTConfiguration) {
+        self.file = file
+        self.configuration = configuration
+    }
+
+    /// A module, and how many other wrappers of the same module lie around the one meant: PEFT nests the wrappers of a second
+    /// and third parameter of one module.
+    private struct Owner: Hashable {
+        let path: ModulePath
+        let depth: Int
+    }
+
+    /// What the file holds for one wrapped module.
+    private struct Parts {
+        var a: FactorMatrix?
+        var b: FactorMatrix?
+        var embeddingA: FactorMatrix?
+        var embeddingB: FactorMatrix?
+        var magnitude: FactorMatrix?
+        var bias: FactorMatrix?
+        /// Whether the factors are those of a convolution.
+        var isConvolution = false
+    }
+
+    private static let factors: [(suffix: String, part: any WritableKeyPath<Parts, FactorMatrix?> & Sendable)] = [
+        (".lora_A.weight", \.a), (".lora_B.weight", \.b), (".lora_embedding_A", \.embeddingA), (".lora_embedding_B", \.embeddingB),
+        (".lora_magnitude_vector", \.magnitude), (".lora_magnitude_vector.weight", \.magnitude), (".lora_B.bias", \.bias),
+    ]
+
+    /// - Throws: `AdapterError`.
+    mutating func read() throws(AdapterError) {
+        for tensor in file.tensors.values { try claim(tensor) }
+        for (owner, parts) in parts { try addModule(owner, parts) }
+        guard !modules.isEmpty || !replacements.isEmpty else { throw AdapterError(.empty, path: file.path, "the file holds no tensor of an adapter") }
+    }
+
+    private func fault(_ code: AdapterError.Code, _ subject: String, _ message: String) -> AdapterError {
+        AdapterError(code, path: file.path, subject: subject, message)
+    }
+
+    // MARK: Tensors
+
+    private mutating func claim(_ tensor: TensorInfo) throws(AdapterError) {
+        guard tensor.name.hasPrefix(PEFT.keyPrefix) else {
+            throw fault(.unexpectedTensor, tensor.name, "a tensor of a PEFT adapter begins with \(PEFT.keyPrefix)")
+        }
+        let name = String(tensor.name.dropFirst(PEFT.keyPrefix.count))
+        if let (suffix, part) = Self.factors.first(where: { name.hasSuffix($0.suffix) }) {
+            return try claimFactor(tensor, part, owner: try owner(name.dropLast(suffix.count), tensor: tensor.name))
+        }
+        if let trained = name.wholeName(before: ".token_adapter.trainable_tokens_delta"), let path = ModulePath(trained) {
+            guard let tokens = configuration.trainedTokens(of: path) else {
+                throw fault(.unexpectedTensor, tensor.name, "the configuration does not say which tokens these rows are (trainable_token_indices)")
+            }
+            return replacements.append(Replacement(tensor: path.weightName, values: .init(info: tensor, file: file), rows: tokens))
+        }
+        guard !name.contains(".lora_"), !name.contains(".trainable_tokens_") else {
+            throw fault(.unexpectedTensor, tensor.name, "the key is none of those of a LoRA adapter")
+        }
+        try claimWhole(tensor, name: name)
+    }
+
+    private func owner(_ stem: Substring, tensor: String) throws(AdapterError) -> Owner {
+        var stem = stem
+        var depth = 0
+        while stem.hasSuffix(".base_layer") {
+            stem = stem.dropLast(".base_layer".count)
+            depth += 1
+        }
+        guard let path = ModulePath(stem), !path.components.contains("base_layer") else {
+            throw fault(.unsupportedFeature, tensor, "an adapter of the module \(stem), which wraps another, is not supported")
+        }
+        return Owner(path: path, depth: depth)
+    }
+
+    private mutating func claimFactor(_ tensor: TensorInfo, _ part: WritableKeyPath<Parts, FactorMatrix?>, owner: Owner) throws(AdapterError) {
+        guard MergeKernel.supports(tensor.dtype) else {
+            throw fault(.unsupportedDType, tensor.name, "a factor in \(tensor.dtype) is not supported; F32, BF16, F16 and F64 are")
+        }
+        let isVector = part == \.magnitude || part == \.bias
+        guard isVector ? !tensor.shape.isEmpty && tensor.elementCount == tensor.shape.max() : tensor.shape.count >= 2 else {
+            throw fault(.invalidShape, tensor.name, "its shape \(describe(shape: tensor.shape)) is not that of a \(isVector ? "vector" : "matrix")")
+        }
+        if part == \.b, tensor.shape.dropFirst(2).contains(where: { $0 != 1 }) {
+            throw fault(
+                .invalidShape, tensor.name, "its shape \(describe(shape: tensor.shape)) is not that of a convolution over single points, as a B has")
+        }
+        let matrix = isVector ? FactorMatrix(tensor, in: file).asRow : FactorMatrix(tensor, in: file)
+        guard parts[owner, default: Parts()][keyPath: part] == nil else {
+            throw fault(.unexpectedTensor, tensor.name, "another tensor of the file is the same part of the module \(owner.path)")
+        }
+        parts[owner, default: Parts()][keyPath: part] = matrix
+        if part == \.a, tensor.shape.count > 2 { parts[owner, default: Parts()].isConvolution = true }
+    }
+
+    private static let embeddingNames: Set<String> = [
+        "embed_tokens", "lm_head", "wte", "word_embeddings", "tok_embeddings", "embed_in", "embed_out", "shared",
+    ]
+
+    /// A tensor that takes the place of the base's.
+    private mutating func claimWhole(_ tensor: TensorInfo, name: String) throws(AdapterError) {
+        var components = name.split(separator: ".").filter { $0 != "modules_to_save" }
+        // The wrapped layer's own tensor, stored with the adapter.
+        let isWrapped = components.contains("base_layer")
+        components.removeAll { $0 == "base_layer" }
+        guard components.count >= 2, let path = ModulePath(components.joined(separator: ".")), let kind = components.last else {
+            throw fault(.unexpectedTensor, tensor.name, "the key is none of those of a LoRA adapter")
+        }
+        let isEmbedding = kind == "weight" && Self.embeddingNames.contains(String(components[components.count - 2]))
+        let isTrainedBias = kind == "bias" && configuration.trainsBiases
+        guard configuration.isSaved(path) || isTrainedBias || isEmbedding else {
+            throw fault(
+                .unexpectedTensor, tensor.name,
+                "it is no factor, and the configuration names no module with it as trained whole (modules_to_save); nothing of an adapter may be left out"
+            )
+        }
+        if isWrapped, isEmbedding { remarks.append("\(path): the adapter holds the base's own values too, and they are used") }
+        replacements.append(Replacement(tensor: path.text, values: .init(info: tensor, file: file)))
+    }
+
+    // MARK: Modules
+
+    private mutating func addModule(_ owner: Owner, _ parts: Parts) throws(AdapterError) {
+        let path = owner.path
+        let isEmbedding = parts.embeddingA != nil || parts.embeddingB != nil
+        guard !isEmbedding || (parts.a == nil && parts.b == nil) else {
+            throw fault(.unexpectedTensor, path.text, "the module has the factors of an embedding and those of a linear layer")
+        }
+        let (first, second) = isEmbedding ? (parts.embeddingA, parts.embeddingB) : (parts.a, parts.b)
+        guard let a = first, let b = second else {
+            let found = first ?? second ?? parts.magnitude ?? parts.bias
+            throw fault(
+                .missingFactor, found?.name ?? path.text,
+                "the module \(path) has \(first == nil ? "no A" : "an A and no B")" + (first == nil && second != nil ? " beside its B" : ""))
+        }
+        guard a.rows == b.columns, a.rows > 0, a.columns > 0, b.rows > 0 else {
+            throw fault(
+                .invalidShape, b.name, "B \(describe(shape: b.shape)) and A \(describe(shape: a.shape)) of \(path) cannot be multiplied to an update")
+        }
+        if let names = configuration.parameters(of: path), names.isEmpty {
+            guard owner.depth == 0 else {
+                throw fault(.unsupportedFeature, a.name, "an adapter of the module \(path), which wraps another, is not supported")
+            }
+            return try addPlainModule(path, parts, a: a, b: b)
+        }
+        try addParameter(owner, parts, a: a, b: b)
+    }
+
+    private mutating func addPlainModule(_ path: ModulePath, _ parts: Parts, a: FactorMatrix, b: FactorMatrix) throws(AdapterError) {
+        let configured = configuration.rank(of: path)
+        if configured != a.rows {
+            remarks.append("\(path): the configuration gives rank \(configured) and the factors have \(a.rows), which counts")
+        }
+        guard (parts.magnitude != nil) == configuration.usesMagnitudes else {
+            throw fault(
+                parts.magnitude == nil ? .missingFactor : .unexpectedTensor, parts.magnitude?.name ?? path.text,
+                parts.magnitude == nil
+                    ? "the configuration asks for DoRA and the module has no magnitude"
+                    : "the module has a magnitude and the configuration does not ask for DoRA")
+        }
+        guard (parts.bias != nil) == (configuration.hasFactorBias && parts.embeddingA == nil) else {
+            throw fault(
+                parts.bias == nil ? .missingFactor : .unexpectedTensor, parts.bias?.name ?? path.text,
+                parts.bias == nil
+                    ? "the configuration asks for a bias on B (lora_bias) and the module has none"
+                    : "B has a bias and the configuration does not ask for one (lora_bias)")
+        }
+        for vector in [parts.magnitude, parts.bias].compactMap({ $0 }) where vector.columns != b.rows {
+            throw fault(.invalidShape, vector.name, "it has \(vector.columns) elements and the module \(path) has \(b.rows) outputs")
+        }
+        let kind: AdapterModule.Kind =
+            parts.embeddingA != nil
+            ? .embedding : parts.isConvolution ? .convolution : configuration.isFanInFanOut ? .transposedLinear : .linear
+        modules.append(
+            AdapterModule(
+                path: path, kind: kind, factors: [.init(a: a, b: b)], alpha: configuration.alpha(of: path), scale: try scale(of: path, rank: a.rows),
+                magnitude: parts.magnitude, bias: parts.bias))
+    }
+
+    /// A parameter that is no module's weight: the matrices of all experts, one after the other.
+    private mutating func addParameter(_ owner: Owner, _ parts: Parts, a: FactorMatrix, b: FactorMatrix) throws(AdapterError) {
+        let depths = self.parts.keys.filter { $0.path == owner.path }.map(\.depth)
+        guard let names = configuration.parameters(of: owner.path), depths.count == names.count, depths.max() == names.count - 1 else {
+            throw fault(
+                .unsupportedFeature, a.name,
+                "which of the parameters of \(owner.path) the factors belong to is not clear from target_parameters")
+        }
+        guard parts.magnitude == nil, parts.bias == nil else {
+            throw fault(.unexpectedTensor, (parts.magnitude ?? parts.bias)?.name ?? "", "factors of a bare parameter have no magnitude and no bias")
+        }
+        // The parameter that the model declares last is wrapped last and so is the outermost.
+        let name = names[names.count - 1 - owner.depth]
+        let place = owner.path.appending(name)
+        let rank = configuration.rank(of: place)
+        guard a.rows % rank == 0 else {
+            throw fault(.invalidShape, a.name, "its \(a.rows) rows are not a whole number of experts of rank \(rank)")
+        }
+        let experts = a.rows / rank
+        let factors = (0..<experts).map { expert in
+            AdapterModule.Factors(
+                a: a.rows(from: expert * rank, count: rank), b: b.columns(from: expert, step: experts, count: rank))
+        }
+        modules.append(
+            AdapterModule(
+                path: owner.path, parameter: name, kind: .experts, factors: factors, alpha: configuration.alpha(of: place),
+                scale: try scale(of: place, rank: rank)))
+    }
+
+    private func scale(of path: ModulePath, rank: Int) throws(AdapterError) -> Double {
+        let scale = configuration.scale(of: path, rank: rank)
+        guard scale.isFinite else { throw fault(.invalidScale, path.text, "alpha \(configuration.alpha(of: path)) gives no finite scale") }
+        return scale
+    }
+}
+
+extension String {
+    /// What stands before a suffix; `nil` if the string does not end with it.
+    fileprivate func wholeName(before suffix: String) -> Substring? {
+        hasSuffix(suffix) ? dropLast(suffix.count) : nil
+    }
+}

@@ -1,0 +1,366 @@
+import Adapters
+import FileIO
+import JSON
+import Kernels
+import OrderedCollections
+import Safetensors
+import Tensors
+import TestModels
+import TestSupport
+import Testing
+import Verification
+
+/// Every kind of adapted module in PEFT's layout, merged and compared with the definition written out here element by
+/// element; the verifier, which computes it in a third way, must agree.
+struct AdapterKindTests {
+    /// A base and an adapter of a few tensors each.
+    private final class Case {
+        let folder: TemporaryFolder
+        let dtype: DType
+        var generator: SeededGenerator
+        let seed: UInt64
+        var base: [TestTensor] = []
+        var adapter: [TestTensor] = []
+        var configuration: OrderedDictionary<String, JSONValue> = ["peft_type": "LORA", "r": 2, "lora_alpha": 3]
+        var modelConfiguration: OrderedDictionary<String, JSONValue> = ["model_type": "llama", "architectures": ["LlamaForCausalLM"]]
+
+        init(_ dtype: DType = .bf16) throws {
+            folder = try TemporaryFolder()
+            self.dtype = dtype
+            seed = UInt64.random(in: 0 ... .max)
+            generator = SeededGenerator(seed: seed)
+        }
+
+        func addBase(_ name: String, _ shape: [Int]) {
+            base.append(TestTensor(name, dtype, shape, values: generator.values(shape.reduce(1, *), spread: 0.5)))
+        }
+
+        /// Returns the values as they are stored.
+        @discardableResult
+        func add(_ name: String, _ shape: [Int], dtype: DType = .f32, spread: Float = 0.3) -> [Double] {
+            let tensor = TestTensor("base_model.model." + name, dtype, shape, values: generator.values(shape.reduce(1, *), spread: spread))
+            adapter.append(tensor)
+            return (0..<shape.reduce(1, *)).map { MergeReference.value(of: bits(tensor.bytes, dtype, $0), in: dtype) }
+        }
+
+        func weights(_ name: String) -> [Double] {
+            let tensor = base.first { $0.name == name }!
+            return (0..<tensor.shape.reduce(1, *)).map { MergeReference.value(of: bits(tensor.bytes, dtype, $0), in: dtype) }
+        }
+
+        var basePath: String { folder.path("base") }
+
+        func plan(weight: Double = 1) throws -> MergePlan {
+            try? FileSystem.remove(basePath)
+            try? FileSystem.remove(folder.path("adapter"))
+            try FileSystem.createFolder(basePath)
+            try FileSystem.createFolder(folder.path("adapter"))
+            try writeSafetensors(base, to: folder.path("base/model.safetensors"))
+            try writeText(JSONValue.object(modelConfiguration).serialized(), folder.path("base/config.json"))
+            try writeSafetensors(adapter, to: folder.path("adapter/adapter_model.safetensors"))
+            try writeText(JSONValue.object(configuration).serialized(), folder.path("adapter/adapter_config.json"))
+            return try MergePlan(base: basePath, adapters: [.init(try Adapter.read(path: folder.path("adapter")), weight: weight)])
+        }
+
+        /// Merges, verifies, and compares.
+        func expect(_ expected: [String: [Double]], changed: Int? = nil, _ location: SourceLocation = #_sourceLocation) throws {
+            let plan = try plan()
+            let report = try plan.run(to: folder.path("merged"), options: .init(threads: 2, isReplacing: true, isDurable: false))
+            let merged = try WeightFiles(path: folder.path("merged"))
+            for (name, values) in expected {
+                let bytes = try read(name, from: merged)
+                let stored = values.indices.map { bits(bytes, dtype, $0) }
+                #expect(
+                    stored == values.map { MergeReference.bits(of: $0, in: dtype) }, "\(name), seed \(seed)", sourceLocation: location)
+            }
+            for tensor in base where expected[tensor.name] == nil {
+                #expect(try read(tensor.name, from: merged) == tensor.bytes, "\(tensor.name)", sourceLocation: location)
+            }
+            #expect(Set(merged.tensors.keys) == Set(base.map(\.name)).union(expected.keys), sourceLocation: location)
+            #expect(report.tensorsChanged == changed ?? expected.count, sourceLocation: location)
+            let verdict = try MergeVerifier.verify(
+                base: basePath, adapters: plan.model.adapters, merged: folder.path("merged"), options: .init(threads: 2))
+            #expect(verdict.passes, "\(verdict.faults.map(\.message))", sourceLocation: location)
+        }
+
+        func refused(_ code: MergeError.Code, weight: Double = 1, _ location: SourceLocation = #_sourceLocation) throws {
+            do {
+                _ = try plan(weight: weight)
+                Issue.record("it was let pass", sourceLocation: location)
+            } catch let error as MergeError {
+                #expect(error.code == code, "\(error)", sourceLocation: location)
+            }
+        }
+    }
+
+    /// W + s·Σ b[o,k]·a[k,i] for a weight [rows, columns].
+    private func sum(_ weights: [Double], rows: Int, columns: Int, scale: Double, _ acc: (Int, Int) -> Double) -> [Double] {
+        (0..<rows * columns).map { weights[$0] + scale * acc($0 / columns, $0 % columns) }
+    }
+
+    private func dot(_ count: Int, _ term: (Int) -> (Double, Double)) -> Double {
+        var sum = 0.0
+        for k in 0..<count {
+            let (b, a) = term(k)
+            sum += b * a
+        }
+        return sum
+    }
+
+    @Test(arguments: [false, true], [DType.bf16, .f32])
+    func transposedLinear(isFlagged: Bool, dtype: DType) throws {
+        let item = try Case(dtype)
+        item.modelConfiguration["model_type"] = isFlagged ? "unknown" : "gpt2"
+        if isFlagged { item.configuration["fan_in_fan_out"] = true }
+        // A square one, and one that is not.
+        for (name, inputs, outputs) in [("attn.c_proj", 12, 12), ("mlp.c_fc", 12, 20)] { item.addBase("h.0.\(name).weight", [inputs, outputs]) }
+        var expected: [String: [Double]] = [:]
+        for (name, inputs, outputs) in [("attn.c_proj", 12, 12), ("mlp.c_fc", 12, 20)] {
+            // The files are those of the inner model.
+            let a = item.add("transformer.h.0.\(name).lora_A.weight", [2, inputs])
+            let b = item.add("transformer.h.0.\(name).lora_B.weight", [outputs, 2])
+            let weight = "h.0.\(name).weight"
+            expected[weight] = sum(item.weights(weight), rows: inputs, columns: outputs, scale: 1.5) { i, o in
+                dot(2) { (b[o * 2 + $0], a[$0 * inputs + i]) }
+            }
+        }
+        try item.expect(expected)
+    }
+
+    @Test func embedding() throws {
+        let item = try Case()
+        item.addBase("model.embed_tokens.weight", [40, 12])
+        item.addBase("lm_head.weight", [40, 12])
+        let a = item.add("model.embed_tokens.lora_embedding_A", [2, 40])
+        let b = item.add("model.embed_tokens.lora_embedding_B", [12, 2])
+        try item.expect([
+            "model.embed_tokens.weight": sum(item.weights("model.embed_tokens.weight"), rows: 40, columns: 12, scale: 1.5) { v, d in
+                dot(2) { (b[d * 2 + $0], a[$0 * 40 + v]) }
+            }
+        ])
+    }
+
+    @Test func convolution() throws {
+        let item = try Case()
+        item.addBase("conv.weight", [6, 4, 3, 3])
+        item.addBase("point.weight", [6, 4, 1, 1])
+        let a = item.add("conv.lora_A.weight", [2, 4, 3, 3])
+        let b = item.add("conv.lora_B.weight", [6, 2, 1, 1])
+        let pointA = item.add("point.lora_A.weight", [2, 4])
+        let pointB = item.add("point.lora_B.weight", [6, 2])
+        try item.expect([
+            "conv.weight": sum(item.weights("conv.weight"), rows: 6, columns: 36, scale: 1.5) { o, i in dot(2) { (b[o * 2 + $0], a[$0 * 36 + i]) } },
+            "point.weight": sum(item.weights("point.weight"), rows: 6, columns: 4, scale: 1.5) { o, i in
+                dot(2) { (pointB[o * 2 + $0], pointA[$0 * 4 + i]) }
+            },
+        ])
+    }
+
+    @Test(arguments: [DType.f32, .bf16])
+    func magnitudesOfRows(dtype: DType) throws {
+        let item = try Case(dtype)
+        item.configuration["use_dora"] = true
+        item.addBase("a.q_proj.weight", [50, 21])
+        let a = item.add("a.q_proj.lora_A.weight", [2, 21])
+        let b = item.add("a.q_proj.lora_B.weight", [50, 2])
+        let m = item.add("a.q_proj.lora_magnitude_vector", [50], spread: 2)
+        let u = sum(item.weights("a.q_proj.weight"), rows: 50, columns: 21, scale: 1.5) { o, i in dot(2) { (b[o * 2 + $0], a[$0 * 21 + i]) } }
+        let expected = (0..<50).flatMap { row in MergeReference.scaled(Array(u[row * 21..<(row + 1) * 21]), to: m[row]) }
+        try item.expect(["a.q_proj.weight": expected])
+        try item.refused(.unsupportedCombination, weight: 0.5)
+        // A magnitude acts though B is zero.
+        item.adapter[1].bytes = [UInt8](repeating: 0, count: item.adapter[1].bytes.count)
+        let plain = item.weights("a.q_proj.weight")
+        try item.expect(["a.q_proj.weight": (0..<50).flatMap { MergeReference.scaled(Array(plain[$0 * 21..<($0 + 1) * 21]), to: m[$0]) }])
+    }
+
+    @Test func magnitudesOfColumns() throws {
+        let item = try Case()
+        item.configuration["use_dora"] = true
+        item.addBase("model.embed_tokens.weight", [43, 12])
+        let a = item.add("model.embed_tokens.lora_embedding_A", [2, 43])
+        let b = item.add("model.embed_tokens.lora_embedding_B", [12, 2])
+        let m = item.add("model.embed_tokens.lora_magnitude_vector", [12], spread: 2)
+        let u = sum(item.weights("model.embed_tokens.weight"), rows: 43, columns: 12, scale: 1.5) { v, d in
+            dot(2) { (b[d * 2 + $0], a[$0 * 43 + v]) }
+        }
+        let columns = (0..<12).map { column in MergeReference.scaled((0..<43).map { u[$0 * 12 + column] }, to: m[column]) }
+        item.addBase("lm_head.weight", [43, 12])
+        try item.expect(["model.embed_tokens.weight": (0..<43 * 12).map { columns[$0 % 12][$0 / 12] }])
+    }
+
+    @Test func aMagnitudeAloneMeetsItsWeight() throws {
+        let item = try Case()
+        item.configuration["use_dora"] = true
+        item.addBase("a.q_proj.weight", [4, 8])
+        item.add("a.q_proj.lora_A.weight", [2, 8])
+        item.add("a.q_proj.lora_B.weight", [4, 2])
+        item.add("a.q_proj.lora_magnitude_vector", [4])
+        _ = try item.plan()
+        let adapter = try Adapter.read(path: item.folder.path("adapter"))
+        #expect {
+            _ = try MergePlan(base: item.basePath, adapters: [.init(adapter), .init(adapter)])
+        } throws: {
+            ($0 as? MergeError)?.code == .unsupportedCombination
+        }
+    }
+
+    @Test func biasOfAFactor() throws {
+        let item = try Case()
+        item.configuration["lora_bias"] = true
+        item.addBase("a.q_proj.weight", [6, 8])
+        item.addBase("a.q_proj.bias", [6])
+        let a = item.add("a.q_proj.lora_A.weight", [2, 8])
+        let b = item.add("a.q_proj.lora_B.weight", [6, 2])
+        let bias = item.add("a.q_proj.lora_B.bias", [6])
+        try item.expect([
+            "a.q_proj.weight": sum(item.weights("a.q_proj.weight"), rows: 6, columns: 8, scale: 1.5) { o, i in
+                dot(2) { (b[o * 2 + $0], a[$0 * 8 + i]) }
+            },
+            "a.q_proj.bias": zip(item.weights("a.q_proj.bias"), bias).map { $0 + 1.5 * $1 },
+        ])
+        item.base.removeLast()
+        try item.refused(.moduleNotInBase)
+    }
+
+    /// How a base may hold the experts of a layer.
+    enum ExpertLayout: CaseIterable { case separate, mixtral, stacked, stackedTransposed }
+
+    @Test(arguments: ExpertLayout.allCases)
+    func experts(layout: ExpertLayout) throws {
+        let item = try Case()
+        let (count, hidden, inner) = (3, 8, 5)
+        item.configuration["target_parameters"] = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+        item.configuration["rank_pattern"] = ["experts.down_proj": 3]
+        // The parameter that the model declares last is wrapped last, and so its key is the plain one.
+        let key = "model.layers.0.mlp.experts"
+        let gateA = item.add(key + ".base_layer.lora_A.weight", [count * 2, hidden])
+        let gateB = item.add(key + ".base_layer.lora_B.weight", [2 * inner, 2 * count])
+        let downA = item.add(key + ".lora_A.weight", [count * 3, inner])
+        let downB = item.add(key + ".lora_B.weight", [hidden, 3 * count])
+        // B is [out, rank, expert].
+        func gateUp(_ e: Int, _ o: Int, _ i: Int) -> Double { dot(2) { (gateB[o * 2 * count + $0 * count + e], gateA[(e * 2 + $0) * hidden + i]) } }
+        func down(_ e: Int, _ o: Int, _ i: Int) -> Double { dot(3) { (downB[o * 3 * count + $0 * count + e], downA[(e * 3 + $0) * inner + i]) } }
+        var expected: [String: [Double]] = [:]
+        func expect(_ name: String, _ shape: [Int], scale: Double, _ acc: @escaping (Int, Int) -> Double) {
+            item.addBase(name, shape)
+            let columns = shape.last!
+            expected[name] = sum(item.weights(name), rows: shape.reduce(1, *) / columns, columns: columns, scale: scale, acc)
+        }
+        switch layout {
+        case .separate, .mixtral:
+            let path = layout == .separate ? key : "model.layers.0.block_sparse_moe.experts"
+            let names = layout == .separate ? ["gate_proj", "up_proj", "down_proj"] : ["w1", "w3", "w2"]
+            for e in 0..<count {
+                expect("\(path).\(e).\(names[0]).weight", [inner, hidden], scale: 1.5) { gateUp(e, $0, $1) }
+                expect("\(path).\(e).\(names[1]).weight", [inner, hidden], scale: 1.5) { gateUp(e, inner + $0, $1) }
+                expect("\(path).\(e).\(names[2]).weight", [hidden, inner], scale: 1) { down(e, $0, $1) }
+            }
+        case .stacked:
+            expect(key + ".gate_up_proj", [count, 2 * inner, hidden], scale: 1.5) { gateUp($0 / (2 * inner), $0 % (2 * inner), $1) }
+            expect(key + ".down_proj", [count, hidden, inner], scale: 1) { down($0 / hidden, $0 % hidden, $1) }
+        case .stackedTransposed:
+            expect(key + ".gate_up_proj", [count, hidden, 2 * inner], scale: 1.5) { gateUp($0 / hidden, $1, $0 % hidden) }
+            expect(key + ".down_proj", [count, inner, hidden], scale: 1) { down($0 / inner, $1, $0 % inner) }
+        }
+        try item.expect(expected)
+        // An expert too many.
+        if layout == .separate {
+            item.addBase("\(key).\(count).gate_proj.weight", [inner, hidden])
+            try item.refused(.shapeMismatch)
+        }
+    }
+
+    @Test func wholeTensorsAndRows() throws {
+        let item = try Case()
+        item.configuration["modules_to_save"] = ["lm_head", "norm", "score"]
+        item.configuration["trainable_token_indices"] = ["embed_tokens": [7, 0, 31]]
+        item.configuration["bias"] = "all"
+        item.addBase("model.embed_tokens.weight", [32, 8])
+        item.addBase("model.norm.weight", [8])
+        item.addBase("a.q_proj.weight", [8, 8])
+        item.addBase("a.q_proj.bias", [8])
+        item.addBase("lm_head.weight", [32, 8])
+        let head = item.add("lm_head.weight", [32, 8])
+        let norm = item.add("model.norm.weight", [8], dtype: .f16)
+        let rows = item.add("model.embed_tokens.token_adapter.trainable_tokens_delta", [3, 8])
+        let bias = item.add("a.q_proj.base_layer.bias", [8])
+        var embedding = item.weights("model.embed_tokens.weight")
+        for (place, token) in [7, 0, 31].enumerated() { embedding.replaceSubrange(token * 8..<token * 8 + 8, with: rows[place * 8..<place * 8 + 8]) }
+        let expected = ["lm_head.weight": head, "model.norm.weight": norm, "model.embed_tokens.weight": embedding, "a.q_proj.bias": bias]
+        try item.expect(expected)
+        // One more that the base does not have.
+        let score = item.add("score.weight", [3, 8], dtype: .bf16)
+        try item.expect(expected.merging(["score.weight": score]) { $1 })
+        try item.refused(.unsupportedCombination, weight: 0.5)
+        item.configuration["trainable_token_indices"] = ["embed_tokens": [7, 0, 32]]
+        try item.refused(.shapeMismatch)
+    }
+
+    /// Which matrices of a tied model an adapter updates.
+    @Test(arguments: [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+    func tiedWeightsAreSeparated(targets: [String]) throws {
+        let item = try Case()
+        item.modelConfiguration["tie_word_embeddings"] = true
+        item.addBase("model.embed_tokens.weight", [32, 8])
+        let weights = item.weights("model.embed_tokens.weight")
+        var expected = ["lm_head.weight": weights]
+        if targets.contains("embed_tokens") {
+            let a = item.add("model.embed_tokens.lora_embedding_A", [2, 32])
+            let b = item.add("model.embed_tokens.lora_embedding_B", [8, 2])
+            expected["model.embed_tokens.weight"] = sum(weights, rows: 32, columns: 8, scale: 1.5) { v, d in
+                dot(2) { (b[d * 2 + $0], a[$0 * 32 + v]) }
+            }
+        }
+        if targets.contains("lm_head") {
+            let a = item.add("lm_head.lora_A.weight", [2, 8])
+            let b = item.add("lm_head.lora_B.weight", [32, 2])
+            expected["lm_head.weight"] = sum(weights, rows: 32, columns: 8, scale: 1.5) { o, i in dot(2) { (b[o * 2 + $0], a[$0 * 8 + i]) } }
+        }
+        try item.expect(expected)
+        let configuration = try JSONValue(parsing: try readAll(item.folder.path("merged/config.json")))
+        #expect(configuration["tie_word_embeddings"] == false)
+        // A lone file has no configuration that could say so.
+        let adapter = try Adapter.read(path: item.folder.path("adapter"))
+        #expect {
+            _ = try MergePlan(base: item.folder.path("base/model.safetensors"), adapters: [.init(adapter)])
+        } throws: {
+            ($0 as? MergeError)?.code == .tiedWeights
+        }
+    }
+
+    @Test func rowsOfATiedMatrixStayShared() throws {
+        let item = try Case()
+        item.modelConfiguration["tie_word_embeddings"] = true
+        item.configuration["trainable_token_indices"] = [3]
+        item.addBase("model.embed_tokens.weight", [32, 8])
+        let row = item.add("model.embed_tokens.token_adapter.trainable_tokens_delta", [1, 8])
+        var embedding = item.weights("model.embed_tokens.weight")
+        embedding.replaceSubrange(24..<32, with: row)
+        try item.expect(["model.embed_tokens.weight": embedding])
+        #expect(try JSONValue(parsing: try readAll(item.folder.path("merged/config.json")))["tie_word_embeddings"] == true)
+    }
+
+    @Test func aGrownVocabulary() throws {
+        let item = try Case()
+        item.modelConfiguration["vocab_size"] = 32
+        item.addBase("model.embed_tokens.weight", [32, 8])
+        item.addBase("lm_head.weight", [32, 8])
+        let embedding = item.add("model.embed_tokens.weight", [35, 8])
+        try item.refused(.shapeMismatch)
+        let head = item.add("lm_head.weight", [35, 8])
+        try item.expect(["model.embed_tokens.weight": embedding, "lm_head.weight": head])
+        #expect(try JSONValue(parsing: try readAll(item.folder.path("merged/config.json")))["vocab_size"] == 35)
+    }
+
+    @Test func viewsOfFactors() {
+        let matrix = FactorMatrix(name: "m", rows: 4, columns: 6, values: (0..<24).map(Float.init))
+        #expect(matrix.transposed.shape == [6, 4] && matrix.transposed.doubles() == (0..<24).map { Double($0 % 4 * 6 + $0 / 4) })
+        #expect(matrix.rows(from: 1, count: 2).doubles() == (6..<18).map(Double.init))
+        #expect(matrix.rows(from: 1, step: 2, count: 2).doubles() == (6..<12).map(Double.init) + (18..<24).map(Double.init))
+        #expect(matrix.columns(from: 2, step: 3, count: 2).doubles() == [2, 5, 8, 11, 14, 17, 20, 23])
+        #expect(matrix.columns(from: 1, step: 2, count: 3).transposed.rows(from: 1, count: 1).doubles() == [3, 9, 15, 21])
+        let doubles = FactorMatrix(name: "d", rows: 1, columns: 3, values: [0.1, 0.2, 0.3] as [Double])
+        #expect(doubles.dtype == .f64 && doubles.doubles() == [0.1, 0.2, 0.3] && !doubles.isZero)
+    }
+}
