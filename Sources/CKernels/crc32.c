@@ -14,9 +14,11 @@
 #define DISTANCE_128 0x1751997d0, 0x0ccaa009e
 #define DISTANCE_512 0x154442bd4, 0x1c6e41596
 #define DISTANCE_1024 0x1e88ef372, 0x14a7fe880
+#define DISTANCE_2048 0x11542778a, 0x1322d1430
 
 #define CARRYLESS __attribute__((target("pclmul,sse4.1")))
 #define CARRYLESS_WIDE __attribute__((target("avx2,vpclmulqdq,pclmul,sse4.1")))
+#define CARRYLESS_WIDEST __attribute__((target("avx512f,avx512vl,avx2,vpclmulqdq,pclmul,sse4.1")))
 
 CARRYLESS static inline __m128i constants(uint64_t low, uint64_t high) { return _mm_set_epi64x((long long)high, (long long)low); }
 
@@ -68,14 +70,43 @@ CARRYLESS_WIDE static size_t fold_wide_blocks(uint32_t value, const uint8_t *byt
     _mm_storeu_si128((__m128i *)folded, last);
     return groups * 32 * lanes;
 }
+
+CARRYLESS_WIDEST static inline __m512i fold_widest(__m512i blocks, __m512i distance, __m512i next) {
+    __m512i low = _mm512_clmulepi64_epi128(blocks, distance, 0x00), high = _mm512_clmulepi64_epi128(blocks, distance, 0x11);
+    enum { sum_of_three = 0x96 };
+    return _mm512_ternarylogic_epi64(low, high, next, sum_of_three);
+}
+
+CARRYLESS_WIDEST static size_t fold_widest_blocks(uint32_t value, const uint8_t *bytes, size_t count, uint8_t folded[16]) {
+    enum { lanes = 4 };
+    const __m512i *blocks = (const __m512i *)bytes;
+    size_t groups = count / (64 * lanes);
+    __m512i state[lanes];
+    for (int lane = 0; lane < lanes; lane++) state[lane] = _mm512_loadu_si512(blocks++);
+    state[0] = _mm512_xor_si512(state[0], _mm512_zextsi128_si512(start(value)));
+    __m512i distance = _mm512_broadcast_i32x4(constants(DISTANCE_2048));
+    for (size_t group = 1; group < groups; group++)
+        for (int lane = 0; lane < lanes; lane++) state[lane] = fold_widest(state[lane], distance, _mm512_loadu_si512(blocks++));
+    distance = _mm512_broadcast_i32x4(constants(DISTANCE_512));
+    for (int lane = 1; lane < lanes; lane++) state[lane] = fold_widest(state[lane - 1], distance, state[lane]);
+    __m128i last = _mm512_castsi512_si128(state[lanes - 1]), step = constants(DISTANCE_128);
+    last = fold(last, step, _mm512_extracti32x4_epi32(state[lanes - 1], 1));
+    last = fold(last, step, _mm512_extracti32x4_epi32(state[lanes - 1], 2));
+    last = fold(last, step, _mm512_extracti32x4_epi32(state[lanes - 1], 3));
+    _mm_storeu_si128((__m128i *)folded, last);
+    return groups * 64 * lanes;
+}
 #endif
 
-size_t oplora_crc32_fold(uint32_t value, const uint8_t *bytes, size_t count, uint8_t folded[16]) {
+size_t oplora_crc32_fold(int width, uint32_t value, const uint8_t *bytes, size_t count, uint8_t folded[16]) {
 #if defined(__x86_64__)
-    if (count >= 256 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("vpclmulqdq"))
+    if (width >= oplora_crc32_widest && count >= 512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("vpclmulqdq"))
+        return fold_widest_blocks(value, bytes, count, folded);
+    if (width >= oplora_crc32_wide && count >= 256 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("vpclmulqdq"))
         return fold_wide_blocks(value, bytes, count, folded);
     if (count >= 64 && __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1")) return fold_blocks(value, bytes, count, folded);
 #endif
-    (void)value, (void)bytes, (void)count, (void)folded;
+    (void)width, (void)value, (void)bytes, (void)count, (void)folded;
     return 0;
 }

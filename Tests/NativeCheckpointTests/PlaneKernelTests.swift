@@ -58,8 +58,10 @@ import Testing
         for start in 0..<20 {
             for length in Array(0..<700) + [1023, 1024, 1025, 4096, 4970] {
                 let range = start..<(start + length)
-                let sum = checksum(bytes.rawBytes.extracting(range))
-                #expect(sum == expected(range), "\(range)")
+                for width in [128, 256, 512] {
+                    let sum = checksum(bytes.rawBytes.extracting(range), width: width)
+                    #expect(sum == expected(range), "\(range), \(width) bits")
+                }
             }
         }
         #expect(checksum(Array("123456789".utf8).rawBytes) == 0xCBF4_3926)
