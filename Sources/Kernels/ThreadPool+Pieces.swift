@@ -50,9 +50,9 @@ extension ThreadPool {
         let workers = max(1, min(threads, count))
         let line = PieceLine<State>(count: count, states: workers == 1 ? 1 : 2 * workers)
         runOnce(workers: workers) { _ in
-            while let (piece, used) = line.takeNext() {
-                var state = used ?? state()
-                let result = Result { try make(piece, &state) }
+            while let (piece, free) = line.takeNext() {
+                let state = free ?? PieceLine.Box(state())
+                let result = Result { try make(piece, &state.value) }
                 line.add(PieceLine.Made(state: state, result: result), number: piece, hand: hand)
             }
         }
@@ -68,8 +68,18 @@ extension ThreadPool {
     // Sound: what changes is touched only under the mutex, but for the piece that is being handed over, which is then in nobody
     // else's hands, and for `failure` after all workers have ended.
 
+    /// A state behind a reference, so that passing it on does not make a second owner of what it holds, whose first change would
+    /// then copy it.
+    final class Box {
+        var value: State
+
+        init(_ value: State) {
+            self.value = value
+        }
+    }
+
     struct Made {
-        var state: State
+        let state: Box
         let result: Result<Void, any Error>
     }
 
@@ -80,7 +90,7 @@ extension ThreadPool {
     private var nextToHand = 0
     private var isHanding = false
     private var made: [Int: Made] = [:]
-    private var free: [State] = []
+    private var free: [Box] = []
     /// How many more may be made.
     private var statesLeft: Int
     private(set) var failure: (any Error)?
@@ -103,7 +113,7 @@ extension ThreadPool {
 
     /// The next piece to make and a state for it, `nil` for a new one, as soon as there is one. Whoever has a piece has its state
     /// too, so the piece whose turn it is never waits for one.
-    func takeNext() -> (piece: Int, state: State?)? {
+    func takeNext() -> (piece: Int, state: Box?)? {
         unsafe pthread_mutex_lock(mutex)
         defer { unsafe pthread_mutex_unlock(mutex) }
         while free.isEmpty, statesLeft == 0, nextToMake < count, failure == nil { unsafe pthread_cond_wait(changed, mutex) }
@@ -121,13 +131,13 @@ extension ThreadPool {
         made[number] = piece
         guard !isHanding else { return }
         isHanding = true
-        while failure == nil, var first = made.removeValue(forKey: nextToHand) {
+        while failure == nil, let first = made.removeValue(forKey: nextToHand) {
             let number = nextToHand
             unsafe pthread_mutex_unlock(mutex)
             // A piece that could not be made has waited like the others, so that the first fault is the one reported.
             let result = Result {
                 try first.result.get()
-                try hand(number, &first.state)
+                try hand(number, &first.state.value)
             }
             unsafe pthread_mutex_lock(mutex)
             nextToHand += 1
