@@ -49,7 +49,8 @@ def merge_with_peft(model, adapter, out):
 
     base = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
     PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(out)
-    AutoTokenizer.from_pretrained(model).save_pretrained(out)
+    if os.path.exists(f"{model}/tokenizer.json"):
+        AutoTokenizer.from_pretrained(model).save_pretrained(out)
 
 
 def main():
@@ -74,6 +75,7 @@ def main():
         merge = [args.oplora, "merge", "--base", args.model, "--adapter", adapter, "--out", out, "--quiet"]
         jobs = {
             "`cp -r`": ["cp", "-r", args.model, out],
+            "`cp -r && sync`": ["sh", "-c", 'cp -r "$0" "$1" && sync', args.model, out],
             "`oplora merge --no-fsync`": [*merge, "--no-fsync"],
             "`oplora merge`": merge,
             "PEFT: load, merge, save": python("peft", args.model, adapter, out),

@@ -154,7 +154,7 @@ public struct BaseModel: Sendable {
             }
             return TensorUpdate(
                 tensor: name, module: module.label, rows: 0..<left.rows, left: left, right: right, scale: scale,
-                magnitude: module.magnitude.map { isTransposed ? .ofColumns($0) : .ofRows($0) }, adapterPath: adapter)
+                magnitude: module.magnitude.map { isTransposed ? .ofColumns($0) : .ofRows($0) }, bIsRight: isTransposed, adapterPath: adapter)
         }
 
         func biasUpdate(_ bias: FactorMatrix) throws(MergeError) -> TensorUpdate {
@@ -166,7 +166,8 @@ public struct BaseModel: Sendable {
                 )
             }
             return TensorUpdate(
-                tensor: name, module: module.label, rows: 0..<1, left: .one, right: bias, scale: scale, magnitude: nil, adapterPath: adapter)
+                tensor: name, module: module.label, rows: 0..<1, left: .one, right: bias, scale: scale, magnitude: nil, bIsRight: true,
+                adapterPath: adapter)
         }
     }
 
@@ -230,7 +231,7 @@ public struct BaseModel: Sendable {
                 return [
                     TensorUpdate(
                         tensor: name, module: module.label, rows: 0..<module.outputs, left: module.loraB, right: module.loraA, scale: scale,
-                        magnitude: nil, adapterPath: adapter)
+                        magnitude: nil, bIsRight: false, adapterPath: adapter)
                 ]
             }
             let straight = [count, module.outputs, module.inputs]
@@ -247,7 +248,7 @@ public struct BaseModel: Sendable {
                 let right = isTransposed ? factors.b.transposed : factors.a
                 return TensorUpdate(
                     tensor: name, module: module.label, rows: number * left.rows..<(number + 1) * left.rows, left: left, right: right, scale: scale,
-                    magnitude: nil, adapterPath: adapter)
+                    magnitude: nil, bIsRight: isTransposed, adapterPath: adapter)
             }
         }
         for path in expertPaths(of: module.path.text) {
@@ -281,7 +282,7 @@ public struct BaseModel: Sendable {
                 updates.append(
                     TensorUpdate(
                         tensor: name, module: module.label, rows: 0..<info.shape[0], left: factors.b.rows(from: row, count: info.shape[0]),
-                        right: factors.a, scale: scale, magnitude: nil, adapterPath: adapter))
+                        right: factors.a, scale: scale, magnitude: nil, bIsRight: false, adapterPath: adapter))
                 row += info.shape[0]
             }
             guard row == module.outputs else {

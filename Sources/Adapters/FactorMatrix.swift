@@ -1,3 +1,5 @@
+internal import FileIO
+internal import Kernels
 public import Safetensors
 public import Tensors
 
@@ -124,7 +126,10 @@ public struct FactorMatrix: Sendable {
             return try body(unsafe gathered.span.bytes)
         }
         switch storage {
-        case .file(let file, let tensor): return try file.withBytes(of: tensor, visible)
+        case .file(let file, let tensor):
+            // An adapter is not to stay in memory because it was looked at.
+            defer { file.file.release(tensor.byteRange) }
+            return try file.withBytes(of: tensor, visible)
         // Sound: every bit pattern of a number may be read as raw bytes.
         case .singles(let values): return try visible(unsafe values.span.bytes)
         case .doubles(let values): return try visible(unsafe values.span.bytes)
@@ -148,7 +153,12 @@ public struct FactorMatrix: Sendable {
     }
 
     /// Whether all elements are zero.
-    public var isZero: Bool { doubles().allSatisfy { $0 == 0 } }
+    public var isZero: Bool { withBytes { MergeKernel.scan($0, of: dtype).isZero } }
+
+    /// The place of the first element, row by row, that is infinite or no number.
+    var firstNotFinite: (row: Int, column: Int)? {
+        withBytes { MergeKernel.scan($0, of: dtype).firstNotFinite }.map { ($0 / columns, $0 % columns) }
+    }
 
     /// Where an element lies in the tensor that was stored: `[3,17]`.
     func place(row: Int, column: Int) -> String {

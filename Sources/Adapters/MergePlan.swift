@@ -19,9 +19,6 @@ public struct MergePlan: Sendable {
     /// `config.json` where it is not that of the base.
     let configuration: JSONValue?
 
-    /// Widened factors are kept between the check and the merge up to this size, in bytes; above it they are made twice.
-    private static let keptFactorBytes = 1 << 28
-
     /// Opens the base and checks that the merge is possible: every module has a weight that its factors fit, every factor
     /// is finite, every element type is one that can be merged.
     ///
@@ -44,9 +41,8 @@ public struct MergePlan: Sendable {
             dtype.map { type in model.configuration.map { ModelFolder.configuration($0, dtype: Self.configurationName(of: type)) } }
             ?? model.configuration
         configuration = changed == model.base.configuration ? nil : changed
-        var budget = Self.keptFactorBytes
         jobs = try model.tensors.map { tensor in
-            try TensorJob(tensor, dtype: MergeKernel.supports(tensor.dtype) ? dtype ?? tensor.dtype : tensor.dtype, budget: &budget)
+            try TensorJob(tensor, dtype: MergeKernel.supports(tensor.dtype) ? dtype ?? tensor.dtype : tensor.dtype)
         }
     }
 
@@ -70,24 +66,28 @@ public struct MergePlan: Sendable {
 
 extension TensorUpdate {
     /// - Throws: `MergeError.factorNotFinite`.
-    func factors() throws(MergeError) -> MergeFactors {
-        let made: Result<MergeFactors, MergeFactors.NotFinite> = right.withBytes { a in
+    func checkFactors() throws(MergeError) {
+        for matrix in [right, left] + (magnitude.map { [$0.values] } ?? []) {
+            guard let (row, column) = matrix.firstNotFinite else { continue }
+            throw MergeError(
+                .factorNotFinite, path: adapterPath, tensor: matrix.name, "element \(matrix.place(row: row, column: column)) is infinite or no number"
+            )
+        }
+    }
+
+    /// The factors as the kernel takes them.
+    ///
+    /// - Precondition: they have been checked.
+    func factors() -> MergeFactors {
+        let made = right.withBytes { a in
             left.withBytes { b in
-                Result { () throws(MergeFactors.NotFinite) in
-                    try MergeFactors(
-                        loraA: a, typeA: right.dtype, loraB: b, typeB: left.dtype, outputs: rows.count, inputs: columns, rank: rank, scale: scale,
-                        firstRow: rows.lowerBound)
-                }
+                try? MergeFactors(
+                    loraA: a, typeA: right.dtype, loraB: b, typeB: left.dtype, outputs: rows.count, inputs: columns, rank: rank, scale: scale,
+                    firstRow: rows.lowerBound)
             }
         }
-        switch made {
-        case .success(let factors): return factors
-        case .failure(let fault):
-            let matrix = fault.isInB ? left : right
-            throw MergeError(
-                .factorNotFinite, path: adapterPath, tensor: matrix.name,
-                "element \(matrix.place(row: fault.index / matrix.columns, column: fault.index % matrix.columns)) is infinite or no number")
-        }
+        guard let made else { preconditionFailure("a factor of \(module) has changed since it was checked") }
+        return made
     }
 }
 
@@ -96,26 +96,13 @@ struct TensorJob: Sendable {
     let tensor: AdaptedModel.Tensor
     /// The updates that change it; those are left out whose B is zero.
     let updates: [TensorUpdate]
-    /// The factors of `updates`, where there was room to keep them.
-    let keptFactors: [MergeFactors]?
     let dtype: DType
 
-    init(_ tensor: AdaptedModel.Tensor, dtype: DType, budget: inout Int) throws(MergeError) {
+    init(_ tensor: AdaptedModel.Tensor, dtype: DType) throws(MergeError) {
         self.tensor = tensor
         self.dtype = dtype
-        var active: [TensorUpdate] = []
-        var factors: [MergeFactors] = []
-        var isKeeping = true
-        for update in tensor.updates {
-            let made = try update.factors()
-            guard !made.isZero || update.magnitude != nil else { continue }
-            active.append(update)
-            budget -= 8 * made.rank * (made.inputs + made.outputs)
-            isKeeping = isKeeping && budget >= 0
-            if isKeeping { factors.append(made) }
-        }
-        updates = active
-        keptFactors = isKeeping ? factors : nil
+        for update in tensor.updates { try update.checkFactors() }
+        updates = tensor.updates.filter { !$0.isZero }
     }
 
     var source: WeightFiles.Location { tensor.source }

@@ -172,6 +172,7 @@ private final class ShardRun: @unchecked Sendable {
     private let total: Int
     /// By the jobs' numbers.
     private let columnRatios = Mutex<[Int: [Double]]>([:])
+    private let ready = Mutex<[ReadyFactors]>([])
     private(set) var sums: [ModulePath: MergeSums] = [:]
 
     /// A part of a tensor that one worker makes in one go.
@@ -191,8 +192,9 @@ private final class ShardRun: @unchecked Sendable {
         case merge([Int])
     }
 
-    /// About as many bytes as a piece gives; small enough for the caches to help, large enough for few system calls.
-    private static let pieceBytes = 1 << 20
+    /// About as many bytes as a piece gives: with its source it fits a core's cache of the second level, and it needs few system
+    /// calls.
+    private static let pieceBytes = 1 << 19
 
     init(jobs: [TensorJob], writer: SafetensorsWriter, output: String, options: MergePlan.RunOptions, done: Int, total: Int) {
         self.jobs = jobs
@@ -215,7 +217,7 @@ private final class ShardRun: @unchecked Sendable {
         func addUntouched(_ elements: Range<Int>) {
             let width = job.source.info.dtype.bitWidth
             if job.keepsType {
-                add(elements.lowerBound * width / 8..<(elements.upperBound * width + 7) / 8, 4 * pieceBytes, .copy)
+                add(elements.lowerBound * width / 8..<(elements.upperBound * width + 7) / 8, 2 * pieceBytes, .copy)
             } else {
                 add(elements, pieceBytes / 4, .convert)
             }
@@ -261,96 +263,113 @@ private final class ShardRun: @unchecked Sendable {
 
     /// What a piece is made in, and the next one after it.
     private struct Workspace {
+        /// The bytes of the base that the piece is made from.
+        var source: [UInt8] = []
         var buffer: [UInt8] = []
         /// The sums of a weight and its update in binary64, where a magnitude scales them.
         var wide: [Double] = []
-        var recent = RecentFactors()
         var sums = MergeSums()
     }
 
-    /// Computes the piece; a copy needs no computing.
+    /// Computes the piece.
     private func make(_ piece: Piece, _ workspace: inout Workspace) throws -> MergeSums {
         let job = jobs[piece.job]
         switch piece.work {
         case .copy:
-            break
+            let start = job.source.info.byteRange.lowerBound
+            try read(job.source, start + piece.range.lowerBound..<start + piece.range.upperBound, into: &workspace.buffer)
         case .convert:
-            let result = compute(job, rows: 0..<1, columns: piece.range.count, start: piece.range.lowerBound, factors: [], into: &workspace.buffer)
+            let result = try compute(job, rows: 0..<1, columns: piece.range.count, start: piece.range.lowerBound, factors: [], &workspace)
             if result.isNotFinite { try checkConversion(job.source, piece.range, to: job.dtype, workspace.buffer) }
         case .assemble:
-            try assemble(job, piece.range, into: &workspace.buffer)
+            try assemble(job, piece.range, &workspace)
         case .merge(let updates):
             return try mergeRows(piece.job, piece.range, updates, &workspace)
         }
         return MergeSums()
     }
 
-    /// The factors that were at work last, where there was no room to keep those of all tensors.
-    private struct RecentFactors {
-        var job = -1
-        var updates: [Int] = []
-        var factors: [MergeFactors] = []
+    /// The factors of some rows of a tensor, as the kernel takes them.
+    private struct ReadyFactors {
+        let job: Int
+        let updates: [Int]
+        let factors: [MergeFactors]
     }
 
-    private func factors(_ number: Int, _ updates: [Int], _ recent: inout RecentFactors) throws(MergeError) -> [MergeFactors] {
-        let job = jobs[number]
-        if let kept = job.keptFactors { return updates.map { kept[$0] } }
-        if recent.job != number || recent.updates != updates {
-            recent = RecentFactors(
-                job: number, updates: updates, factors: try updates.map { update throws(MergeError) in try job.updates[update].factors() })
+    /// The factors of the rows of a piece. The first worker that needs them makes them; they are kept while others may be at the
+    /// same rows or at those before.
+    private func factors(_ number: Int, _ updates: [Int]) -> [MergeFactors] {
+        ready.withLock { ready in
+            if let known = ready.first(where: { $0.job == number && $0.updates == updates }) { return known.factors }
+            let made = updates.map { jobs[number].updates[$0].factors() }
+            ready.append(ReadyFactors(job: number, updates: updates, factors: made))
+            if ready.count > options.threads + 1 { ready.removeFirst() }
+            return made
         }
-        return recent.factors
     }
 
     private func mergeRows(_ number: Int, _ rows: Range<Int>, _ updates: [Int], _ workspace: inout Workspace) throws -> MergeSums {
         let job = jobs[number]
         let columns = job.columns
         let start = rows.lowerBound * columns
-        let factors = try factors(number, updates, &workspace.recent)
+        let factors = factors(number, updates)
         let sums: MergeSums
         if let update = updates.lazy.map({ job.updates[$0] }).first(where: { $0.magnitude != nil }) {
             sums = try scaleRows(number, rows, update, factors, &workspace)
         } else {
-            sums = compute(job, rows: rows, columns: columns, start: start, factors: factors, into: &workspace.buffer)
+            sums = try compute(job, rows: rows, columns: columns, start: start, factors: factors, &workspace)
         }
         guard !sums.isNotFinite else { throw fault(job, start: start, count: rows.count * columns, workspace.buffer) }
         return sums
     }
 
-    /// Fills `buffer` with the merged rows, the first of which begins at element `start` of the tensor.
+    /// Fills the workspace's buffer with the merged rows, the first of which begins at element `start` of the tensor.
     private func compute(
-        _ job: TensorJob, rows: Range<Int>, columns: Int, start: Int, factors: [MergeFactors], into buffer: inout [UInt8]
-    ) -> MergeSums {
+        _ job: TensorJob, rows: Range<Int>, columns: Int, start: Int, factors: [MergeFactors], _ workspace: inout Workspace
+    ) throws -> MergeSums {
         let count = rows.count * columns
-        let size = count * job.dtype.bitWidth / 8
+        try readElements(start..<start + count, of: job.source, into: &workspace.source)
+        Self.grow(&workspace.buffer, to: count * job.dtype.bitWidth / 8)
+        let source = workspace.source
+        // Sound: every bit pattern of a byte may be read and written.
+        let weights = unsafe source.span.bytes.extracting(0..<count * job.source.info.dtype.bitWidth / 8)
+        var span = workspace.buffer.mutableSpan
+        var target = unsafe span.mutableBytes
+        return MergeKernel.mergeRows(
+            weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: job.dtype, rows: rows, columns: columns, factors: factors)
+    }
+
+    private static func grow(_ buffer: inout [UInt8], to size: Int) {
         if buffer.count < size { buffer = [UInt8](repeating: 0, count: size) }
+    }
+
+    /// Puts bytes of the file that holds a tensor at the start of `buffer`.
+    private func read(_ location: WeightFiles.Location, _ range: Range<Int>, into buffer: inout [UInt8]) throws(FileError) {
+        Self.grow(&buffer, to: range.count)
         var span = buffer.mutableSpan
         // Sound: every bit pattern of a byte may be written.
         var target = unsafe span.mutableBytes
-        let file = job.source.file.file
-        let range = sourceRange(job.source.info, start..<start + count)
-        let sums = MergeKernel.mergeRows(
-            weights: file.bytes(in: range), weightType: job.source.info.dtype, into: &target, mergedType: job.dtype, rows: rows,
-            columns: columns, factors: factors)
-        file.release(range)
-        return sums
+        try location.file.file.copyBytes(in: range, to: &target)
+    }
+
+    private func readElements(_ elements: Range<Int>, of location: WeightFiles.Location, into buffer: inout [UInt8]) throws(FileError) {
+        try read(location, sourceRange(location.info, elements), into: &buffer)
     }
 
     // MARK: Magnitudes
 
     /// W + s·acc of some rows, in binary64.
-    private func addUpdates(_ job: TensorJob, rows: Range<Int>, factors: [MergeFactors], into wide: inout [Double]) {
+    private func addUpdates(_ job: TensorJob, rows: Range<Int>, factors: [MergeFactors], _ source: inout [UInt8], into wide: inout [Double]) throws {
         let columns = job.columns
         let count = rows.count * columns
+        try readElements(rows.lowerBound * columns..<rows.upperBound * columns, of: job.source, into: &source)
         if wide.count < count { wide = [Double](repeating: 0, count: count) }
+        // Sound: every bit pattern of a number may be read and written as raw bytes.
+        let weights = unsafe source.span.bytes.extracting(0..<count * job.source.info.dtype.bitWidth / 8)
         var span = wide.mutableSpan
-        // Sound: every bit pattern of a number may be written as raw bytes.
         var target = unsafe span.mutableBytes
-        let file = job.source.file.file
-        let range = sourceRange(job.source.info, rows.lowerBound * columns..<rows.upperBound * columns)
         _ = MergeKernel.mergeRows(
-            weights: file.bytes(in: range), weightType: job.source.info.dtype, into: &target, mergedType: .f64, rows: rows,
-            columns: columns, factors: factors)
+            weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: .f64, rows: rows, columns: columns, factors: factors)
     }
 
     private func scaleRows(
@@ -358,22 +377,19 @@ private final class ShardRun: @unchecked Sendable {
     ) throws -> MergeSums {
         let job = jobs[number]
         let columns = job.columns
-        let size = rows.count * columns * job.dtype.bitWidth / 8
-        if workspace.buffer.count < size { workspace.buffer = [UInt8](repeating: 0, count: size) }
-        let range = sourceRange(job.source.info, rows.lowerBound * columns..<rows.upperBound * columns)
-        let file = job.source.file.file
-        defer { file.release(range) }
-        let weights = file.bytes(in: range)
         var ratios: [Double] = []
         var magnitudes: [Double] = []
         switch update.magnitude {
-        case .ofColumns(let values)?: ratios = try self.ratios(number, magnitudes: values, factors, &workspace.wide)
+        case .ofColumns(let values)?: ratios = try self.ratios(number, magnitudes: values, factors)
         case .ofRows(let values)?:
             magnitudes = Array(values.doubles()[rows.lowerBound - update.rows.lowerBound..<rows.upperBound - update.rows.lowerBound])
         case nil: preconditionFailure("the update has no magnitude")
         }
-        addUpdates(job, rows: rows, factors: factors, into: &workspace.wide)
-        let wide = workspace.wide
+        try addUpdates(job, rows: rows, factors: factors, &workspace.source, into: &workspace.wide)
+        let count = rows.count * columns
+        Self.grow(&workspace.buffer, to: count * job.dtype.bitWidth / 8)
+        let (wide, source) = (workspace.wide, workspace.source)
+        let weights = unsafe source.span.bytes.extracting(0..<count * job.source.info.dtype.bitWidth / 8)
         var span = workspace.buffer.mutableSpan
         // Sound: every bit pattern of a byte may be written.
         var target = unsafe span.mutableBytes
@@ -388,59 +404,54 @@ private final class ShardRun: @unchecked Sendable {
     }
 
     /// m/‖u‖ of the columns of a weight. The first worker that needs them computes them over all rows; the others wait.
-    private func ratios(_ number: Int, magnitudes: FactorMatrix, _ factors: [MergeFactors], _ wide: inout [Double]) throws -> [Double] {
+    private func ratios(_ number: Int, magnitudes: FactorMatrix, _ factors: [MergeFactors]) throws -> [Double] {
         let job = jobs[number]
         let columns = job.columns
-        var spare = wide
-        let ratios = columnRatios.withLock { known in
+        return try columnRatios.withLock { known in
             if let ratios = known[number] { return ratios }
+            var source: [UInt8] = []
+            var wide: [Double] = []
             var lanes = [Double](repeating: 0, count: 8 * columns)
             let step = max(1, Self.pieceBytes / 8 / columns)
             for start in stride(from: 0, to: job.elementCount / columns, by: step) {
                 let rows = start..<min(start + step, job.elementCount / columns)
-                addUpdates(job, rows: rows, factors: factors, into: &spare)
-                MagnitudeKernel.addSquares(of: spare, rows: rows, columns: columns, to: &lanes)
+                try addUpdates(job, rows: rows, factors: factors, &source, into: &wide)
+                MagnitudeKernel.addSquares(of: wide, rows: rows, columns: columns, to: &lanes)
             }
             let ratios = MagnitudeKernel.columnRatios(lanes: lanes, magnitudes: magnitudes.doubles())
             known[number] = ratios
             return ratios
         }
-        wide = spare
-        return ratios
     }
 
     // MARK: Rows of adapters
 
     /// Rows of the source, those excepted that an adapter brings.
-    private func assemble(_ job: TensorJob, _ rows: Range<Int>, into buffer: inout [UInt8]) throws {
+    private func assemble(_ job: TensorJob, _ rows: Range<Int>, _ workspace: inout Workspace) throws {
         let columns = job.columns
         let elements = rows.lowerBound * columns..<rows.upperBound * columns
         if job.keepsType {
-            let file = job.source.file.file
-            let range = sourceRange(job.source.info, elements)
-            // Sound: the bytes are copied before the call returns.
-            buffer = unsafe file.bytes(in: range).withUnsafeBytes { unsafe Array($0) }
-            file.release(range)
+            try readElements(elements, of: job.source, into: &workspace.buffer)
         } else {
-            let result = compute(job, rows: 0..<1, columns: elements.count, start: elements.lowerBound, factors: [], into: &buffer)
-            if result.isNotFinite { try checkConversion(job.source, elements, to: job.dtype, buffer) }
+            let result = try compute(job, rows: 0..<1, columns: elements.count, start: elements.lowerBound, factors: [], &workspace)
+            if result.isNotFinite { try checkConversion(job.source, elements, to: job.dtype, workspace.buffer) }
         }
         let size = columns * job.dtype.bitWidth / 8
         for row in rows {
-            guard let source = job.tensor.rows[row] else { continue }
-            let elements = source.row * columns..<(source.row + 1) * columns
-            let range = sourceRange(source.values.info, elements)
-            let file = source.values.file.file
-            let values = file.bytes(in: range)
+            guard let replacement = job.tensor.rows[row] else { continue }
+            let elements = replacement.row * columns..<(replacement.row + 1) * columns
+            try readElements(elements, of: replacement.values, into: &workspace.source)
             let first = (row - rows.lowerBound) * size
-            var span = buffer.mutableSpan
-            // Sound: every bit pattern of a byte may be written.
+            // Sound: every bit pattern of a byte may be read and written.
+            let source = workspace.source
+            let values = unsafe source.span.bytes.extracting(0..<columns * replacement.values.info.dtype.bitWidth / 8)
+            var span = workspace.buffer.mutableSpan
             var bytes = unsafe span.mutableBytes
             var target = bytes._mutatingExtracting(first..<first + size)
             let sums = MergeKernel.mergeRows(
-                weights: values, weightType: source.values.info.dtype, into: &target, mergedType: job.dtype, rows: 0..<1, columns: columns,
+                weights: values, weightType: replacement.values.info.dtype, into: &target, mergedType: job.dtype, rows: 0..<1, columns: columns,
                 factors: [])
-            if sums.isNotFinite { try checkConversion(source.values, elements, to: job.dtype, Array(buffer[first..<first + size])) }
+            if sums.isNotFinite { try checkConversion(replacement.values, elements, to: job.dtype, Array(workspace.buffer[first..<first + size])) }
         }
     }
 
@@ -448,21 +459,14 @@ private final class ShardRun: @unchecked Sendable {
 
     private func write(_ piece: Piece, _ buffer: [UInt8]) throws {
         let job = jobs[piece.job]
-        let size: Int
-        switch piece.work {
-        case .copy:
-            size = piece.range.count
-            let start = job.source.info.byteRange.lowerBound
-            let range = start + piece.range.lowerBound..<start + piece.range.upperBound
-            let file = job.source.file.file
-            try writer.write(file.bytes(in: range))
-            file.release(range)
-        case .convert, .merge, .assemble:
-            let elements = if case .convert = piece.work { piece.range.count } else { piece.range.count * job.columns }
-            size = elements * job.dtype.bitWidth / 8
-            // Sound: every bit pattern of a byte may be read as a raw byte.
-            try writer.write(unsafe buffer.span.bytes.extracting(0..<size))
-        }
+        let size =
+            switch piece.work {
+            case .copy: piece.range.count
+            case .convert: piece.range.count * job.dtype.bitWidth / 8
+            case .merge, .assemble: piece.range.count * job.columns * job.dtype.bitWidth / 8
+            }
+        // Sound: every bit pattern of a byte may be read as a raw byte.
+        try writer.write(unsafe buffer.span.bytes.extracting(0..<size))
         written += size
     }
 

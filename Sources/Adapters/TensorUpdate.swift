@@ -29,6 +29,8 @@ public struct TensorUpdate: Sendable {
     /// The module's scale times the user's weight.
     public let scale: Double
     public let magnitude: Magnitude?
+    /// Whether `right` is B, and `left` A, because the weight takes (B·A)ᵀ.
+    let bIsRight: Bool
     /// The adapter's file or folder.
     public let adapterPath: String
 
@@ -36,5 +38,5 @@ public struct TensorUpdate: Sendable {
     public var columns: Int { right.columns }
 
     /// Whether the update is zero everywhere because B is, so that no byte of the tensor may change.
-    public var isZero: Bool { magnitude == nil && (left.isZero || right.isZero) }
+    public var isZero: Bool { magnitude == nil && (bIsRight ? right : left).isZero }
 }

@@ -22,10 +22,10 @@ enum {
     chunk_bytes = 24 * 1024,
 };
 
-// The sums of a row run in four lanes (lane j takes the columns i ≡ j mod 4), so that wide and narrow code agree.
+// The sums of a row run in eight lanes (lane j takes the columns i ≡ j mod 8), so that wide and narrow code agree.
 struct lanes {
-    double update[4];
-    double change[4];
+    double update[8];
+    double change[8];
 };
 
 ptrdiff_t oplora_merge_widen(const void *source, int type, size_t count, double *wide) {
@@ -35,6 +35,16 @@ ptrdiff_t oplora_merge_widen(const void *source, int type, size_t count, double 
         if (first < 0 && !is_finite(wide[index])) first = (ptrdiff_t)index;
     }
     return first;
+}
+
+ptrdiff_t oplora_merge_scan(const void *source, int type, size_t count, int *is_zero) {
+    *is_zero = 1;
+    for (size_t index = 0; index < count; index++) {
+        double value = widen_one(source, type, index);
+        if (value != 0) *is_zero = 0;
+        if (!is_finite(value)) return (ptrdiff_t)index;
+    }
+    return -1;
 }
 
 void oplora_merge_pack(const double *a, size_t rank, size_t columns, double *packed) {
@@ -83,8 +93,8 @@ static void portable_panel(const void *weights, int weight_type, void *merged, i
         if (!factor_count) continue;
         double square = d[i] * d[i];
         double change = d[i] * (stored - widen_one(weights, weight_type, (size_t)i));
-        lanes->update[i & 3] = lanes->update[i & 3] + square;
-        lanes->change[i & 3] = lanes->change[i & 3] + change;
+        lanes->update[i & 7] = lanes->update[i & 7] + square;
+        lanes->change[i & 7] = lanes->change[i & 7] + change;
     }
 }
 
@@ -285,13 +295,15 @@ ALWAYS_INLINE void finish_row(const void *weights, int weight_type, void *merged
     *not_finite |= narrow_16_wide(y, merged, merged_type);
     if (!lanes) return;
     widen_16(weights, weight_type, weight);
-    __m256d update = _mm256_loadu_pd(lanes->update), change = _mm256_loadu_pd(lanes->change);
-    for (int q = 0; q < 4; q++) {
-        update = _mm256_add_pd(update, _mm256_mul_pd(d[q], d[q]));
-        change = _mm256_add_pd(change, _mm256_mul_pd(d[q], _mm256_sub_pd(y[q], weight[q])));
+    for (int half = 0; half < 2; half++) {
+        __m256d update = _mm256_loadu_pd(lanes->update + 4 * half), change = _mm256_loadu_pd(lanes->change + 4 * half);
+        for (int q = half; q < 4; q += 2) {
+            update = _mm256_add_pd(update, _mm256_mul_pd(d[q], d[q]));
+            change = _mm256_add_pd(change, _mm256_mul_pd(d[q], _mm256_sub_pd(y[q], weight[q])));
+        }
+        _mm256_storeu_pd(lanes->update + 4 * half, update);
+        _mm256_storeu_pd(lanes->change + 4 * half, change);
     }
-    _mm256_storeu_pd(lanes->update, update);
-    _mm256_storeu_pd(lanes->change, change);
 }
 
 // One panel of up to six rows. The types are constants where it is inlined.
@@ -353,7 +365,7 @@ static void tile_avx2(TILE_PARAMETERS) {
 }
 #pragma clang attribute pop
 
-#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), apply_to = function)
 
 #define PRODUCTS_AVX512(ROWS)                                                                                                          \
     do {                                                                                                                               \
@@ -384,11 +396,71 @@ ALWAYS_INLINE void products_avx512(const oplora_merge_factors *factors, size_t r
 
 ALWAYS_INLINE void tile_avx512_typed(TILE_PARAMETERS) { WIDE_TILE(products_avx512); }
 
+ALWAYS_INLINE void widen_bf16_16(__m256i words, __m512d wide[2]) {
+    __m512 floats = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
+    wide[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(floats));
+    wide[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(floats, 1));
+}
+
+// Eight numbers rounded to odd (see `round_to_odd`): toward zero, and the last bit set where something was dropped.
+ALWAYS_INLINE __m256i round_to_odd_8(__m512d y) {
+    __m256 truncated = _mm512_cvt_roundpd_ps(y, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+    __mmask8 inexact = _mm512_cmp_pd_mask(_mm512_cvtps_pd(truncated), y, _CMP_NEQ_OQ);
+    __m256i bits = _mm256_castps_si256(truncated);
+    return _mm256_mask_or_epi32(bits, inexact, bits, _mm256_set1_epi32(1));
+}
+
+// Sixteen numbers rounded to BF16, in order.
+ALWAYS_INLINE __m256i round_bf16_16(const __m512d y[2]) {
+    __m512i odd = _mm512_inserti32x8(_mm512_castsi256_si512(round_to_odd_8(y[0])), round_to_odd_8(y[1]), 1);
+    __m512i last = _mm512_and_si512(_mm512_srli_epi32(odd, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(odd, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff))), 16);
+    // A NaN stays one, whatever its bits were.
+    __mmask16 nan = _mm512_cmpgt_epu32_mask(_mm512_and_si512(odd, _mm512_set1_epi32(0x7fffffff)), _mm512_set1_epi32(0x7f800000));
+    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0)));
+}
+
+// One adapter in BF16, by far the most frequent case.
+ALWAYS_INLINE void tile_avx512_bf16(const char *weights, char *merged, size_t rows, size_t columns, size_t row, size_t p,
+                                    const oplora_merge_factors *factors, struct lanes *lanes, int *not_finite) {
+    double acc[TILE_ROWS][panel];
+    const __m512d scale = _mm512_set1_pd(factors->scale);
+    const __m256i top = _mm256_set1_epi16(0x7f80);
+    products_avx512(factors, rows, row, p, acc);
+    __mmask16 found = 0;
+#pragma unroll
+    for (size_t r = 0; r < rows; r++) {
+        __m512d weight[2], y[2], d[2], stored[2];
+        widen_bf16_16(_mm256_loadu_si256((const __m256i *)(weights + 2 * r * columns)), weight);
+        for (int q = 0; q < 2; q++) {
+            d[q] = _mm512_mul_pd(scale, _mm512_loadu_pd(acc[r] + 8 * q));
+            y[q] = _mm512_add_pd(weight[q], d[q]);
+        }
+        __m256i words = round_bf16_16(y);
+        _mm256_storeu_si256((__m256i *)(merged + 2 * r * columns), words);
+        found |= _mm256_cmpeq_epi16_mask(_mm256_and_si256(words, top), top);
+        widen_bf16_16(words, stored);
+        __m512d update = _mm512_loadu_pd(lanes[r].update), change = _mm512_loadu_pd(lanes[r].change);
+        for (int q = 0; q < 2; q++) {
+            update = _mm512_add_pd(update, _mm512_mul_pd(d[q], d[q]));
+            change = _mm512_add_pd(change, _mm512_mul_pd(d[q], _mm512_sub_pd(stored[q], weight[q])));
+        }
+        _mm512_storeu_pd(lanes[r].update, update);
+        _mm512_storeu_pd(lanes[r].change, change);
+    }
+    *not_finite |= found;
+}
+
 static void tile_avx512(TILE_PARAMETERS) {
-    if (weight_type == oplora_merge_bf16 && merged_type == oplora_merge_bf16)
+    if (weight_type == oplora_merge_bf16 && merged_type == oplora_merge_bf16) {
+        if (factor_count == 1 && rows == TILE_ROWS) {
+            tile_avx512_bf16(weights, merged, TILE_ROWS, columns, row, p, factors, lanes, not_finite);
+            return;
+        }
         tile_avx512_typed(TILE_ARGUMENTS(oplora_merge_bf16, oplora_merge_bf16));
-    else
+    } else {
         tile_avx512_typed(TILE_ARGUMENTS(weight_type, merged_type));
+    }
 }
 #pragma clang attribute pop
 #else
@@ -402,7 +474,8 @@ int oplora_merge_supports(int path) {
 #if defined(__x86_64__)
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (path == oplora_merge_avx2) return avx2;
-    if (path == oplora_merge_avx512) return avx2 && __builtin_cpu_supports("avx512f");
+    if (path == oplora_merge_avx512) return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq");
 #endif
     return 0;
 }
@@ -468,8 +541,8 @@ oplora_merge_sums oplora_merge_rows(int path, const void *weights, int weight_ty
         }
         for (size_t r = 0; r < block_rows; r++) {
             const double *u = lanes[r].update, *c = lanes[r].change;
-            sums.update_squared = sums.update_squared + ((u[0] + u[1]) + (u[2] + u[3]));
-            sums.update_times_change = sums.update_times_change + ((c[0] + c[1]) + (c[2] + c[3]));
+            sums.update_squared = sums.update_squared + (((u[0] + u[1]) + (u[2] + u[3])) + ((u[4] + u[5]) + (u[6] + u[7])));
+            sums.update_times_change = sums.update_times_change + (((c[0] + c[1]) + (c[2] + c[3])) + ((c[4] + c[5]) + (c[6] + c[7])));
         }
     }
     return sums;

@@ -19,6 +19,8 @@ public final class AtomicFile: ByteSink {
     private var descriptor: Int32
     private var buffer: [UInt8] = []
     private static let bufferLimit = 1 << 16
+    /// Large writes begin and end at a multiple of this place in the file, so that the system fills whole pages of it.
+    private static let pageSize = 1 << 12
 
     /// Starts a file that will replace or create `path`.
     ///
@@ -56,17 +58,22 @@ public final class AtomicFile: ByteSink {
 
     /// Appends bytes.
     public func write(_ bytes: RawSpan) throws(FileError) {
+        let flushed = position - buffer.count
         position += bytes.byteCount
-        if buffer.count + bytes.byteCount <= Self.bufferLimit {
-            unsafe bytes.withUnsafeBytes { unsafe buffer.append(contentsOf: $0) }
-            return
-        }
+        guard position - flushed > Self.bufferLimit else { return append(bytes) }
+        // What is waiting is filled up to the end of its page, whole pages follow it, and the rest waits.
+        let end = position / Self.pageSize * Self.pageSize
+        let begin = min((flushed + buffer.count + Self.pageSize - 1) / Self.pageSize * Self.pageSize, end)
+        let start = position - bytes.byteCount
+        append(bytes.extracting(0..<begin - start))
         try flush()
-        if bytes.byteCount < Self.bufferLimit {
-            unsafe bytes.withUnsafeBytes { unsafe buffer.append(contentsOf: $0) }
-        } else {
-            try writeThrough(bytes)
-        }
+        try writeThrough(bytes.extracting(begin - start..<end - start))
+        append(bytes.extracting(end - start..<bytes.byteCount))
+    }
+
+    private func append(_ bytes: RawSpan) {
+        // Sound: the bytes are copied before the call returns.
+        unsafe bytes.withUnsafeBytes { unsafe buffer.append(contentsOf: $0) }
     }
 
     /// Makes the file whole and visible under its name.

@@ -12,6 +12,7 @@
 @safe public final class MappedFile: Sendable {
     public let path: String
     public let count: Int
+    private let descriptor: Int32
     private nonisolated(unsafe) let base: UnsafeRawPointer?
 
     /// Maps the file at `path`.
@@ -22,8 +23,10 @@
         guard status.isRegularFile else { throw .wrongKind(path: path, expected: "a regular file") }
         let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw .system(operation: "opening", path: path, errno: errno) }
-        defer { close(descriptor) }
+        var isOpen = false
+        defer { if !isOpen { close(descriptor) } }
         self.path = path
+        self.descriptor = descriptor
         // The size is taken from the open file, not from the path, which may have been replaced meanwhile.
         var opened = stat()
         guard unsafe fstat(descriptor, &opened) == 0 else {
@@ -32,15 +35,18 @@
         count = Int(opened.st_size)
         guard count > 0 else {
             unsafe base = nil
+            isOpen = true
             return
         }
         guard let address = unsafe mmap(nil, count, PROT_READ, MAP_PRIVATE, descriptor, 0), unsafe address != MAP_FAILED
         else { throw .system(operation: "mapping", path: path, errno: errno) }
         unsafe base = UnsafeRawPointer(address)
+        isOpen = true
     }
 
     deinit {
         if let base = unsafe base { unsafe munmap(UnsafeMutableRawPointer(mutating: base), count) }
+        close(descriptor)
     }
 
     /// All bytes of the file.
@@ -57,6 +63,31 @@
     public func bytes(in range: Range<Int>) -> RawSpan {
         let span = bytes.extracting(range)
         return unsafe _overrideLifetime(span, borrowing: self)
+    }
+
+    /// Copies a part of the file into `target`, without touching the mapping: for a single pass over much data, which the system
+    /// then reads in larger steps than pages, and which is at once in the caches of whoever works on it.
+    ///
+    /// - Precondition: the file has the range, and `target` as many bytes.
+    /// - Throws: `FileError.truncated` when the file has become shorter, `.system`.
+    public func copyBytes(in range: Range<Int>, to target: inout MutableRawSpan) throws(FileError) {
+        precondition(range.upperBound <= count && target.byteCount >= range.count)
+        var done = 0
+        while done < range.count {
+            // Sound: the pointer is used only during the call, for at most the bytes that are there.
+            let read = unsafe target.withUnsafeMutableBytes {
+                unsafe pread(descriptor, $0.baseAddress.map { unsafe $0 + done }, range.count - done, range.lowerBound + done)
+            }
+            if read > 0 {
+                done += read
+            } else if read < 0, errno == EINTR {
+                continue
+            } else if read < 0 {
+                throw .system(operation: "reading", path: path, errno: errno)
+            } else {
+                throw .truncated(path: path, offset: range.lowerBound + done, wanted: range.count - done)
+            }
+        }
     }
 
     /// Tells the system that the pages of `range` will not be needed again, so that a pass over a file larger than

@@ -23,9 +23,6 @@ public enum MergePath: Int32, CaseIterable, Sendable {
     public let rank: Int
     /// What multiplies B·A.
     public let scale: Double
-    /// Whether all of B is zero, so that the update is nothing and no byte of W may change.
-    public let isZero: Bool
-
     /// A [rank, in] in panels of 16 columns, then B [out, rank].
     private nonisolated(unsafe) let storage: UnsafeMutablePointer<Double>
     private let packedCount: Int
@@ -73,7 +70,6 @@ public enum MergePath: Int32, CaseIterable, Sendable {
             return fault
         }
         let faultInB = unsafe loraB.withUnsafeBytes { unsafe oplora_merge_widen($0.baseAddress, b.rawValue, outputs * rank, wideB) }
-        isZero = unsafe UnsafeBufferPointer(start: wideB, count: outputs * rank).allSatisfy { $0 == 0 }
         if faultInA >= 0 { throw NotFinite(isInB: false, index: faultInA) }
         if faultInB >= 0 { throw NotFinite(isInB: true, index: faultInB) }
     }
@@ -108,6 +104,19 @@ public struct MergeSums: Sendable, Equatable {
 public enum MergeKernel {
     /// The element types that weights and factors may have.
     public static func supports(_ dtype: DType) -> Bool { MergeElement(dtype) != nil }
+
+    /// What the elements of a factor are like, which may have any number of dimensions.
+    ///
+    /// - Returns: the index of the first element that is infinite or no number, and whether all elements before it are zero.
+    public static func scan(_ elements: RawSpan, of dtype: DType) -> (firstNotFinite: Int?, isZero: Bool) {
+        let type = MergeElement(checking: dtype)
+        var isZero: Int32 = 1
+        // Sound: the pointer is used only during the call.
+        let index = unsafe elements.withUnsafeBytes {
+            unsafe oplora_merge_scan($0.baseAddress, type.rawValue, $0.count / (dtype.bitWidth / 8), &isZero)
+        }
+        return (index < 0 ? nil : index, isZero != 0)
+    }
 
     /// Merges a block of rows of W [out, in].
     ///

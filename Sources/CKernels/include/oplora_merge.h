@@ -42,6 +42,9 @@ int oplora_merge_supports(int path);
 /// Widens `count` elements of `type` to binary64. Returns the index of the first one that is not finite, or -1.
 ptrdiff_t oplora_merge_widen(const void *source, int type, size_t count, double *wide);
 
+/// Returns the index of the first of `count` elements of `type` that is not finite, or -1; says whether all are zero.
+ptrdiff_t oplora_merge_scan(const void *source, int type, size_t count, int *is_zero);
+
 /// Lays A [rank, columns], in binary64, out in panels: `packed` takes ceil(columns / 16) · 16 · rank numbers.
 void oplora_merge_pack(const double *a, size_t rank, size_t columns, double *packed);
 
