@@ -59,14 +59,23 @@ public struct AdaptedModel: Sendable {
 
     /// Lays the adapters over the base.
     ///
-    /// - Parameter report: told each module or tensor of an adapter that does not fit, which is then left out; it may throw
-    ///   to stop at the first.
+    /// - Parameters:
+    ///   - takesAnyBase: whether an adapter may name another model as the one that it was trained on.
+    ///   - report: told each module or tensor of an adapter that does not fit, which is then left out; it may throw to stop at
+    ///     the first.
     /// - Throws: what `report` throws, and `MergeError` for adapters that cannot be combined.
     public init(
-        base: BaseModel, adapters: [WeightedAdapter], report: Report = { _, error throws(MergeError) in throw error }
+        base: BaseModel, adapters: [WeightedAdapter], takesAnyBase: Bool = true, report: Report = { _, error throws(MergeError) in throw error }
     ) throws(MergeError) {
         self.base = base
         self.adapters = adapters
+        for item in adapters where !takesAnyBase {
+            guard let name = item.adapter.baseModel, !base.mayBe(name) else { continue }
+            throw MergeError(
+                .otherBase, path: item.adapter.path,
+                "the adapter was trained on \(name) and the base calls itself \(base.configuration?["_name_or_path"]?.stringValue ?? ""); if they are the same weights, say so with --any-base"
+            )
+        }
         var overlay = Overlay(base: base)
         for item in adapters { try overlay.addReplacements(of: item.adapter, weight: item.weight, report: report) }
         for item in adapters { try overlay.addUpdates(of: item.adapter, weight: item.weight, report: report) }

@@ -69,6 +69,14 @@ public struct BaseModel: Sendable {
         return components.count >= 2 && components.last == "weight" && embeddingModules.contains(components[components.count - 2])
     }
 
+    /// Whether an adapter that names the model that it was trained on may mean this one: by the end of the name, where
+    /// both are known.
+    func mayBe(_ name: String) -> Bool {
+        guard let own = configuration?["_name_or_path"]?.stringValue, !own.isEmpty, !name.isEmpty else { return true }
+        let wanted = FileSystem.lastComponent(name).lowercased()
+        return [own, path].contains { FileSystem.lastComponent($0).lowercased() == wanted }
+    }
+
     // MARK: Names
 
     /// The name under which the merged model holds a tensor that an adapter names; `nil` if the base has no such tensor.

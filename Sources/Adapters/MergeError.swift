@@ -20,6 +20,10 @@ public struct MergeError: Error, Sendable, Equatable {
         case baseNotFinite
         /// An element of the result is too large for its element type.
         case overflow
+        /// An adapter that says that it was trained on another base.
+        case otherBase
+        /// Rounding left less of an update than was asked for.
+        case survivalTooLow
         /// The output is one of the inputs, or lies in one.
         case outputIsInput
         /// No adapter was given, or one with no module.

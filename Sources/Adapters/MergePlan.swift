@@ -19,6 +19,10 @@ public struct MergePlan: Sendable {
     /// `config.json` where it is not that of the base.
     let configuration: JSONValue?
 
+    /// About as many bytes as a piece of a tensor gives that is made in one go: with its source it fits a core's cache of the
+    /// second level, and it needs few system calls.
+    static let pieceBytes = 1 << 19
+
     /// Opens the base and checks that the merge is possible: every module has a weight that its factors fit, every factor
     /// is finite, every element type is one that can be merged.
     ///
@@ -26,15 +30,18 @@ public struct MergePlan: Sendable {
     ///   - base: a model folder or one safetensors file.
     ///   - adapters: in the order in which they are added.
     ///   - dtype: F32, BF16 or F16 for the merged model, or `nil`.
+    ///   - takesAnyBase: whether an adapter may name another model as the one that it was trained on.
+    ///   - readsFactors: whether the elements of the factors are looked at, too. Without it the plan is made from the headers
+    ///     alone and cannot be run.
     /// - Throws: `MergeError`, `SafetensorsError` or `FileError`.
-    public init(base path: String, adapters: [WeightedAdapter], dtype: DType? = nil) throws {
+    public init(base path: String, adapters: [WeightedAdapter], dtype: DType? = nil, takesAnyBase: Bool = true, readsFactors: Bool = true) throws {
         if let dtype, ![.f32, .bf16, .f16].contains(dtype) {
             throw MergeError(.unsupportedDType, path: path, "a merged model can be F32, BF16 or F16, not \(dtype)")
         }
         guard adapters.contains(where: { !$0.adapter.modules.isEmpty || !$0.adapter.replacements.isEmpty }) else {
             throw MergeError(.nothingToMerge, path: path, "no adapter with a module was given")
         }
-        let model = try AdaptedModel(base: try BaseModel(path: path), adapters: adapters)
+        let model = try AdaptedModel(base: try BaseModel(path: path), adapters: adapters, takesAnyBase: takesAnyBase)
         self.model = model
         self.dtype = dtype
         let changed =
@@ -42,7 +49,7 @@ public struct MergePlan: Sendable {
             ?? model.configuration
         configuration = changed == model.base.configuration ? nil : changed
         jobs = try model.tensors.map { tensor in
-            try TensorJob(tensor, dtype: MergeKernel.supports(tensor.dtype) ? dtype ?? tensor.dtype : tensor.dtype)
+            try TensorJob(tensor, dtype: MergeKernel.supports(tensor.dtype) ? dtype ?? tensor.dtype : tensor.dtype, readsFactors: readsFactors)
         }
     }
 
@@ -62,6 +69,42 @@ public struct MergePlan: Sendable {
 
     /// Bytes of the tensors that will be written.
     public var byteCount: Int { jobs.reduce(0) { $0 + $1.outputByteCount } }
+
+    /// What an adapter does to one tensor.
+    public struct Step: Sendable {
+        public let tensor: String
+        /// Of the tensor, as it will be written.
+        public let shape: [Int]
+        public let dtype: DType
+        /// The module; `nil` where an adapter puts values in the place of the base's.
+        public let module: ModulePath?
+        public let rank: Int
+        public let scale: Double
+        /// Whether a magnitude scales the result (DoRA).
+        public let hasMagnitude: Bool
+    }
+
+    /// The tensors that the adapters change, in the order in which they are written; one that several modules meet is named for
+    /// each of them.
+    public var steps: [Step] {
+        jobs.flatMap { job -> [Step] in
+            let tensor = job.tensor
+            func step(_ update: TensorUpdate?) -> Step {
+                Step(
+                    tensor: tensor.name, shape: tensor.shape, dtype: job.dtype, module: update?.module, rank: update?.rank ?? 0,
+                    scale: update?.scale ?? 0, hasMagnitude: update?.magnitude != nil)
+            }
+            var seen: Set<ModulePath> = []
+            let replaced = tensor.isOfBase && tensor.rows.isEmpty ? [] : [step(nil)]
+            return replaced + tensor.updates.filter { seen.insert($0.module).inserted }.map(step)
+        }
+    }
+
+    /// About the memory that the merge takes, in bytes: the pieces that are in the making, and the factors of the largest tensors.
+    public func memoryEstimate(threads: Int) -> Int {
+        let factors = jobs.map { $0.updates.reduce(0) { $0 + 8 * $1.rank * ($1.rows.count + $1.columns) } }.max() ?? 0
+        return 2 * threads * 4 * MergePlan.pieceBytes + (threads + 1) * factors
+    }
 }
 
 extension TensorUpdate {
@@ -98,9 +141,13 @@ struct TensorJob: Sendable {
     let updates: [TensorUpdate]
     let dtype: DType
 
-    init(_ tensor: AdaptedModel.Tensor, dtype: DType) throws(MergeError) {
+    init(_ tensor: AdaptedModel.Tensor, dtype: DType, readsFactors: Bool) throws(MergeError) {
         self.tensor = tensor
         self.dtype = dtype
+        guard readsFactors else {
+            updates = tensor.updates
+            return
+        }
         for update in tensor.updates { try update.checkFactors() }
         updates = tensor.updates.filter { !$0.isZero }
     }

@@ -1,7 +1,7 @@
 internal import FileIO
 internal import Hashing
 internal import JSON
-internal import Kernels
+public import Kernels
 internal import OrderedCollections
 internal import Safetensors
 internal import Synchronization
@@ -15,18 +15,28 @@ extension MergePlan {
         public var isReplacing: Bool
         /// Whether to wait until the disk holds the folder.
         public var isDurable: Bool
+        /// The least survival that each update must have, or nothing is published.
+        public var minimumSurvival: Double?
+        /// Whether the receipt holds the SHA-256 of each tensor.
+        public var hashesTensors: Bool
+        /// The instructions that compute; all give the same bytes.
+        public var path: MergePath
         /// Asked before each block of rows; true stops the merge and leaves nothing.
         public var isCancelled: @Sendable () -> Bool
         /// Told the bytes written so far and the bytes in all.
         public var progress: (@Sendable (_ done: Int, _ total: Int) -> Void)?
 
         public init(
-            threads: Int = 1, isReplacing: Bool = false, isDurable: Bool = true, isCancelled: @escaping @Sendable () -> Bool = { false },
+            threads: Int = 1, isReplacing: Bool = false, isDurable: Bool = true, minimumSurvival: Double? = nil, hashesTensors: Bool = false,
+            path: MergePath = .best, isCancelled: @escaping @Sendable () -> Bool = { false },
             progress: (@Sendable (_ done: Int, _ total: Int) -> Void)? = nil
         ) {
             self.threads = threads
             self.isReplacing = isReplacing
             self.isDurable = isDurable
+            self.minimumSurvival = minimumSurvival
+            self.hashesTensors = hashesTensors
+            self.path = path
             self.isCancelled = isCancelled
             self.progress = progress
         }
@@ -51,6 +61,7 @@ extension MergePlan {
         var done = 0
         var bytes = 0
         var sums: [ModulePath: MergeSums] = [:]
+        var hashes: [String: String] = [:]
         let files = try folder.fill {
             for (number, shard) in base.shards.enumerated() {
                 let shardJobs = jobs.filter { $0.tensor.shard == number }
@@ -62,21 +73,17 @@ extension MergePlan {
                 try run.execute()
                 try writer.publish(durable: options.isDurable)
                 for (module, sum) in run.sums { sums[module, default: MergeSums()].add(sum) }
+                hashes.merge(run.hashes) { $1 }
                 done += shardJobs.reduce(0) { $0 + $1.outputByteCount }
                 bytes += writer.order.last?.byteRange.upperBound ?? 0
             }
-            return try writeOtherFiles(in: folder, options: options)
+            try checkSurvival(sums, minimum: options.minimumSurvival)
+            return try writeOtherFiles(in: folder, hashes: hashes, options: options)
         }
         if options.isCancelled() { throw MergeError.interrupted(output) }
         try folder.publish(durable: options.isDurable)
-        var scales: [ModulePath: [Double]] = [:]
-        for item in model.adapters {
-            for module in item.adapter.modules { scales[module.label, default: []].append(module.scale * item.weight) }
-        }
         let modules = scales.keys.sorted().map { path in
-            let sum = sums[path] ?? MergeSums()
-            return MergeReport.Module(
-                path: path, scales: scales[path] ?? [], survival: sum.updateSquared > 0 ? sum.updateTimesChange / sum.updateSquared : nil)
+            MergeReport.Module(path: path, scales: scales[path] ?? [], survival: sums[path]?.survival)
         }
         return MergeReport(
             modules: modules, tensorsChanged: jobs.count { !$0.isCopied || !$0.tensor.isOfBase },
@@ -84,14 +91,35 @@ extension MergePlan {
             remarks: model.remarks)
     }
 
+    /// What multiplies B·A of each module, one number for each adapter that has it.
+    private var scales: [ModulePath: [Double]] {
+        var scales: [ModulePath: [Double]] = [:]
+        for item in model.adapters {
+            for module in item.adapter.modules { scales[module.label, default: []].append(module.scale * item.weight) }
+        }
+        return scales
+    }
+
+    private func checkSurvival(_ sums: [ModulePath: MergeSums], minimum: Double?) throws(MergeError) {
+        guard let minimum else { return }
+        let least = sums.compactMap { path, sum in sum.survival.map { (path, $0) } }.min { ($0.1, $0.0) < ($1.1, $1.0) }
+        guard let (module, survival) = least, survival < minimum else { return }
+        let kind = dtype ?? jobs.first { $0.tensor.updates.contains { $0.module == module } }?.dtype
+        throw MergeError(
+            .survivalTooLow, path: base.path, tensor: module.text,
+            "rounding to \(kind?.rawValue ?? "the stored type") leaves \(survival) of the update, less than \(minimum); choose a larger element type")
+    }
+
     /// The index, the configuration, the receipt, and the files that are copied.
-    private func writeOtherFiles(in folder: AtomicFolder, options: RunOptions) throws -> (copied: [String], leftOut: [String]) {
+    private func writeOtherFiles(in folder: AtomicFolder, hashes: [String: String], options: RunOptions) throws -> (
+        copied: [String], leftOut: [String]
+    ) {
         func write(_ value: JSONValue, _ name: String) throws {
             let file = try AtomicFile(path: folder.path(of: name), replacing: false)
             try file.write(Array(value.serialized(pretty: true).utf8))
             try file.publish(durable: options.isDurable)
         }
-        try write(receipt, ModelFolder.receiptName)
+        try write(receipt(hashes: hashes), ModelFolder.receiptName)
         guard FileSystem.isFolder(base.path) else { return ([], []) }
         if let index = base.index {
             let source = FileSystem.join(base.path, WeightFiles.indexName)
@@ -129,26 +157,46 @@ extension MergePlan {
     }
 
     /// What was merged into what, without times and places, so that the same merge gives the same bytes.
-    private var receipt: JSONValue {
-        [
+    private func receipt(hashes: [String: String]) -> JSONValue {
+        let changed = jobs.filter { !$0.isCopied || !$0.tensor.isOfBase }
+        var members: OrderedDictionary<String, JSONValue> = [
             "schema": "oplora.merge-receipt/1",
             "base": .string(FileSystem.lastComponent(base.path)),
             "dtype": dtype.map { .string($0.rawValue) } ?? "keep",
-            "adapters": .array(
-                model.adapters.map { item in
-                    let hash = item.adapter.weightsPath.flatMap { try? MappedFile(path: $0) }.map { SHA256Digest.hex(of: $0.bytes) }
-                    return [
-                        "name": .string(FileSystem.lastComponent(item.adapter.path)), "weight": .real(item.weight),
-                        "sha256": hash.map { .string($0) } ?? .null,
-                        "modules": .array(
-                            item.adapter.modules.map { module in
-                                [
-                                    "module": .string(module.label.text), "rank": .integer(module.rank),
-                                    "scale": .real(module.scale * item.weight),
-                                ]
-                            }),
+            "adapters": .array(model.adapters.map { receipt(of: $0) }),
+            "coverage": [
+                "tensors": .integer(jobs.count), "changed": .integer(changed.count),
+                "added": .array(jobs.filter { base.tensors[$0.tensor.name] == nil }.map { .string($0.tensor.name) }),
+            ],
+            "configuration": .object(OrderedDictionary(uniqueKeysWithValues: model.changedConfiguration.sorted { $0.key < $1.key })),
+        ]
+        if !hashes.isEmpty {
+            members["sha256"] = .object(OrderedDictionary(uniqueKeysWithValues: jobs.map { ($0.tensor.name, .string(hashes[$0.tensor.name] ?? "")) }))
+        }
+        return .object(members)
+    }
+
+    private func receipt(of item: WeightedAdapter) -> JSONValue {
+        let hash = item.adapter.weightsPath.flatMap { try? MappedFile(path: $0) }.map { file in
+            var digest = SHA256Digest()
+            for start in stride(from: 0, to: file.count, by: Self.pieceBytes) {
+                let range = start..<min(start + Self.pieceBytes, file.count)
+                digest.update(file.bytes(in: range))
+                file.release(range)
+            }
+            return digest.finishHex()
+        }
+        return [
+            "name": .string(FileSystem.lastComponent(item.adapter.path)), "dialect": .string(item.adapter.dialect.rawValue),
+            "weight": .real(item.weight), "sha256": hash.map { .string($0) } ?? .null,
+            "modules": .array(
+                item.adapter.modules.map { module in
+                    [
+                        "module": .string(module.label.text), "kind": .string(module.kind.rawValue), "rank": .integer(module.rank),
+                        "scale": .real(module.scale * item.weight), "magnitude": .bool(module.magnitude != nil),
                     ]
                 }),
+            "replaced": .array(item.adapter.replacements.map { .string($0.tensor) }),
         ]
     }
 }
@@ -174,6 +222,11 @@ private final class ShardRun: @unchecked Sendable {
     private let columnRatios = Mutex<[Int: [Double]]>([:])
     private let ready = Mutex<[ReadyFactors]>([])
     private(set) var sums: [ModulePath: MergeSums] = [:]
+    /// The SHA-256 of each tensor, if they are asked for.
+    private(set) var hashes: [String: String] = [:]
+    private var digest = SHA256Digest()
+    /// The number of pieces of each job that are not written yet.
+    private var piecesLeft: [Int]
 
     /// A part of a tensor that one worker makes in one go.
     private struct Piece {
@@ -192,10 +245,6 @@ private final class ShardRun: @unchecked Sendable {
         case merge([Int])
     }
 
-    /// About as many bytes as a piece gives: with its source it fits a core's cache of the second level, and it needs few system
-    /// calls.
-    private static let pieceBytes = 1 << 19
-
     init(jobs: [TensorJob], writer: SafetensorsWriter, output: String, options: MergePlan.RunOptions, done: Int, total: Int) {
         self.jobs = jobs
         self.output = output
@@ -204,6 +253,11 @@ private final class ShardRun: @unchecked Sendable {
         self.written = done
         self.total = total
         pieces = jobs.indices.flatMap { Self.pieces(of: jobs[$0], number: $0) }
+        piecesLeft = jobs.map { _ in 0 }
+        for piece in pieces { piecesLeft[piece.job] += 1 }
+        if options.hashesTensors {
+            for job in jobs where job.elementCount == 0 { hashes[job.tensor.name] = SHA256Digest().finishHex() }
+        }
     }
 
     private static func pieces(of job: TensorJob, number: Int) -> [Piece] {
@@ -217,14 +271,14 @@ private final class ShardRun: @unchecked Sendable {
         func addUntouched(_ elements: Range<Int>) {
             let width = job.source.info.dtype.bitWidth
             if job.keepsType {
-                add(elements.lowerBound * width / 8..<(elements.upperBound * width + 7) / 8, 2 * pieceBytes, .copy)
+                add(elements.lowerBound * width / 8..<(elements.upperBound * width + 7) / 8, 2 * MergePlan.pieceBytes, .copy)
             } else {
-                add(elements, pieceBytes / 4, .convert)
+                add(elements, MergePlan.pieceBytes / 4, .convert)
             }
         }
         let columns = job.columns
         // Whole tiles of the kernel, the last piece of a matrix excepted.
-        let step = max(6, pieceBytes / max(1, columns * job.dtype.bitWidth / 8) / 48 * 48)
+        let step = max(6, MergePlan.pieceBytes / max(1, columns * job.dtype.bitWidth / 8) / 48 * 48)
         if job.elementCount == 0 { return [] }
         if !job.tensor.rows.isEmpty {
             add(0..<job.elementCount / columns, step, .assemble)
@@ -336,7 +390,8 @@ private final class ShardRun: @unchecked Sendable {
         var span = workspace.buffer.mutableSpan
         var target = unsafe span.mutableBytes
         return MergeKernel.mergeRows(
-            weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: job.dtype, rows: rows, columns: columns, factors: factors)
+            weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: job.dtype, rows: rows, columns: columns, factors: factors,
+            path: options.path)
     }
 
     private static func grow(_ buffer: inout [UInt8], to size: Int) {
@@ -369,7 +424,8 @@ private final class ShardRun: @unchecked Sendable {
         var span = wide.mutableSpan
         var target = unsafe span.mutableBytes
         _ = MergeKernel.mergeRows(
-            weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: .f64, rows: rows, columns: columns, factors: factors)
+            weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: .f64, rows: rows, columns: columns, factors: factors,
+            path: options.path)
     }
 
     private func scaleRows(
@@ -412,7 +468,7 @@ private final class ShardRun: @unchecked Sendable {
             var source: [UInt8] = []
             var wide: [Double] = []
             var lanes = [Double](repeating: 0, count: 8 * columns)
-            let step = max(1, Self.pieceBytes / 8 / columns)
+            let step = max(1, MergePlan.pieceBytes / 8 / columns)
             for start in stride(from: 0, to: job.elementCount / columns, by: step) {
                 let rows = start..<min(start + step, job.elementCount / columns)
                 try addUpdates(job, rows: rows, factors: factors, &source, into: &wide)
@@ -466,8 +522,19 @@ private final class ShardRun: @unchecked Sendable {
             case .merge, .assemble: piece.range.count * job.columns * job.dtype.bitWidth / 8
             }
         // Sound: every bit pattern of a byte may be read as a raw byte.
-        try writer.write(unsafe buffer.span.bytes.extracting(0..<size))
+        let bytes = unsafe buffer.span.bytes.extracting(0..<size)
+        try writer.write(bytes)
+        if options.hashesTensors { hash(bytes, of: piece.job) }
         written += size
+    }
+
+    private func hash(_ bytes: RawSpan, of job: Int) {
+        digest.update(bytes)
+        piecesLeft[job] -= 1
+        guard piecesLeft[job] == 0 else { return }
+        var finished = SHA256Digest()
+        swap(&finished, &digest)
+        hashes[jobs[job].tensor.name] = finished.finishHex()
     }
 
     /// Where elements of a tensor lie in its file.
@@ -534,6 +601,9 @@ private final class ShardRun: @unchecked Sendable {
 }
 
 extension MergeSums {
+    /// ⟨ΔW, W′ − W⟩ / ‖ΔW‖²; `nil` for an update that is zero.
+    fileprivate var survival: Double? { updateSquared > 0 ? updateTimesChange / updateSquared : nil }
+
     fileprivate mutating func add(_ other: MergeSums) {
         updateSquared += other.updateSquared
         updateTimesChange += other.updateTimesChange

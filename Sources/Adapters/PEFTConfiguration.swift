@@ -119,6 +119,17 @@ struct PEFTConfiguration {
         rankPattern.first { $0.pattern.matches(module) }?.rank ?? rank
     }
 
+    /// What the configuration says of modules that the adapter does not have, each one sentence: most likely a name that is
+    /// wrong, and a scale that is not what its author thinks.
+    func unmatched(by modules: [ModulePath]) -> [String] {
+        let patterns = [("rank_pattern", rankPattern.map(\.pattern)), ("alpha_pattern", alphaPattern.map(\.pattern))]
+        return patterns.flatMap { field, patterns in
+            patterns.filter { pattern in !modules.contains(where: pattern.matches) }.map {
+                "\(field): \"\($0.key)\" matches no module of the adapter"
+            }
+        }
+    }
+
     /// What multiplies B·A of a module with factors of the rank.
     func scale(of module: ModulePath, rank: Int) -> Double {
         isRankStabilised ? alpha(of: module) / Double(rank).squareRoot() : alpha(of: module) / Double(rank)

@@ -45,6 +45,7 @@ struct PEFTReading {
     mutating func read() throws(AdapterError) {
         for tensor in file.tensors.values { try claim(tensor) }
         for (owner, parts) in parts { try addModule(owner, parts) }
+        remarks += configuration.unmatched(by: modules.map(\.label))
         guard !modules.isEmpty || !replacements.isEmpty else { throw AdapterError(.empty, path: file.path, "the file holds no tensor of an adapter") }
     }
 

@@ -46,6 +46,7 @@ enum ExitStatus: Int32 {
             case .outputIsInput: self = .cannotCreateOutput
             case .interrupted: self = .interrupted
             case .nothingToMerge: self = .usage
+            case .survivalTooLow: self = .checkFailed
             default: self = .malformedInput
             }
         case let error as PackError:

@@ -1,8 +1,12 @@
 internal import Adapters
 internal import ArgumentParser
+internal import FileIO
 internal import JSON
+internal import NativeCheckpoint
 internal import OrderedCollections
 internal import Safetensors
+internal import Tensors
+internal import Training
 
 struct MergeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -12,15 +16,20 @@ struct MergeCommand: ParsableCommand {
             Example:
               oplora merge --base SmolLM2 --adapter adapter --out merged
 
-            Writes a whole model folder: weights sharded as the base's, configuration, tokenizer and templates. The merged weights have \
-            one defined value (docs/merge-arithmetic.md): the same bytes on every machine and with every number of threads.
+            Writes a whole model folder: weights sharded as the base's, configuration, tokenizer and templates, and a receipt \
+            (oplora-merge.json). The merged weights have one defined value (docs/merge-arithmetic.md): the same bytes on every machine \
+            and with every number of threads.
             """)
 
     @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir")) var base: String
     @Option(help: ArgumentHelp("An adapter, with a weight if not 1; may be repeated.", valueName: "adapter[:weight]")) var adapter: [AdapterArgument]
     @Option(help: ArgumentHelp("Folder to write.", valueName: "dir")) var out: String
     @Option(help: ArgumentHelp("Element type of the merged weights: keep, f32, bf16 or f16.", valueName: "type")) var dtype = "keep"
-    @Flag(help: "Check everything and say what would be done, from the headers alone.") var dryRun = false
+    @Option(help: ArgumentHelp("Least share of each update that rounding must leave, or nothing is written.", valueName: "share"))
+    var minSurvival: Double?
+    @Flag(help: "Say what would be done, from the headers alone.") var dryRun = false
+    @Flag(help: "Put the SHA-256 of each tensor into the receipt.") var hash = false
+    @Flag(help: "Take an adapter that was trained on another base by its name or hash.") var anyBase = false
     @Flag(name: .customLong("no-fsync"), help: "Do not wait until the disk holds the result.") var noFsync = false
     @Flag(help: "Replace an existing output.") var force = false
     @OptionGroup var threads: ThreadOptions
@@ -28,24 +37,21 @@ struct MergeCommand: ParsableCommand {
 
     func validate() throws {
         _ = try elementType(dtype, allowingKeep: true)
+        if let minSurvival, !minSurvival.isFinite { throw ValidationError("--min-survival must be a number") }
         if adapter.isEmpty { throw ValidationError("--adapter is needed at least once") }
     }
 
     func run() throws {
         if !dryRun { try refuseExisting(out, replacing: force, inputs: [base] + adapter.map(\.path)) }
-        let plan = try MergePlan(base: base, adapters: try adapter.map { try $0.read() }, dtype: try elementType(dtype, allowingKeep: true))
-        if dryRun {
-            output.say("would merge \(plan.moduleCount) modules into \(plan.base.tensors.count) tensors, \(Format.bytes(plan.byteCount)) in \(out)")
-            if output.json {
-                Terminal.line(
-                    (["schema": "oplora.merge/1", "modules": .integer(plan.moduleCount), "bytes": .integer(plan.byteCount)] as JSONValue).serialized()
-                )
-            }
-            return
-        }
+        let adapters = try adapter.map { try $0.read() }
+        if !anyBase { try refuseRunsOfOtherBases() }
+        let plan = try MergePlan(
+            base: base, adapters: adapters, dtype: try elementType(dtype, allowingKeep: true), takesAnyBase: anyBase, readsFactors: !dryRun)
+        if dryRun { return show(plan) }
         let showsProgress = Terminal.errorIsTerminal && !output.quiet && !output.json
         var options = MergePlan.RunOptions(
-            threads: threads.count, isReplacing: force, isDurable: !noFsync, isCancelled: { Interruption.isRequested })
+            threads: threads.count, isReplacing: force, isDurable: !noFsync, minimumSurvival: minSurvival, hashesTensors: hash,
+            isCancelled: { Interruption.isRequested })
         if showsProgress {
             options.progress = { done, total in Terminal.progress("\(Format.bytes(done)) of \(Format.bytes(total))") }
         }
@@ -59,5 +65,56 @@ struct MergeCommand: ParsableCommand {
             output.say("at least \(Format.fixed(worst.survival * 100, 2))% of each update survived rounding (least: \(worst.module.text))")
         }
         if !report.filesLeftOut.isEmpty { output.say("left out: \(report.filesLeftOut.joined(separator: ", "))") }
+        for remark in report.remarks { output.say(remark) }
+    }
+
+    /// A run records the hash of the weights that it was trained on.
+    private func refuseRunsOfOtherBases() throws {
+        let runs = adapter.map(\.path).filter(CheckpointFile.claims)
+        guard !runs.isEmpty else { return }
+        let fingerprint = Trainer.fingerprint(of: try WeightFiles(path: base))
+        for path in runs {
+            let subject = try TrainingCheckpoint(path: path).subject
+            guard subject.baseFingerprint != fingerprint else { continue }
+            throw MergeError(
+                .otherBase, path: path,
+                "the run was trained on other weights (\(subject.baseName)) than those of \(base); name that model, or insist with --any-base")
+        }
+    }
+
+    private func show(_ plan: MergePlan) {
+        let steps = plan.steps
+        let memory = plan.memoryEstimate(threads: threads.count)
+        let free = FileSystem.freeBytes(at: out)
+        let remarks = plan.model.remarks + plan.model.adapters.flatMap(\.adapter.remarks)
+        if output.json {
+            return Terminal.line(
+                ([
+                    "schema": "oplora.merge-plan/1", "modules": .integer(plan.moduleCount), "tensors": .integer(plan.model.tensors.count),
+                    "bytes": .integer(plan.byteCount), "freeBytes": free.map { .integer($0) } ?? .null, "memory": .integer(memory),
+                    "remarks": .array(remarks.map { .string($0) }),
+                    "steps": .array(
+                        steps.map { step in
+                            [
+                                "tensor": .string(step.tensor), "shape": .array(step.shape.map { .integer($0) }),
+                                "dtype": .string(step.dtype.rawValue),
+                                "module": step.module.map { .string($0.text) } ?? .null, "rank": .integer(step.rank), "scale": .real(step.scale),
+                                "magnitude": .bool(step.hasMagnitude),
+                            ]
+                        }),
+                ] as JSONValue).serialized())
+        }
+        var folded = FoldedNames<String>()
+        for step in steps {
+            let action =
+                step.module.map { _ in "rank \(step.rank) scale \(Format.number(step.scale))" + (step.hasMagnitude ? " with magnitudes" : "") }
+                ?? "values of an adapter"
+            folded.insert(step.tensor, "\(step.dtype) \(describe(shape: step.shape))  \(action)")
+        }
+        for group in folded.groups { output.say("\(group.name)  \(group.attributes)" + (group.count > 1 ? "  ×\(group.count)" : "")) }
+        for remark in remarks { output.say(remark) }
+        output.say(
+            "would merge \(plan.moduleCount) modules; \(plan.model.tensors.count) tensors, \(Format.bytes(plan.byteCount)) in \(out)"
+                + (free.map { ", where \(Format.bytes($0)) are free" } ?? "") + "; about \(Format.bytes(memory)) of memory beside the program's own")
     }
 }

@@ -78,6 +78,14 @@ public enum FileSystem {
         return unsafe file.bytes.withUnsafeBytes { unsafe Array($0) }
     }
 
+    /// Bytes that this user may still write where `path` is, or will be; `nil` where the system does not say.
+    public static func freeBytes(at path: String) -> Int? {
+        var space = statvfs()
+        guard unsafe statvfs(exists(path) ? path : parent(of: path), &space) == 0 else { return nil }
+        let (bytes, overflow) = Int(truncatingIfNeeded: space.f_bavail).multipliedReportingOverflow(by: Int(truncatingIfNeeded: space.f_frsize))
+        return overflow || bytes < 0 ? nil : bytes
+    }
+
     public static func createFolder(_ path: String) throws(FileError) {
         guard unsafe mkdir(path, 0o777) == 0 else {
             throw errno == EEXIST ? .exists(path: path) : .cannotCreate(path: path, reason: errorText(errno))

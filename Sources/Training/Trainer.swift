@@ -2,7 +2,7 @@ internal import FileIO
 internal import Hashing
 public import HyperLoRA
 public import Kernels
-internal import Safetensors
+public import Safetensors
 internal import Transformer
 
 /// What a run tells while it goes.
@@ -194,8 +194,8 @@ public final class Trainer {
         return DropoutPlan(rate: Float(configuration.dropout), seed: random.next())
     }
 
-    /// SHA-256 over the weight files in the order of their names.
-    static func fingerprint(of files: WeightFiles) -> String {
+    /// SHA-256 over the weight files in the order of their names: what a run records of its base.
+    public static func fingerprint(of files: WeightFiles) -> String {
         var digest = SHA256Digest()
         for shard in files.shards {
             let mapped = shard.file

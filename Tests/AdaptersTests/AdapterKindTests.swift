@@ -1,5 +1,6 @@
 import Adapters
 import FileIO
+import Hashing
 import JSON
 import Kernels
 import OrderedCollections
@@ -351,6 +352,79 @@ struct AdapterKindTests {
         let head = item.add("lm_head.weight", [35, 8])
         try item.expect(["model.embed_tokens.weight": embedding, "lm_head.weight": head])
         #expect(try JSONValue(parsing: try readAll(item.folder.path("merged/config.json")))["vocab_size"] == 35)
+    }
+
+    /// A plain adapter of one module.
+    private func plain() throws -> Case {
+        let item = try Case()
+        item.addBase("a.q_proj.weight", [6, 8])
+        item.addBase("a.norm.weight", [0, 8])
+        item.add("a.q_proj.lora_A.weight", [2, 8])
+        item.add("a.q_proj.lora_B.weight", [6, 2])
+        return item
+    }
+
+    @Test func aPlanFromHeadersAlone() throws {
+        let item = try plain()
+        item.configuration["alpha_pattern"] = ["k_proj": 2, "q_proj": 4]
+        item.adapter[0].bytes = encode(.nan, .f32) + item.adapter[0].bytes.dropFirst(4)
+        try item.refused(.factorNotFinite)
+        let adapter = try Adapter.read(path: item.folder.path("adapter"))
+        #expect(adapter.remarks == ["alpha_pattern: \"k_proj\" matches no module of the adapter"])
+        let plan = try MergePlan(base: item.basePath, adapters: [.init(adapter, weight: 0.5)], readsFactors: false)
+        #expect(plan.moduleCount == 1 && plan.byteCount == 96 && plan.memoryEstimate(threads: 2) > 0)
+        let step = try #require(plan.steps.first)
+        #expect(plan.steps.count == 1 && step.tensor == "a.q_proj.weight" && step.shape == [6, 8] && step.dtype == .bf16)
+        #expect(step.module?.text == "a.q_proj" && step.rank == 2 && step.scale == 1 && !step.hasMagnitude)
+    }
+
+    @Test func theGateOfSurvival() throws {
+        let item = try plain()
+        let plan = try item.plan()
+        let path = item.folder.path("merged")
+        #expect {
+            _ = try plan.run(to: path, options: .init(isDurable: false, minimumSurvival: 2))
+        } throws: {
+            ($0 as? MergeError)?.code == .survivalTooLow
+        }
+        #expect(!FileSystem.exists(path))
+        let report = try plan.run(to: path, options: .init(isDurable: false, minimumSurvival: 0.5))
+        #expect(try #require(report.minimumSurvival).survival >= 0.5)
+    }
+
+    @Test func theReceiptHoldsHashes() throws {
+        let item = try plain()
+        _ = try item.plan().run(to: item.folder.path("merged"), options: .init(threads: 2, isDurable: false, hashesTensors: true))
+        let receipt = try JSONValue(parsing: try readAll(item.folder.path("merged/oplora-merge.json")))
+        let merged = try WeightFiles(path: item.folder.path("merged"))
+        #expect(receipt["sha256"]?.objectValue?.count == 2)
+        for name in merged.tensors.keys {
+            let bytes = try read(name, from: merged)
+            let digest = SHA256Digest.hex(of: unsafe bytes.span.bytes)
+            #expect(receipt["sha256"]?[name]?.stringValue == digest)
+        }
+        #expect(receipt["coverage"]?["tensors"] == 2 && receipt["coverage"]?["changed"] == 1)
+    }
+
+    @Test func anAdapterOfAnotherBase() throws {
+        let item = try plain()
+        item.configuration["base_model_name_or_path"] = "someone/Model-7B"
+        _ = try item.plan()
+        let adapter = try Adapter.read(path: item.folder.path("adapter"))
+        func merge(takesAnyBase: Bool = false) throws -> MergeError.Code? {
+            do { _ = try MergePlan(base: item.basePath, adapters: [.init(adapter)], takesAnyBase: takesAnyBase) } catch let error as MergeError {
+                return error.code
+            }
+            return nil
+        }
+        // A base that does not say what it is may be any.
+        #expect(try merge() == nil)
+        for (name, isRefused) in [("other/Model-13B", true), ("elsewhere/model-7b", false), ("", false)] {
+            item.modelConfiguration["_name_or_path"] = .string(name)
+            try writeText(JSONValue.object(item.modelConfiguration).serialized(), item.folder.path("base/config.json"))
+            #expect(try merge() == (isRefused ? .otherBase : nil))
+            #expect(try merge(takesAnyBase: true) == nil)
+        }
     }
 
     @Test func viewsOfFactors() {

@@ -90,6 +90,28 @@ struct MergeTests {
         }
     }
 
+    @Test func sameBytesWhateverThePathAndTheShards() throws {
+        let folder = try TemporaryFolder()
+        let shards = try TestModel.write(to: folder.path("base"), seed: 1)
+        let adapters = [
+            WeightedAdapter(try TestModel.writeAdapter(to: folder.path("a"), seed: 2)),
+            WeightedAdapter(try TestModel.writeAdapter(to: folder.path("b"), modules: [TestModel.modules[0]], dtype: .bf16, rank: 3, seed: 3)),
+        ]
+        let plan = try MergePlan(base: folder.path("base"), adapters: adapters)
+        let first = try plan.run(to: folder.path("portable"), options: .init(isDurable: false, path: .portable))
+        for path in MergePath.allCases where path.isSupported {
+            let report = try plan.run(to: folder.path("\(path)"), options: .init(threads: 2, isReplacing: true, isDurable: false, path: path))
+            #expect(try content(folder.path("\(path)")) == content(folder.path("portable")))
+            #expect(report.json == first.json)
+        }
+        // All tensors in one file.
+        try writeSafetensors(shards.flatMap { $0 }, to: folder.path("whole.safetensors"))
+        _ = try merge(folder.path("whole.safetensors"), adapters, to: folder.path("whole"))
+        let one = try WeightFiles(path: folder.path("whole/whole.safetensors")), many = try WeightFiles(path: folder.path("portable"))
+        #expect(Set(one.tensors.keys) == Set(many.tensors.keys))
+        for name in many.tensors.keys { #expect(try read(name, from: one) == read(name, from: many), "\(name)") }
+    }
+
     @Test func foldersAreWhole() throws {
         let folder = try TemporaryFolder()
         let base = folder.path("base")

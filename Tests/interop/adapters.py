@@ -6,11 +6,12 @@
 For each case a small random model is saved by transformers, adapters of one kind are put on it by PEFT, every trained
 parameter gets random values, and the adapter is saved. torch computes the outputs of base + adapter in F32. Then `oplora
 merge` merges, transformers loads the merged folder, and its outputs must be the same within 1e-5 of the largest; `oplora
-verify` must pass it. One line a case; exits 1 if any fails.
+verify` must pass it. Then base and adapter are rounded to BF16, and the merge must have no element that is off the definition by
+merge_definition.py. One line a case; exits 1 if any fails.
 """
 
 import argparse
-import json
+import hashlib
 import os
 import pathlib
 import shutil
@@ -24,12 +25,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # everything is a local folder
 import torch
 import transformers as hf
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 warnings.filterwarnings("ignore")
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 BOUND = 1e-5
+HERE = pathlib.Path(__file__).resolve().parent
 VOCABULARY = 96
 
 
@@ -200,6 +203,30 @@ def run(oplora, *arguments):
     return subprocess.run([oplora, *map(str, arguments)], capture_output=True, text=True)
 
 
+def check_definition(oplora, folder):
+    """Merges the same adapter in BF16; returns what is off the definition."""
+    for name in ("base", "adapter"):
+        shutil.copytree(folder / name, folder / f"{name}-bf16")
+        for path in (folder / f"{name}-bf16").rglob("*.safetensors"):
+            save_file({key: value.to(torch.bfloat16) if value.is_floating_point() else value for key, value in load_file(path).items()}, path,
+                      metadata={"format": "pt"})
+    for name, base, adapter in (("F32", "base", "adapter"), ("BF16", "base-bf16", "adapter-bf16")):
+        out = folder / f"merged-{name}"
+        hashes = []
+        for threads in (1, 2):
+            shutil.rmtree(out, ignore_errors=True)
+            merge = run(oplora, "merge", "--base", folder / base, "--adapter", folder / adapter, "--out", out, "--no-fsync", "--threads", threads)
+            if merge.returncode:
+                return f"merge of {name}: {merge.stderr.strip()}"
+            hashes.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.rglob("*")) if path.is_file()])
+        if hashes[0] != hashes[1]:
+            return f"{name}: one thread and two give other bytes"
+        result = subprocess.run([sys.executable, HERE / "merge_definition.py", folder / base, folder / adapter, out], capture_output=True, text=True)
+        if result.returncode:
+            return f"definition, {name}: {(result.stdout + result.stderr).strip()[-300:]}"
+    return ""
+
+
 def check(oplora, case, folder):
     """Returns the relative error and what is wrong."""
     kind, inputs, expected = make(case, folder)
@@ -217,6 +244,9 @@ def check(oplora, case, folder):
     verify = run(oplora, "verify", "--base", folder / "base", "--adapter", folder / "adapter", "--merged", folder / "merged")
     if verify.returncode:
         return error, f"verify: {(verify.stdout + verify.stderr).strip()[:400]}"
+    definition = check_definition(oplora, folder)
+    if definition:
+        return error, definition
     untouched = ((outputs_of(kind.from_pretrained(folder / "base", dtype=torch.float32, ignore_mismatched_sizes=True), inputs_of(merged))
                   - outputs_of(merged, inputs_of(merged))).abs().max()).item() if not case[0].startswith("grown") else 1
     return error, "" if error <= BOUND and untouched > 1e-3 else f"the adapter changes the outputs by {untouched:.3g} only" if error <= BOUND else "outputs differ"

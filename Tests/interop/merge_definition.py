@@ -8,6 +8,9 @@ BASE and MERGED are model folders or single safetensors files, ADAPTER is a PEFT
     y   = W[o,i] + s * acc                                              multiplied, rounded, added, rounded
     W'  = y rounded once, to nearest even, from binary64 to the stored type
 
+and with magnitudes (DoRA) y is first scaled to them (see `scaled`). Every kind of module that PEFT adapts is known, and the
+values that an adapter puts in the place of the base's.
+
 Three computations are compared with the file: the sum in numpy's float64, the rounding in integers over the bits of y,
 and, for some elements of each tensor, everything in exact rational arithmetic with a rounding of its own. Prints the
 number of differing elements over all touched tensors, which must be 0, and exits 1 otherwise. Tensors that the adapter does
@@ -115,69 +118,200 @@ def round_binary(value, precision, smallest):
     return round(value / place) * place
 
 
-def scale_of(config, module, rank):
-    alpha = config["lora_alpha"]
-    for key, value in (config.get("alpha_pattern") or {}).items():
+# What an adapter does to a tensor as it is stored: to its rows, seen as a matrix, it adds scale * (left @ right); then, with
+# magnitudes, each row (axis 0) or column (axis 1) gets that norm.
+
+
+class Update:
+    def __init__(self, tensor, first, left, right, scale, is_zero, magnitudes=None, axis=None):
+        self.tensor, self.first, self.left, self.right, self.scale = tensor, first, left, right, scale
+        self.is_zero, self.magnitudes, self.axis = is_zero, magnitudes, axis
+
+
+def matches(keys, module, default):
+    for key, value in (keys or {}).items():
         if re.match(rf"(.*\.)?({key})$", module):
-            alpha = value
-            break
+            return value
+    return default
+
+
+def scale_of(config, module, rank):
+    alpha = matches(config.get("alpha_pattern"), module, config["lora_alpha"])
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+class Adapter:
+    """A PEFT adapter: updates and replaced values, by the tensors of the base."""
+
+    SUFFIXES = {".lora_A.weight": "A", ".lora_B.weight": "B", ".lora_embedding_A": "EA", ".lora_embedding_B": "EB",
+                ".lora_magnitude_vector": "M", ".lora_B.bias": "bias"}
+    TOKENS = ".token_adapter.trainable_tokens_delta"
+
+    def __init__(self, path, base, model):
+        folder = path if os.path.exists(os.path.join(path, "adapter_config.json")) else next(
+            entry.path for entry in os.scandir(path) if os.path.exists(os.path.join(entry.path, "adapter_config.json")))
+        with open(os.path.join(folder, "adapter_config.json")) as file:
+            self.config = json.load(file)
+        self.base, self.model = base, model
+        self.file = Weights(os.path.join(folder, "adapter_model.safetensors"))
+        self.updates, self.replaced, self.rows = [], {}, {}
+        modules = {}
+        for key in self.file.tensors:
+            name = key.removeprefix("base_model.model.")
+            suffix = next((end for end in self.SUFFIXES if name.endswith(end)), None)
+            if suffix:
+                modules.setdefault(name[: -len(suffix)], {})[self.SUFFIXES[suffix]] = key
+            elif name.endswith(self.TOKENS):
+                self.add_tokens(name[: -len(self.TOKENS)], key)
+            else:
+                self.replaced[self.resolve(name.replace(".base_layer", "")) or name] = key
+        for module, parts in modules.items():
+            self.add(module, parts)
+
+    def resolve(self, name):
+        """The base's own name of a tensor: with or without the name of the inner model."""
+        names = [name, name.split(".", 1)[-1]] + [key for key in self.base.tensors if key.split(".", 1)[-1] == name]
+        found = next((key for key in names if key in self.base.tensors), None)
+        return found or (name if name == "lm_head.weight" and self.model.get("tie_word_embeddings", True) else None)
+
+    def add_tokens(self, module, key):
+        indices = self.config["trainable_token_indices"]
+        if isinstance(indices, dict):
+            indices = next(value for name, value in indices.items() if module == name or module.endswith("." + name))
+        self.rows[self.resolve(module + ".weight")] = (key, indices)
+
+    def values(self, key):
+        return widen(*self.file.bits(key))
+
+    def add(self, module, parts):
+        is_embedding = "EA" in parts
+        a, b = self.values(parts["EA" if is_embedding else "A"]), self.values(parts["EB" if is_embedding else "B"])
+        a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
+        name = module.replace(".base_layer", "")
+        targets = [t.rsplit(".", 1) for t in self.config.get("target_parameters") or []]
+        parameters = [last for owner, last in targets if name.endswith(owner)]
+        if parameters:
+            return self.add_experts(name, sorted(parameters, key=["gate_up_proj", "down_proj"].index)[-1 - module.count(".base_layer")], a, b)
+        tensor = self.resolve(name + ".weight")
+        scale = scale_of(self.config, name, a.shape[0])
+        is_transposed = is_embedding or (
+            self.model.get("model_type") == "gpt2" and name.rsplit(".", 1)[-1] in ("c_attn", "c_proj", "c_fc"))
+        magnitudes = self.values(parts["M"]).reshape(-1) if "M" in parts else None
+        left, right = (a.T, b.T) if is_transposed else (b, a)
+        self.updates.append(Update(tensor, 0, left, right, scale, not b.any() and magnitudes is None, magnitudes, 1 if is_transposed else 0))
+        if "bias" in parts:
+            bias = self.values(parts["bias"])
+            self.updates.append(Update(self.resolve(name + ".bias"), 0, np.ones((1, 1)), bias[None, :], scale, not bias.any()))
+
+    def add_experts(self, module, parameter, a, b):
+        label = f"{module}.{parameter}"
+        rank = matches(self.config.get("rank_pattern"), label, self.config["r"])
+        scale, count = scale_of(self.config, label, rank), a.shape[0] // rank
+        b = b.reshape(b.shape[0], rank, count)  # [out, rank, expert]
+        names = {"gate_up_proj": [("gate_proj", "up_proj"), ("w1", "w3")], "down_proj": [("down_proj",), ("w2",)]}[parameter]
+        stacked = self.resolve(label)
+        for expert in range(count):
+            left, right = b[:, :, expert], a[expert * rank : (expert + 1) * rank]
+            zero = not left.any()
+            if stacked:
+                if self.model.get("model_type") == "gpt_oss":
+                    left, right = right.T, left.T
+                self.updates.append(Update(stacked, expert * left.shape[0], left, right, scale, zero))
+                continue
+            owner, matrices = next((owner, group) for owner in (module, module.replace(".mlp.", ".block_sparse_moe.")) for group in names
+                                   if self.resolve(f"{owner}.{expert}.{group[0]}.weight"))
+            first = 0
+            for matrix in matrices:
+                tensor = f"{owner}.{expert}.{matrix}.weight"
+                height = self.base.tensors[tensor][1][0]
+                part = left[first : first + height]
+                self.updates.append(Update(tensor, 0, part, right, scale, not part.any()))
+                first += height
+
+
+def scaled(u, magnitudes, axis):
+    """Rows or columns of u with other norms; the squares are added in eight lanes, lane j taking the elements j mod 8 in order."""
+    lines = u if axis == 0 else u.T
+    lanes = np.zeros((8, lines.shape[0]))
+    for index in range(lines.shape[1]):
+        lanes[index % 8] = lanes[index % 8] + lines[:, index] * lines[:, index]
+    norms = np.sqrt(((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7])))
+    result = (magnitudes / norms)[:, None] * lines
+    return result if axis == 0 else result.T
+
+
+def expected_tensor(name, base, adapter, merged_dtype, tie):
+    """The bits that the definition gives, as a flat array; also the state for exact checks of a plain update."""
+    source = adapter.file.bits(adapter.replaced[name]) if name in adapter.replaced else base.bits(tie if name not in base.tensors else name)
+    dtype, weight = source
+    updates = [update for update in adapter.updates if update.tensor == name and not update.is_zero]
+    if not updates and name not in adapter.rows:
+        return weight if dtype == merged_dtype else round_bits(merged_dtype, widen(dtype, weight)), None
+    y = widen(dtype, weight).copy()
+    bits = (weight if dtype == merged_dtype else round_bits(merged_dtype, y)).copy()
+    columns = updates[0].right.shape[1] if updates else weight.shape[-1]
+    y, bits = y.reshape(-1, columns), bits.reshape(-1, columns)
+    for update in updates:
+        band = slice(update.first, update.first + update.left.shape[0])
+        acc = np.zeros((update.left.shape[0], columns))
+        for k in range(update.left.shape[1]):
+            acc = acc + update.left[:, k : k + 1] * update.right[k : k + 1, :]
+        y[band] = y[band] + update.scale * acc
+        if update.magnitudes is not None:
+            y[band] = scaled(y[band], update.magnitudes, update.axis)
+        bits[band] = round_bits(merged_dtype, np.ascontiguousarray(y[band]))
+    if name in adapter.rows:
+        key, indices = adapter.rows[name]
+        bits[indices] = round_bits(merged_dtype, adapter.values(key))
+    plain = updates[0] if len(updates) == 1 and updates[0].magnitudes is None and dtype == merged_dtype and not updates[0].first else None
+    return bits.reshape(weight.shape), plain and (weight.reshape(-1, columns), plain)
 
 
 def main(base_path, adapter_path, merged_path):
     base, merged = Weights(base_path), Weights(merged_path)
-    adapter = Weights(os.path.join(adapter_path, "adapter_model.safetensors"))
-    with open(os.path.join(adapter_path, "adapter_config.json")) as file:
-        config = json.load(file)
-    if sorted(base.tensors) != sorted(merged.tensors):
-        print("the merged model holds other tensors than the base")
-        return 1
-    prefix, suffix = "base_model.model.", ".lora_A.weight"
-    modules = {key[len(prefix) : -len(suffix)] for key in adapter.tensors if key.endswith(suffix)}
-    if 2 * len(modules) != len(adapter.tensors):
-        print("the adapter holds tensors that this script does not know")
-        return 1
+    model = {}
+    if os.path.isdir(base_path) and os.path.exists(os.path.join(base_path, "config.json")):
+        with open(os.path.join(base_path, "config.json")) as file:
+            model = json.load(file)
+    adapter = Adapter(adapter_path, base, model)
+    tie = next((key for key in base.tensors if key.endswith(("embed_tokens.weight", "wte.weight"))), None)
     random.seed(7)
     differing = elements = spots = wrong_spots = copied = 0
-    for key in base.tensors:
-        module = key.removesuffix(".weight")
-        if module not in modules:
+    touched = {update.tensor for update in adapter.updates} | set(adapter.replaced) | set(adapter.rows)
+    for key in sorted(set(base.tensors) | touched):
+        if key is None or key not in merged.tensors:
+            # A head that is the embedding once more is not stored twice.
+            if key != "lm_head.weight" or adapter.updates and key in {update.tensor for update in adapter.updates}:
+                print(f"{key}: the merged model does not hold it")
+                differing += 1
+            continue
+        if key not in touched:
             same = base.tensors[key][:2] == merged.tensors[key][:2] and np.array_equal(base.tensors[key][2], merged.tensors[key][2])
             copied += 1
             if not same:
                 print(f"{key}: changed, and no adapter names it")
                 differing += 1
             continue
-        modules.discard(module)
-        dtype, weight = base.bits(key)
         merged_dtype, stored = merged.bits(key)
-        a = widen(*adapter.bits(prefix + module + ".lora_A.weight"))
-        b = widen(*adapter.bits(prefix + module + ".lora_B.weight"))
-        scale = scale_of(config, module, a.shape[0])
-        if not b.any():
-            expected = weight if dtype == merged_dtype else round_bits(merged_dtype, widen(dtype, weight))
-        else:
-            acc = np.zeros(weight.shape)
-            for k in range(a.shape[0]):
-                acc = acc + b[:, k : k + 1] * a[k : k + 1, :]
-            y = widen(dtype, weight) + scale * acc
-            expected = round_bits(merged_dtype, y)
-        count = int(np.count_nonzero(expected != stored)) if merged_dtype in FORMATS else weight.size
+        expected, plain = expected_tensor(key, base, adapter, merged_dtype, tie)
+        count = int(np.count_nonzero(expected != stored)) if expected.shape == stored.shape else stored.size
         if count:
-            place = tuple(int(i) for i in np.argwhere(expected != stored)[0])
-            print(f"{key}: {count} elements differ, the first at {place}: {stored[place]:#x} instead of {expected[place]:#x}")
+            print(f"{key}: {count} elements differ" + (f", the first at {tuple(int(i) for i in np.argwhere(expected != stored)[0])}"
+                                                       if expected.shape == stored.shape else f": {stored.shape} for {expected.shape}"))
         differing += count
-        elements += weight.size
-        if b.any() and dtype == merged_dtype:
+        elements += stored.size
+        if plain:
+            weight, update = plain
+            flat = stored.reshape(weight.shape)
             for _ in range(20):
                 o, i = random.randrange(weight.shape[0]), random.randrange(weight.shape[1])
-                exact = exact_element(dtype, weight[o, i], a[:, i], b[o], scale)
+                exact = exact_element(merged_dtype, weight[o, i], update.right[:, i], update.left[o], update.scale)
                 spots += 1
-                if exact != Fraction(float(widen(dtype, stored[o : o + 1, i : i + 1])[0, 0])):
+                if exact != Fraction(float(widen(merged_dtype, flat[o : o + 1, i : i + 1])[0, 0])):
                     print(f"{key}: [{o},{i}] is not the exact result")
                     wrong_spots += 1
-    for module in sorted(modules):
-        print(f"{module}: the base holds no such module")
+    for key in sorted(set(merged.tensors) - set(base.tensors) - touched - {"lm_head.weight"}):
+        print(f"{key}: neither the base nor the adapter holds it")
         differing += 1
     print(f"{differing} of {elements} elements differ; {wrong_spots} of {spots} exact checks fail; {copied} tensors copied")
     return 1 if differing or wrong_spots or not elements else 0
