@@ -27,6 +27,9 @@ struct MainJobTests {
         let merge = try space.succeed(["merge", "--base", base, "--adapter", space.path("adapter"), "--out", space.path("merged"), "--json"])
         let report = try JSONValue(parsing: Array(merge.output.utf8))
         #expect(report["schema"]?.stringValue == "oplora.merge/1" && report["modules"]?.integerValue == 28)
+        #expect(try ReportSchema("merge").faults(of: report) == [])
+        let receipt = try JSONValue(parsing: try readAll(space.path("merged/oplora-merge.json")))
+        #expect(try ReportSchema("merge-receipt").faults(of: receipt) == [])
         #expect(report["tensorsChanged"]?.integerValue == 28 && report["survival"]?["minimum"]?.doubleValue != nil)
         // A merged model is a model folder, whole, with a receipt.
         #expect(try FileSystem.names(in: space.path("merged")).sorted() == (try FileSystem.names(in: base) + ["oplora-merge.json"]).sorted())
@@ -65,6 +68,33 @@ struct MainJobTests {
         let first = try readAll(space.path("1"))
         #expect(try readAll(space.path("2")) == first)
         #expect(try readAll(space.path("3")) == first)
+    }
+
+    @Test func mergingIsPlannedGatedAndRefused() throws {
+        let space = try Workspace()
+        try space.succeed(space.trainArguments())
+        let base = Repository.tinyLlama
+        let plan = try space.succeed([
+            "merge", "--base", base, "--adapter", space.path("run.opck"), "--out", space.path("none"), "--json", "--dry-run",
+        ])
+        #expect(try ReportSchema("merge-plan").faults(of: try JSONValue(parsing: Array(plan.output.utf8))) == [])
+        let text = try space.succeed(["merge", "--base", base, "--adapter", space.path("run.opck"), "--out", space.path("none"), "--dry-run"]).output
+        #expect(text.contains("model.layers.{0…3}.mlp.up_proj.weight") && text.contains("would merge 28 modules"), "\(text)")
+        #expect(!FileSystem.exists(space.path("none")))
+        // A run knows the weights that it was trained on.
+        try FileSystem.createFolder(space.path("other"))
+        let weights = try readAll(base + "/model.safetensors")
+        let file = try AtomicFile(path: space.path("other/model.safetensors"), replacing: false)
+        try file.write(weights.dropLast() + [weights[weights.count - 1] ^ 1])
+        try file.publish(durable: false)
+        try writeText(String(decoding: try readAll(base + "/config.json"), as: UTF8.self), space.path("other/config.json"))
+        let arguments = ["merge", "--base", space.path("other"), "--adapter", space.path("run.opck"), "--out", space.path("none")]
+        let refused = try Executable.run(arguments)
+        #expect(refused.status == 65 && refused.errors.contains("--any-base"), "\(refused.errors)")
+        try space.succeed(arguments + ["--any-base", "--hash", "--min-survival", "0"])
+        let receipt = try JSONValue(parsing: try readAll(space.path("none/oplora-merge.json")))
+        #expect(try ReportSchema("merge-receipt").faults(of: receipt) == [] && receipt["sha256"] != nil)
+        #expect(try Executable.run(arguments + ["--any-base", "--force", "--min-survival", "2"]).status == 1)
     }
 
     /// The end of a run does not tell whether, how often or how roughly it was stopped.
