@@ -5,6 +5,8 @@ public struct Adapter: Sendable {
     /// The dialects that are read.
     public enum Dialect: String, Sendable {
         case peft
+        /// mlx-lm.
+        case mlx
         /// A training run of this project, collapsed in memory.
         case opck
     }
@@ -41,10 +43,10 @@ public struct Adapter: Sendable {
 
     /// Opens an adapter of any dialect that is read.
     ///
-    /// - Parameter path: a PEFT folder, or its `adapter_model.safetensors`.
+    /// - Parameter path: a folder of PEFT or mlx-lm, or the safetensors file in it.
     /// - Throws: `AdapterError`, `SafetensorsError` or `FileError`.
     public static func read(path: String) throws -> Adapter {
-        try PEFT.read(path: path)
+        try MLX.claims(path) ? MLX.read(path: path) : PEFT.read(path: path)
     }
 }
 

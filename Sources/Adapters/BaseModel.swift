@@ -226,7 +226,8 @@ public struct BaseModel: Sendable {
     /// matrices of all experts in memory: those that lie one below the other in it.
     private static let expertMatrices: [String: [[String]]] = [
         "gate_up_proj": [["gate_proj", "up_proj"], ["w1", "w3"], ["fc1", "fc3"]],
-        "up_proj": [["up_proj"]],
+        "gate_proj": [["gate_proj"], ["w1"], ["fc1"]],
+        "up_proj": [["up_proj"], ["w3"], ["fc3"]],
         "down_proj": [["down_proj"], ["w2"], ["fc2"]],
     ]
 

@@ -95,14 +95,14 @@ public struct FactorMatrix: Sendable {
         transposed.rows(from: first, step: step, count: count).transposed
     }
 
-    /// All elements as one row.
+    /// The same elements in other rows.
     ///
-    /// - Precondition: they lie one after the other.
-    var asRow: FactorMatrix {
-        precondition(isContiguous)
+    /// - Precondition: they lie one after the other, and there are as many.
+    func reshaped(rows: Int, columns: Int) -> FactorMatrix {
+        precondition(isContiguous && rows * columns == self.rows * self.columns)
         return FactorMatrix(
-            name: name, dtype: dtype, rows: 1, columns: rows * columns, storage: storage, tensorShape: tensorShape, start: start,
-            rowStride: rows * columns, columnStride: 1)
+            name: name, dtype: dtype, rows: rows, columns: columns, storage: storage, tensorShape: tensorShape, start: start, rowStride: columns,
+            columnStride: 1)
     }
 
     // MARK: Elements

@@ -100,7 +100,7 @@ struct PEFTReading {
             throw fault(
                 .invalidShape, tensor.name, "its shape \(describe(shape: tensor.shape)) is not that of a convolution over single points, as a B has")
         }
-        let matrix = isVector ? FactorMatrix(tensor, in: file).asRow : FactorMatrix(tensor, in: file)
+        let matrix = isVector ? FactorMatrix(tensor, in: file).reshaped(rows: 1, columns: tensor.elementCount) : FactorMatrix(tensor, in: file)
         guard parts[owner, default: Parts()][keyPath: part] == nil else {
             throw fault(.unexpectedTensor, tensor.name, "another tensor of the file is the same part of the module \(owner.path)")
         }

@@ -24,6 +24,7 @@ extension SafetensorsFile {
         case .strict:
             let content = try SafetensorsHeader.parse(file.bytes, path: path)
             try SafetensorsHeader.checkPadding(file.bytes, path: path)
+            try SafetensorsHeader.checkMetadata(file.bytes, content, path: path)
             return alignmentRemarks(Array(content.tensors.values), dataStart: try SafetensorsHeader.dataStart(file.bytes, path: path))
         case .reference:
             try ReferenceHeader(path: path).check(file.bytes)

@@ -114,7 +114,19 @@ enum SafetensorsHeader {
             .invalidPadding, path: path, offset: 8 + index, "the header is filled up with the byte \(text[index]) and may be only with spaces")
     }
 
+    /// The format wants a map under `__metadata__`, or no such key. mlx writes null where there are no metadata, and the reference
+    /// library takes it; files are read all the same, for nothing depends on it.
+    static func checkMetadata(_ bytes: RawSpan, _ content: Content, path: String) throws(SafetensorsError) {
+        guard content.metadata.isEmpty, let root = try? JSONValue(parsing: try text(bytes, path: path)), let entry = root[metadataName] else {
+            return
+        }
+        guard !entry.isNull else {
+            throw SafetensorsError(.invalidMetadata, path: path, "__metadata__ is null and must be a map from strings to strings, or left out")
+        }
+    }
+
     private static func parseMetadata(_ entry: JSONValue, path: String) throws(SafetensorsError) -> OrderedDictionary<String, String> {
+        if entry.isNull { return [:] }
         guard let members = entry.objectValue else {
             throw SafetensorsError(.invalidMetadata, path: path, "__metadata__ is \(entry.kind) and must be a map from strings to strings")
         }

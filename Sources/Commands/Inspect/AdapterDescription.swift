@@ -24,7 +24,7 @@ struct AdapterDescription {
         baseModel = adapter.baseModel
         targets = adapter.targets
         remarks = adapter.remarks
-        modules = adapter.modules.map { Module(name: $0.path.text, rank: $0.rank, alpha: $0.alpha, scale: $0.scale) }
+        modules = adapter.modules.map { Module(name: $0.label.text, rank: $0.rank, alpha: $0.alpha, scale: $0.scale) }
     }
 
     /// The adapter in a GGUF file; `nil` where it holds none.

@@ -81,10 +81,12 @@ final class Inspection {
     /// The weights of a PEFT adapter, where `path` is its folder or they themselves.
     private static func adapterFiles(_ path: String, isFolder: Bool) throws -> SafetensorsFile? {
         let folder = isFolder ? path : FileSystem.parent(of: path)
-        guard isFolder || FileSystem.lastComponent(path) == PEFT.weightsName,
-            FileSystem.exists(FileSystem.join(folder, PEFT.configurationName))
-        else { return nil }
-        let weights = isFolder ? FileSystem.join(path, PEFT.weightsName) : path
+        let names = [MLX.weightsName, PEFT.weightsName]
+        guard isFolder || names.contains(FileSystem.lastComponent(path)), FileSystem.exists(FileSystem.join(folder, PEFT.configurationName)) else {
+            return nil
+        }
+        let inFolder = names.map { FileSystem.join(path, $0) }
+        let weights = isFolder ? inFolder.first(where: FileSystem.exists) ?? inFolder[1] : path
         guard FileSystem.exists(weights) else {
             // It finds the words for what is missing.
             _ = try Adapter.read(path: path)
