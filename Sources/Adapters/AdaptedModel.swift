@@ -144,7 +144,9 @@ private struct Overlay {
                     "values in \(values.info.dtype) cannot take the place of the base's in \(info.dtype)")
             }
             if info.shape != values.info.shape {
-                guard isVocabulary(name), info.shape.count == values.info.shape.count, info.shape.dropFirst() == values.info.shape.dropFirst() else {
+                guard BaseModel.isVocabulary(name), info.shape.count == values.info.shape.count,
+                    info.shape.dropFirst() == values.info.shape.dropFirst()
+                else {
                     throw MergeError(
                         .shapeMismatch, path: adapter.path, tensor: name,
                         "its values are \(describe(shape: values.info.shape)) and the base's \(describe(shape: info.shape)); the adapter belongs to another model"
@@ -161,11 +163,6 @@ private struct Overlay {
             remarks.append("the base has no tensor \(name); the adapter's own is added")
         }
         replaced[name] = (values, adapter.path)
-    }
-
-    /// Whether the rows of a tensor are the entries of the vocabulary.
-    private func isVocabulary(_ name: String) -> Bool {
-        name.hasSuffix("lm_head.weight") || BaseModel.isEmbedding(name) || name == base.tie?.embedding
     }
 
     private mutating func add(_ numbers: [Int], _ replacement: Replacement, adapter: Adapter) throws(MergeError) {
@@ -257,7 +254,7 @@ private struct Overlay {
     /// Where an adapter brings an embedding or a head for another vocabulary, it must bring the other one as well.
     func checkVocabulary() throws(MergeError) {
         guard let vocabularySize else { return }
-        var names = base.files.tensors.keys.filter(isVocabulary)
+        var names = base.files.tensors.keys.filter(BaseModel.isVocabulary)
         if isUntied, let tie = base.tie { names.append(tie.head) }
         for name in names where (replaced[name]?.values ?? base.source(of: name))?.info.shape.first != vocabularySize {
             throw MergeError(

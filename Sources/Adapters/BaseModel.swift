@@ -17,6 +17,9 @@ public struct BaseModel: Sendable {
     /// The embedding and the head that share one matrix; `nil` where each has its own, or there is no head.
     public let tie: Tie?
 
+    /// The first components of the names of tensors.
+    private let outerNames: Set<Substring>
+
     /// One matrix for the embedding and the head.
     public struct Tie: Sendable, Equatable {
         /// The tensor that the files hold.
@@ -29,6 +32,7 @@ public struct BaseModel: Sendable {
     /// The largest `config.json` that is read, in bytes.
     private static let maximumConfigurationBytes = 16_000_000
     private static let headName = "lm_head.weight"
+    private static let headModules: Set<Substring> = ["lm_head", "embed_out"]
     private static let embeddingModules: Set<Substring> = ["embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared"]
 
     /// - Parameter path: a model folder or one safetensors file.
@@ -37,6 +41,7 @@ public struct BaseModel: Sendable {
         files = try WeightFiles(path: path)
         configuration = try Self.configuration(of: path)
         tie = Self.tie(of: files, configuration: configuration)
+        outerNames = Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first })
     }
 
     /// The file or folder that was opened.
@@ -64,9 +69,14 @@ public struct BaseModel: Sendable {
     }
 
     /// Whether a tensor's name is that of a table of token embeddings.
-    static func isEmbedding(_ name: String) -> Bool {
+    static func isEmbedding(_ name: String) -> Bool { isWeight(name, of: embeddingModules) }
+
+    /// Whether the rows of a tensor of this name are the entries of the vocabulary: an embedding's or a head's.
+    static func isVocabulary(_ name: String) -> Bool { isWeight(name, of: embeddingModules.union(headModules)) }
+
+    private static func isWeight(_ name: String, of modules: Set<Substring>) -> Bool {
         let components = name.split(separator: ".")
-        return components.count >= 2 && components.last == "weight" && embeddingModules.contains(components[components.count - 2])
+        return components.count >= 2 && components.last == "weight" && modules.contains(components[components.count - 2])
     }
 
     /// Whether an adapter that names the model that it was trained on may mean this one: by the end of the name, where
@@ -92,11 +102,6 @@ public struct BaseModel: Sendable {
             if files.tensors[outer] != nil { return outer }
         }
         return nil
-    }
-
-    /// The first components of the names of tensors.
-    private var outerNames: Set<Substring> {
-        Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first })
     }
 
     /// What the merged model's tensor `name` is made from; for a tied head the embedding.

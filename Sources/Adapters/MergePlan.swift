@@ -120,8 +120,8 @@ extension TensorUpdate {
 
     /// The factors as the kernel takes them.
     ///
-    /// - Precondition: they have been checked.
-    func factors() -> MergeFactors {
+    /// - Throws: `MergeError.factorNotFinite` where the file has changed since they were checked.
+    func factors() throws(MergeError) -> MergeFactors {
         let made = right.withBytes { a in
             left.withBytes { b in
                 try? MergeFactors(
@@ -129,7 +129,9 @@ extension TensorUpdate {
                     firstRow: rows.lowerBound)
             }
         }
-        guard let made else { preconditionFailure("a factor of \(module) has changed since it was checked") }
+        guard let made else {
+            throw MergeError(.factorNotFinite, path: adapterPath, tensor: right.name, "a factor of \(module) has changed while the merge went on")
+        }
         return made
     }
 }

@@ -352,10 +352,10 @@ private final class ShardRun: @unchecked Sendable {
 
     /// The factors of the rows of a piece. The first worker that needs them makes them; they are kept while others may be at the
     /// same rows or at those before.
-    private func factors(_ number: Int, _ updates: [Int]) -> [MergeFactors] {
-        ready.withLock { ready in
+    private func factors(_ number: Int, _ updates: [Int]) throws -> [MergeFactors] {
+        try ready.withLock { ready in
             if let known = ready.first(where: { $0.job == number && $0.updates == updates }) { return known.factors }
-            let made = updates.map { jobs[number].updates[$0].factors() }
+            let made = try updates.map { try jobs[number].updates[$0].factors() }
             ready.append(ReadyFactors(job: number, updates: updates, factors: made))
             if ready.count > options.threads + 1 { ready.removeFirst() }
             return made
@@ -366,7 +366,7 @@ private final class ShardRun: @unchecked Sendable {
         let job = jobs[number]
         let columns = job.columns
         let start = rows.lowerBound * columns
-        let factors = factors(number, updates)
+        let factors = try factors(number, updates)
         let sums: MergeSums
         if let update = updates.lazy.map({ job.updates[$0] }).first(where: { $0.magnitude != nil }) {
             sums = try scaleRows(number, rows, update, factors, &workspace)

@@ -108,10 +108,6 @@ struct PEFTReading {
         if part == \.a, tensor.shape.count > 2 { parts[owner, default: Parts()].isConvolution = true }
     }
 
-    private static let embeddingNames: Set<String> = [
-        "embed_tokens", "lm_head", "wte", "word_embeddings", "tok_embeddings", "embed_in", "embed_out", "shared",
-    ]
-
     /// A tensor that takes the place of the base's.
     private mutating func claimWhole(_ tensor: TensorInfo, name: String) throws(AdapterError) {
         var components = name.split(separator: ".").filter { $0 != "modules_to_save" }
@@ -121,7 +117,7 @@ struct PEFTReading {
         guard components.count >= 2, let path = ModulePath(components.joined(separator: ".")), let kind = components.last else {
             throw fault(.unexpectedTensor, tensor.name, "the key is none of those of a LoRA adapter")
         }
-        let isEmbedding = kind == "weight" && Self.embeddingNames.contains(String(components[components.count - 2]))
+        let isEmbedding = BaseModel.isVocabulary(path.text)
         let isTrainedBias = kind == "bias" && configuration.trainsBiases
         guard configuration.isSaved(path) || isTrainedBias || isEmbedding else {
             throw fault(
