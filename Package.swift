@@ -135,7 +135,8 @@ if Context.environment["OPLORA_FUZZ"] != nil {
         .executableTarget(
             name: "Fuzz",
             dependencies: [
-                "Adapters", "Tokenizer", "NativeCheckpoint", "Safetensors", "CKernels", "CZlib", "JSON", "Hashing", "FileIO", "Tensors",
+                "Adapters", "Verification", "Tokenizer", "NativeCheckpoint", "Safetensors", "CKernels", "CZlib", "JSON", "Hashing", "FileIO",
+                "Tensors",
                 orderedCollections,
             ], path: "Fuzz/Targets", swiftSettings: strict))
 }

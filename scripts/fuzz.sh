@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-20}
 shift || true
-[ $# -gt 0 ] || set -- json safetensors shard-index tokenizer adapter-config checkpoint huffman
+[ $# -gt 0 ] || set -- json safetensors shard-index tokenizer adapter-config adapter checkpoint huffman
 
 scratch=.build/fuzz
 findings=$scratch/findings

@@ -25,7 +25,7 @@ func write(_ bytes: [UInt8], _ target: String, _ name: String) throws {
 
 func write(_ text: String, _ target: String, _ name: String) throws { try write(Array(text.utf8), target, name) }
 
-for target in ["json", "safetensors", "shard-index", "tokenizer", "adapter-config", "checkpoint", "huffman"] {
+for target in ["json", "safetensors", "shard-index", "tokenizer", "adapter-config", "adapter", "checkpoint", "huffman"] {
     if !FileSystem.exists("\(corpus)/\(target)") { try FileSystem.createFolder("\(corpus)/\(target)") }
 }
 
@@ -122,6 +122,50 @@ let configurations = [
         #"{"alpha_pattern":{},"auto_mapping":null,"base_model_name_or_path":"base","bias":"none","corda_config":null,"eva_config":null,"exclude_modules":null,"fan_in_fan_out":false,"inference_mode":true,"init_lora_weights":true,"layer_replication":null,"layers_pattern":null,"layers_to_transform":null,"loftq_config":{},"lora_alpha":16,"lora_bias":false,"lora_dropout":0.0,"modules_to_save":null,"peft_type":"LORA","r":8,"rank_pattern":{"q_proj":1},"revision":null,"target_modules":"all-linear","task_type":"CAUSAL_LM","trainable_token_indices":null,"use_dora":false,"use_rslora":true}"#,
 ]
 for (name, text) in configurations { try write(text, "adapter-config", name) }
+
+// MARK: adapter
+
+/// A dialect, a configuration, and lines of tensors.
+func adapter(_ name: String, dialect: Int, _ configuration: String, _ tensors: [String]) throws {
+    try write([UInt8(dialect)] + Array(configuration.utf8) + [0] + Array(tensors.joined(separator: "\n").utf8), "adapter", name)
+}
+
+let peft = #"{"peft_type":"LORA","r":2,"lora_alpha":4"#
+let key = "base_model.model."
+try adapter(
+    "linear", dialect: 0, peft + "}",
+    [
+        key + "l.0.q_proj.lora_A.weight F32 2 4", key + "l.0.q_proj.lora_B.weight BF16 4 2", key + "l.0.conv.lora_A.weight F32 2 4 2 2",
+        key + "l.0.conv.lora_B.weight F32 3 2 1 1",
+    ])
+try adapter(
+    "dora-bias", dialect: 0, peft + #","use_dora":true,"lora_bias":true,"bias":"all","use_rslora":true}"#,
+    [
+        key + "l.0.q_proj.lora_A.weight F32 2 4", key + "l.0.q_proj.lora_B.weight F32 4 2", key + "l.0.q_proj.lora_magnitude_vector F32 4",
+        key + "l.0.q_proj.lora_B.bias F32 4",
+    ])
+try adapter(
+    "embedding-tokens", dialect: 0, peft + #","modules_to_save":["norm","score"],"trainable_token_indices":{"lm_head":[1,7]}}"#,
+    [
+        key + "model.embed_tokens.lora_embedding_A F16 2 8", key + "model.embed_tokens.lora_embedding_B F16 4 2", key + "l.0.norm.weight F32 4",
+        key + "score.weight F32 3 4",
+    ])
+try adapter(
+    "tokens", dialect: 0, peft + #","trainable_token_indices":[5,0]}"#, [key + "model.embed_tokens.token_adapter.trainable_tokens_delta F32 2 4"])
+try adapter(
+    "experts", dialect: 0, peft + #","target_parameters":["mlp.experts.gate_up_proj","mlp.experts.down_proj"],"rank_pattern":{"down_proj":1}}"#,
+    [
+        key + "l.0.mlp.experts.base_layer.lora_A.weight F32 4 4", key + "l.0.mlp.experts.base_layer.lora_B.weight F32 6 4",
+        key + "l.0.mlp.experts.lora_A.weight F32 2 3", key + "l.0.mlp.experts.lora_B.weight F32 4 2",
+    ])
+try adapter("grown", dialect: 0, peft + "}", [key + "model.embed_tokens.weight BF16 9 4", key + "lm_head.weight BF16 9 4"])
+let mlx = #"{"fine_tune_type":"lora","lora_parameters":{"scale":2.0}}"#
+try adapter(
+    "mlx", dialect: 1, mlx, ["l.0.q_proj.lora_a F32 4 2", "l.0.q_proj.lora_b F32 2 4", "lm_head.lora_a BF16 4 1", "lm_head.lora_b BF16 1 8"])
+try adapter("mlx-experts", dialect: 1, mlx, ["l.0.mlp.switch_mlp.down_proj.lora_a F32 2 1 3", "l.0.mlp.switch_mlp.down_proj.lora_b F32 2 4 1"])
+try adapter(
+    "mlx-dora", dialect: 1, #"{"fine_tune_type":"dora","lora_parameters":{"scale":1}}"#,
+    ["l.0.up_proj.lora_a F32 4 2", "l.0.up_proj.lora_b F32 2 6", "l.0.up_proj.m F32 6"])
 
 // MARK: checkpoint
 

@@ -7,6 +7,7 @@ enum FuzzTarget: String, CaseIterable {
     case shardIndex = "shard-index"
     case tokenizer
     case adapterConfig = "adapter-config"
+    case adapter
     case checkpoint
     case huffman
 
@@ -26,6 +27,7 @@ enum FuzzTarget: String, CaseIterable {
         case .shardIndex: fuzzShardIndex(bytes)
         case .tokenizer: fuzzTokenizer(bytes)
         case .adapterConfig: fuzzAdapterConfig(bytes)
+        case .adapter: fuzzAdapter(bytes)
         case .checkpoint: fuzzCheckpoint(bytes)
         case .huffman: fuzzHuffman(bytes)
         }
