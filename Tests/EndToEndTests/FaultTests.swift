@@ -41,6 +41,42 @@
             return contents
         }
 
+        /// A read of the base fails once, in its turn: nothing is published, or the merge is what it always is.
+        @Test(arguments: [
+            Fault(call: "read", error: EIO), Fault(call: "read", error: EINTR, isHarmless: true), Fault(call: "read", error: 0, isHarmless: true),
+        ])
+        func readingTheBase(_ fault: Fault) throws {
+            try #require(FileSystem.exists(Self.library))
+            let space = try Workspace()
+            try space.makeMerged()
+            let base = space.path("base"), out = space.path("out")
+            try FileManager.default.copyItem(atPath: Repository.tinyLlama, toPath: base)
+            let command = ["merge", "--base", base, "--adapter", space.path("adapter"), "--out", out, "--no-fsync"]
+            try space.succeed(command)
+            let whole = try Self.contents(out)
+            try FileSystem.remove(out)
+            var failed = 0
+            for number in 1... {
+                let outcome = try Executable.run(
+                    command,
+                    environment: [
+                        "LD_PRELOAD": Self.library, "FAULTY_CALL": fault.call, "FAULTY_NUMBER": "\(number)", "FAULTY_ERROR": "\(fault.error)",
+                        "FAULTY_FOLDER": base,
+                    ])
+                let what = "read \(number): exit code \(outcome.status), \(outcome.errors)"
+                if outcome.status == 0 {
+                    #expect(try Self.contents(out) == whole, "\(what)")
+                    try FileSystem.remove(out)
+                    if !fault.isHarmless || number == 8 { break }
+                } else {
+                    failed += 1
+                    #expect(!fault.isHarmless && outcome.status == 74 && !FileSystem.exists(out), "\(what)")
+                    #expect(try FileSystem.names(in: space.folder.path).allSatisfy { !$0.contains("partial") }, "\(what)")
+                }
+            }
+            #expect(fault.isHarmless || failed > 30, "\(failed) reads failed")
+        }
+
         @Test(arguments: faults) func oldOrNew(_ fault: Fault) throws {
             try #require(FileSystem.exists(Self.library))
             let space = try Workspace()

@@ -2,8 +2,9 @@
 //
 //     FAULTY_CALL=write FAULTY_NUMBER=3 FAULTY_ERROR=28 FAULTY_FOLDER=/tmp/x LD_PRELOAD=libFaultyCalls.so program …
 //
-// Kinds: open, write, fsync, close, rename, link, mkdir. Counted are the calls on files whose path begins with FAULTY_FOLDER. An
-// error of 0 makes a write short instead: it takes one byte. EINTR (4) fails once and lets the next try through.
+// Kinds: open, read, write, fsync, close, rename, link, mkdir. Counted are the calls on files whose path begins with FAULTY_FOLDER.
+// An error of 0 makes a read or write short instead: it takes one byte. EINTR (4) fails once and lets the next try through.
+// Reads are those at a place (pread).
 #ifdef __linux__
 #define _GNU_SOURCE
 #include "faulty_calls.h"
@@ -62,6 +63,15 @@ ssize_t write(int descriptor, const void *bytes, size_t count) {
         return NEXT(write)(descriptor, bytes, 1);
     }
     return NEXT(write)(descriptor, bytes, count);
+}
+
+ssize_t pread(int descriptor, void *bytes, size_t count, off_t offset) {
+    char path[4096];
+    if (count > 0 && fails("read", path_of(descriptor, path))) {
+        if (errno) return -1;
+        return NEXT(pread)(descriptor, bytes, 1, offset);
+    }
+    return NEXT(pread)(descriptor, bytes, count, offset);
 }
 
 int fsync(int descriptor) {
