@@ -51,11 +51,8 @@ public struct AdaptedModel: Sendable {
     public let tensors: [Tensor]
     /// The members of `config.json` that are not the base's.
     let changedConfiguration: [String: JSONValue]
-    /// What somebody who uses the model should know, each one sentence.
+    /// What somebody who uses the model should know, oddities of the adapters first, each one sentence.
     public let remarks: [String]
-
-    /// Whether embedding and head shared one matrix and no longer do.
-    public var isUntied: Bool { changedConfiguration["tie_word_embeddings"] != nil }
 
     /// Lays the adapters over the base.
     ///
@@ -83,7 +80,7 @@ public struct AdaptedModel: Sendable {
         try overlay.checkVocabulary()
         tensors = overlay.tensors
         changedConfiguration = overlay.changedConfiguration
-        remarks = overlay.remarks
+        remarks = adapters.flatMap(\.adapter.remarks) + overlay.remarks
     }
 
     /// `config.json` of the model; `nil` if the base has none.

@@ -1,3 +1,4 @@
+internal import FileIO
 public import Safetensors
 
 /// An adapter, whatever dialect it was stored in: low-rank updates of modules, and whatever was trained whole beside them.
@@ -39,6 +40,16 @@ public struct Adapter: Sendable {
         self.modules = modules.sorted { ($0.path, $0.parameter) < ($1.path, $1.parameter) }
         self.replacements = replacements.sorted { $0.tensor.utf8.lexicographicallyPrecedes($1.tensor.utf8) }
         self.remarks = remarks
+    }
+
+    /// The safetensors file that holds the factors of the adapter at `path`; `nil` where there is none.
+    ///
+    /// - Parameter path: as for `read`.
+    public static func weightsPath(at path: String) -> String? {
+        let names = [MLX.weightsName, PEFT.weightsName]
+        guard FileSystem.isFolder(path) else { return names.contains(FileSystem.lastComponent(path)) ? path : nil }
+        let folder = (try? PEFT.adapterFolder(in: path)) ?? path
+        return names.map { FileSystem.join(folder, $0) }.first(where: FileSystem.exists)
     }
 
     /// Opens an adapter of any dialect that is read.

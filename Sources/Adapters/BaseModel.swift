@@ -16,7 +16,6 @@ public struct BaseModel: Sendable {
     public let configuration: JSONValue?
     /// The embedding and the head that share one matrix; `nil` where each has its own, or there is no head.
     public let tie: Tie?
-
     /// The first components of the names of tensors.
     private let outerNames: Set<Substring>
 
@@ -97,11 +96,9 @@ public struct BaseModel: Sendable {
         if let dot = name.firstIndex(of: "."), case let inner = String(name[name.index(after: dot)...]), files.tensors[inner] != nil {
             return inner
         }
-        for prefix in outerNames {
-            let outer = "\(prefix).\(name)"
-            if files.tensors[outer] != nil { return outer }
-        }
-        return nil
+        let outer = outerNames.map { "\($0).\(name)" }.filter { files.tensors[$0] != nil }
+        // Of several none is the one that is meant.
+        return outer.count == 1 ? outer[0] : nil
     }
 
     /// What the merged model's tensor `name` is made from; for a tied head the embedding.
@@ -118,7 +115,7 @@ public struct BaseModel: Sendable {
     ///
     /// - Parameters:
     ///   - weight: what the user multiplies the adapter by.
-    ///   - grown: tensors that take the place of the model's, by name.
+    ///   - replaced: values that take the place of the model's, by the tensor's name.
     /// - Throws: `MergeError`: `.moduleNotInBase`, `.shapeMismatch`, `.unsupportedDType`, `.invalidScale`.
     public func updates(
         of module: AdapterModule, weight: Double, adapter: String, replaced: [String: WeightFiles.Location] = [:]

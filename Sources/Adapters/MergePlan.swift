@@ -18,6 +18,8 @@ public struct MergePlan: Sendable {
     let jobs: [TensorJob]
     /// `config.json` where it is not that of the base.
     let configuration: JSONValue?
+    /// Whether the elements of the factors have been looked at.
+    private let isChecked: Bool
 
     /// About as many bytes as a piece of a tensor gives that is made in one go: with its source it fits a core's cache of the
     /// second level, and it needs few system calls.
@@ -44,6 +46,7 @@ public struct MergePlan: Sendable {
         let model = try AdaptedModel(base: try BaseModel(path: path), adapters: adapters, takesAnyBase: takesAnyBase)
         self.model = model
         self.dtype = dtype
+        isChecked = readsFactors
         let changed =
             dtype.map { type in model.configuration.map { ModelFolder.configuration($0, dtype: Self.configurationName(of: type)) } }
             ?? model.configuration
@@ -64,47 +67,16 @@ public struct MergePlan: Sendable {
 
     public var base: WeightFiles { model.base.files }
 
+    /// Nothing may be written from headers alone.
+    func requireChecked() {
+        precondition(isChecked, "the plan was made without reading the factors")
+    }
+
     /// The number of modules that will be merged.
     public var moduleCount: Int { Set(jobs.lazy.flatMap { $0.tensor.updates.lazy.map(\.module) }).count }
 
     /// Bytes of the tensors that will be written.
     public var byteCount: Int { jobs.reduce(0) { $0 + $1.outputByteCount } }
-
-    /// What an adapter does to one tensor.
-    public struct Step: Sendable {
-        public let tensor: String
-        /// Of the tensor, as it will be written.
-        public let shape: [Int]
-        public let dtype: DType
-        /// The module; `nil` where an adapter puts values in the place of the base's.
-        public let module: ModulePath?
-        public let rank: Int
-        public let scale: Double
-        /// Whether a magnitude scales the result (DoRA).
-        public let hasMagnitude: Bool
-    }
-
-    /// The tensors that the adapters change, in the order in which they are written; one that several modules meet is named for
-    /// each of them.
-    public var steps: [Step] {
-        jobs.flatMap { job -> [Step] in
-            let tensor = job.tensor
-            func step(_ update: TensorUpdate?) -> Step {
-                Step(
-                    tensor: tensor.name, shape: tensor.shape, dtype: job.dtype, module: update?.module, rank: update?.rank ?? 0,
-                    scale: update?.scale ?? 0, hasMagnitude: update?.magnitude != nil)
-            }
-            var seen: Set<ModulePath> = []
-            let replaced = tensor.isOfBase && tensor.rows.isEmpty ? [] : [step(nil)]
-            return replaced + tensor.updates.filter { seen.insert($0.module).inserted }.map(step)
-        }
-    }
-
-    /// About the memory that the merge takes, in bytes: the pieces that are in the making, and the factors of the largest tensors.
-    public func memoryEstimate(threads: Int) -> Int {
-        let factors = jobs.map { $0.updates.reduce(0) { $0 + 8 * $1.rank * ($1.rows.count + $1.columns) } }.max() ?? 0
-        return 2 * threads * 4 * MergePlan.pieceBytes + (threads + 1) * factors
-    }
 }
 
 extension TensorUpdate {
@@ -160,6 +132,8 @@ struct TensorJob: Sendable {
     var keepsType: Bool { dtype == source.info.dtype }
     /// Whether the tensor's bytes are copied as they are.
     var isCopied: Bool { updates.isEmpty && tensor.rows.isEmpty && keepsType }
+    /// Whether the result is not the tensor that the base has under this name.
+    var isChanged: Bool { !isCopied || !tensor.isOfBase }
     var outputByteCount: Int { elementCount * dtype.bitWidth / 8 }
     /// The columns of the tensor seen as a matrix: those of the updates, or of the rows that an adapter brings.
     var columns: Int {

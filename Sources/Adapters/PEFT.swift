@@ -45,9 +45,11 @@ public enum PEFT {
             modules: reading.modules, replacements: reading.replacements, remarks: reading.remarks)
     }
 
-    /// The folder itself, or the one in it that holds an adapter: PEFT puts adapters of another name than `default` there.
-    private static func adapterFolder(in path: String) throws -> String {
-        guard !FileSystem.exists(FileSystem.join(path, configurationName)) else { return path }
+    /// The folder itself, or the one in it that holds an adapter: PEFT puts adapters of another name than `default` there. A
+    /// folder with the weights of a model is that model's.
+    static func adapterFolder(in path: String) throws -> String {
+        let own = [configurationName, WeightFiles.singleName, WeightFiles.indexName]
+        guard !own.contains(where: { FileSystem.exists(FileSystem.join(path, $0)) }) else { return path }
         let inner = try FileSystem.names(in: path).sorted().filter {
             FileSystem.exists(FileSystem.join(FileSystem.join(path, $0), configurationName))
         }

@@ -63,7 +63,8 @@ struct PEFTReading {
         if let (suffix, part) = Self.factors.first(where: { name.hasSuffix($0.suffix) }) {
             return try claimFactor(tensor, part, owner: try owner(name.dropLast(suffix.count), tensor: tensor.name))
         }
-        if let trained = name.wholeName(before: ".token_adapter.trainable_tokens_delta"), let path = ModulePath(trained) {
+        let tokens = ".token_adapter.trainable_tokens_delta"
+        if name.hasSuffix(tokens), let path = ModulePath(name.dropLast(tokens.count)) {
             guard let tokens = configuration.trainedTokens(of: path) else {
                 throw fault(.unexpectedTensor, tensor.name, "the configuration does not say which tokens these rows are (trainable_token_indices)")
             }
@@ -221,12 +222,5 @@ struct PEFTReading {
         let scale = configuration.scale(of: path, rank: rank)
         guard scale.isFinite else { throw fault(.invalidScale, path.text, "alpha \(configuration.alpha(of: path)) gives no finite scale") }
         return scale
-    }
-}
-
-extension String {
-    /// What stands before a suffix; `nil` if the string does not end with it.
-    fileprivate func wholeName(before suffix: String) -> Substring? {
-        hasSuffix(suffix) ? dropLast(suffix.count) : nil
     }
 }

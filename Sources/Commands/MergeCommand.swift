@@ -43,8 +43,8 @@ struct MergeCommand: ParsableCommand {
 
     func run() throws {
         if !dryRun { try refuseExisting(out, replacing: force, inputs: [base] + adapter.map(\.path)) }
-        let adapters = try adapter.map { try $0.read() }
         if !anyBase { try refuseRunsOfOtherBases() }
+        let adapters = try adapter.map { try $0.read() }
         let plan = try MergePlan(
             base: base, adapters: adapters, dtype: try elementType(dtype, allowingKeep: true), takesAnyBase: anyBase, readsFactors: !dryRun)
         if dryRun { return show(plan) }
@@ -83,38 +83,20 @@ struct MergeCommand: ParsableCommand {
     }
 
     private func show(_ plan: MergePlan) {
-        let steps = plan.steps
-        let memory = plan.memoryEstimate(threads: threads.count)
         let free = FileSystem.freeBytes(at: out)
-        let remarks = plan.model.remarks + plan.model.adapters.flatMap(\.adapter.remarks)
-        if output.json {
-            return Terminal.line(
-                ([
-                    "schema": "oplora.merge-plan/1", "modules": .integer(plan.moduleCount), "tensors": .integer(plan.model.tensors.count),
-                    "bytes": .integer(plan.byteCount), "freeBytes": free.map { .integer($0) } ?? .null, "memory": .integer(memory),
-                    "remarks": .array(remarks.map { .string($0) }),
-                    "steps": .array(
-                        steps.map { step in
-                            [
-                                "tensor": .string(step.tensor), "shape": .array(step.shape.map { .integer($0) }),
-                                "dtype": .string(step.dtype.rawValue),
-                                "module": step.module.map { .string($0.text) } ?? .null, "rank": .integer(step.rank), "scale": .real(step.scale),
-                                "magnitude": .bool(step.hasMagnitude),
-                            ]
-                        }),
-                ] as JSONValue).serialized())
-        }
+        if output.json { return Terminal.line(plan.json(threads: threads.count, freeBytes: free).serialized()) }
         var folded = FoldedNames<String>()
-        for step in steps {
+        for step in plan.steps {
             let action =
                 step.module.map { _ in "rank \(step.rank) scale \(Format.number(step.scale))" + (step.hasMagnitude ? " with magnitudes" : "") }
                 ?? "values of an adapter"
             folded.insert(step.tensor, "\(step.dtype) \(describe(shape: step.shape))  \(action)")
         }
         for group in folded.groups { output.say("\(group.name)  \(group.attributes)" + (group.count > 1 ? "  ×\(group.count)" : "")) }
-        for remark in remarks { output.say(remark) }
+        for remark in plan.model.remarks { output.say(remark) }
         output.say(
             "would merge \(plan.moduleCount) modules; \(plan.model.tensors.count) tensors, \(Format.bytes(plan.byteCount)) in \(out)"
-                + (free.map { ", where \(Format.bytes($0)) are free" } ?? "") + "; about \(Format.bytes(memory)) of memory beside the program's own")
+                + (free.map { ", where \(Format.bytes($0)) are free" } ?? "")
+                + "; about \(Format.bytes(plan.memoryEstimate(threads: threads.count))) of memory beside the program's own")
     }
 }

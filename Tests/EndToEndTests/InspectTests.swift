@@ -95,6 +95,10 @@ struct InspectTests {
         let lines = adapter.lines.map { $0.split(separator: " ").joined(separator: " ") }
         #expect(lines.contains("peft adapter: 28 modules, rank 2, alpha 32, scale 16"), "\(adapter.output)")
         #expect(lines.contains("model.layers.{0…3}.self_attn.q_proj rank 2 alpha 32 scale 16 ×4"), "\(adapter.output)")
+        // PEFT puts an adapter of another name than `default` into a folder of its own.
+        try FileSystem.createFolder(space.path("outer"))
+        try FileManager.default.copyItem(atPath: space.path("adapter"), toPath: space.path("outer/other"))
+        #expect(try space.succeed(["inspect", space.path("outer")]).output.contains("peft adapter: 28 modules"))
         let weights = try space.succeed(["inspect", "--json", space.path("adapter/adapter_model.safetensors")]).output
         #expect(try JSONValue(parsing: weights)["adapter"]?["modules"]?.arrayValue?.count == 28)
         let run = try JSONValue(parsing: try space.succeed(["inspect", "--json", space.path("run.opck")]).output)["run"]

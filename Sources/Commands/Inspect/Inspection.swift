@@ -80,19 +80,13 @@ final class Inspection {
 
     /// The weights of a PEFT adapter, where `path` is its folder or they themselves.
     private static func adapterFiles(_ path: String, isFolder: Bool) throws -> SafetensorsFile? {
-        let folder = isFolder ? path : FileSystem.parent(of: path)
-        let names = [MLX.weightsName, PEFT.weightsName]
-        guard isFolder || names.contains(FileSystem.lastComponent(path)), FileSystem.exists(FileSystem.join(folder, PEFT.configurationName)) else {
-            return nil
+        if let weights = Adapter.weightsPath(at: path) {
+            return FileSystem.exists(FileSystem.join(FileSystem.parent(of: weights), PEFT.configurationName))
+                ? try SafetensorsFile(path: weights) : nil
         }
-        let inFolder = names.map { FileSystem.join(path, $0) }
-        let weights = isFolder ? inFolder.first(where: FileSystem.exists) ?? inFolder[1] : path
-        guard FileSystem.exists(weights) else {
-            // It finds the words for what is missing.
-            _ = try Adapter.read(path: path)
-            return nil
-        }
-        return try SafetensorsFile(path: weights)
+        // It finds the words for what is missing.
+        if isFolder, FileSystem.exists(FileSystem.join(path, PEFT.configurationName)) { _ = try Adapter.read(path: path) }
+        return nil
     }
 
     private static func json(_ metadata: OrderedDictionary<String, String>) -> OrderedDictionary<String, JSONValue> {

@@ -1,0 +1,60 @@
+internal import FileIO
+internal import Kernels
+internal import Safetensors
+internal import Tensors
+
+/// Why a piece has no result.
+extension ShardRun {
+    /// Why an element of the result is not finite: the base's own element, or the sum.
+    func fault(_ job: TensorJob, start: Int, count: Int, _ buffer: [UInt8]) -> MergeError {
+        let info = job.source.info
+        let path = job.source.file.path
+        let file = job.source.file.file
+        let weights = file.bytes(in: sourceRange(info, start..<start + count))
+        func place(_ index: Int) -> String { "[\((start + index) / job.columns),\((start + index) % job.columns)]" }
+        if let index = (0..<count).first(where: { !Self.value(weights, info.dtype, $0).isFinite }) {
+            return MergeError(
+                .baseNotFinite, path: path, tensor: job.tensor.name,
+                "element \(place(index)) of the base is infinite or no number, so the merge has no result")
+        }
+        // Sound: every bit pattern of a byte may be read as a raw byte.
+        let result = unsafe buffer.span.bytes
+        let index = (0..<count).first { !Self.value(result, job.dtype, $0).isFinite } ?? 0
+        let isScaled = job.updates.contains { $0.magnitude != nil }
+        return MergeError(
+            .overflow, path: path, tensor: job.tensor.name,
+            isScaled
+                ? "element \(place(index)) becomes infinite or no number, because a magnitude is not finite, or the norm that it takes the place of is zero"
+                : "element \(place(index)) becomes too large for \(job.dtype); choose a larger element type or a smaller weight")
+    }
+
+    /// A conversion may keep an infinity of the base, as masks hold them, but not make one, and no NaN passes.
+    func checkConversion(_ source: WeightFiles.Location, _ elements: Range<Int>, to dtype: DType, _ buffer: [UInt8]) throws(MergeError) {
+        let file = source.file.file
+        let weights = file.bytes(in: sourceRange(source.info, elements))
+        // Sound: every bit pattern of a byte may be read as a raw byte.
+        let result = unsafe buffer.span.bytes
+        for index in 0..<elements.count {
+            let before = Self.value(weights, source.info.dtype, index)
+            if before.isNaN {
+                throw MergeError(
+                    .baseNotFinite, path: source.file.path, tensor: source.info.name,
+                    "element \(elements.lowerBound + index) is no number and cannot be converted")
+            }
+            if before.isFinite, !Self.value(result, dtype, index).isFinite {
+                throw MergeError(
+                    .overflow, path: source.file.path, tensor: source.info.name,
+                    "element \(elements.lowerBound + index) is too large for \(dtype); choose a larger element type")
+            }
+        }
+    }
+
+    private static func value(_ bytes: RawSpan, _ dtype: DType, _ index: Int) -> Double {
+        // Sound: the element is there, and every bit pattern is a number.
+        switch dtype {
+        case .f64: Double(bitPattern: unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 8 * index, as: UInt64.self))
+        case .f32: Double(unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 4 * index, as: Float.self))
+        default: MergeReference.value(of: UInt64(unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 2 * index, as: UInt16.self)), in: dtype)
+        }
+    }
+}
