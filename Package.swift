@@ -53,7 +53,7 @@ let package = Package(
         module("HyperLoRA", ["Kernels", "Tensors"]),
         module("Transformer", ["Kernels", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("Tokenizer", ["JSON", "FileIO", orderedCollections]),
-        module("Adapters", ["Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module("Adapters", ["Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Packing", ["NativeCheckpoint", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("NativeCheckpoint", ["Kernels", "CKernels", "CZlib", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("GGUF", ["FileIO", "Tensors", orderedCollections]),

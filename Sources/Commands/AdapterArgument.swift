@@ -43,26 +43,16 @@ struct CollapsedRun {
 
     private var configuration: TrainingConfiguration { checkpoint.subject.configuration }
 
-    /// The factors of every module, on their way to a file.
-    func outputs() throws -> [AdapterOutput] {
-        try zip(parameters.modules, parameters.updates).map { module, update in
-            AdapterOutput(
-                path: try modulePath(module), rank: update.rank, alpha: configuration.alpha, loraA: update.a.array, loraB: update.b.array)
-        }
-    }
-
     /// The factors as an adapter in memory.
     var adapter: Adapter {
         get throws {
             Adapter(
                 path: checkpoint.file.path, dialect: .opck, weightsPath: nil, baseModel: checkpoint.subject.baseName, targets: configuration.targets,
+                taskType: "CAUSAL_LM",
                 modules: try zip(parameters.modules, parameters.updates).map { module, update in
-                    let rank = update.rank
-                    return AdapterModule(
-                        path: try modulePath(module), kind: .linear,
-                        loraA: FactorMatrix(name: module.name + ".lora_A", rows: rank, columns: module.input, values: update.a.array),
-                        loraB: FactorMatrix(name: module.name + ".lora_B", rows: module.out, columns: rank, values: update.b.array),
-                        alpha: configuration.alpha, scale: configuration.scale)
+                    AdapterModule(
+                        path: try modulePath(module), rank: update.rank, alpha: configuration.alpha, scale: configuration.scale,
+                        loraA: update.a.array, loraB: update.b.array)
                 })
         }
     }

@@ -20,34 +20,37 @@ struct CollapseCommand: ParsableCommand {
     @Argument(help: ArgumentHelp("The run.", valueName: "run.opck")) var runPath: String
     @Option(help: ArgumentHelp("Folder to write.", valueName: "dir")) var out: String
     @Option(help: ArgumentHelp("Element type of the factors: f32, bf16 or f16.", valueName: "type")) var dtype = "f32"
-    @Option(help: ArgumentHelp("peft.", valueName: "layout")) var layout = "peft"
+    @Option(help: ArgumentHelp("peft, kohya, diffusers, mlx, gguf or safetensors.", valueName: "layout"), transform: adapterLayout)
+    var layout = Adapter.Layout.peft
+    @Option(help: ArgumentHelp("The model that it is for, which gguf needs.", valueName: "dir")) var base: String?
     @Flag(help: "Verify the written adapter against the hypernetworks.") var verify = false
     @Flag(help: "Replace an existing output.") var force = false
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
         _ = try elementType(dtype, allowingKeep: false)
-        if layout != "peft" { throw ValidationError("--layout is \"\(layout)\" and must be peft") }
     }
 
     func run() throws {
         try refuseExisting(out, replacing: force, inputs: [runPath])
         let collapsed = try CollapsedRun(path: runPath)
-        let modules = try collapsed.outputs()
+        let adapter = try collapsed.adapter
         let configuration = collapsed.checkpoint.subject.configuration
-        try PEFT.write(
-            modules, to: out,
-            options: PEFT.WriteOptions(
-                baseModel: collapsed.checkpoint.subject.baseName, dtype: try elementType(dtype, allowingKeep: false) ?? .f32,
-                dropout: configuration.dropout, isRankStabilised: configuration.rankStabilized, isReplacing: force))
-        let factors = modules.reduce(0) { $0 + $1.loraA.count + $1.loraB.count }
+        let notes = try adapter.write(
+            layout, to: out,
+            base: try base.map { try BaseModel(path: $0) },
+            options: AdapterOptions(
+                baseModel: adapter.baseModel, dtype: try elementType(dtype, allowingKeep: false), dropout: configuration.dropout,
+                taskType: adapter.taskType, isReplacing: force))
+        let factors = adapter.modules.reduce(0) { $0 + $1.rank * ($1.inputs + $1.outputs) }
         output.say(
-            "\(out): \(modules.count) modules, rank \(configuration.rank), \(Format.count(factors)) parameters of \(Format.count(collapsed.parameters.parameterCount)) that were trained"
+            "\(out): \(adapter.modules.count) modules, rank \(configuration.rank), \(Format.count(factors)) parameters of \(Format.count(collapsed.parameters.parameterCount)) that were trained"
         )
+        for note in notes { output.say(note) }
         if output.json {
             Terminal.line(
                 ([
-                    "schema": "oplora.collapse/1", "modules": .integer(modules.count), "rank": .integer(configuration.rank),
+                    "schema": "oplora.collapse/1", "modules": .integer(adapter.modules.count), "rank": .integer(configuration.rank),
                     "parameters": .integer(factors),
                 ]
                     as JSONValue).serialized())

@@ -33,7 +33,8 @@ struct RootCommand: ParsableCommand {
             """,
         version: "oplora 0.1.0",
         subcommands: [
-            InspectCommand.self, TrainCommand.self, CollapseCommand.self, MergeCommand.self, VerifyCommand.self, CheckCommand.self,
+            InspectCommand.self, TrainCommand.self, CollapseCommand.self, MergeCommand.self, ConvertCommand.self, VerifyCommand.self,
+            CheckCommand.self,
             PackCommand.self, UnpackCommand.self, SalvageCommand.self, TokenizeCommand.self, LogitsCommand.self,
         ])
 }

@@ -173,7 +173,7 @@ struct MergeTests {
         // Negative zeros would become positive ones in any sum.
         let weights = TestTensor(name + ".weight", .bf16, [24, 24], values: [Float](repeating: -0.0, count: 576))
         try writeSafetensors([weights], to: folder.path("base.safetensors"))
-        let output = AdapterOutput(
+        let output = AdapterModule(
             path: ModulePath(name)!, rank: 2, alpha: 4, loraA: [Float](repeating: 1, count: 48), loraB: [Float](repeating: 0, count: 48))
         try PEFT.write([output], to: folder.path("adapter"), options: .init(isDurable: false))
         let report = try merge(folder.path("base.safetensors"), [.init(try Adapter.read(path: folder.path("adapter")))], to: folder.path("out"))
@@ -188,7 +188,7 @@ struct MergeTests {
             [TestTensor(name + ".weight", .bf16, [24, 24], values: [Float](repeating: 1, count: 576))], to: folder.path("base.safetensors"))
         for (update, survival) in [(Float(0x1p-10), 0.0), (0x1p-7, 1), (0x1.8p-8, 4.0 / 3)] {
             let path = folder.path("adapter\(update)")
-            let output = AdapterOutput(
+            let output = AdapterModule(
                 path: ModulePath(name)!, rank: 1, alpha: 1, loraA: [Float](repeating: 1, count: 24), loraB: [Float](repeating: update, count: 24))
             try PEFT.write([output], to: path, options: .init(isDurable: false))
             let report = try merge(folder.path("base.safetensors"), [.init(try Adapter.read(path: path))], to: path + "-out")
@@ -201,12 +201,12 @@ struct MergeTests {
         let base = folder.path("base")
         try TestModel.write(to: base, seed: 1)
         try TestModel.write(to: folder.path("tied"), seed: 1, isTied: true)
-        func adapter(_ name: String, _ outputs: [AdapterOutput]) throws -> WeightedAdapter {
+        func adapter(_ name: String, _ outputs: [AdapterModule]) throws -> WeightedAdapter {
             try PEFT.write(outputs, to: folder.path(name), options: .init(isDurable: false))
             return .init(try Adapter.read(path: folder.path(name)))
         }
-        func output(_ module: String, inputs: Int = 24, outputs: Int = 24) -> AdapterOutput {
-            AdapterOutput(
+        func output(_ module: String, inputs: Int = 24, outputs: Int = 24) -> AdapterModule {
+            AdapterModule(
                 path: ModulePath(module)!, rank: 1, alpha: 1, loraA: [Float](repeating: 1, count: inputs),
                 loraB: [Float](repeating: 1, count: outputs))
         }

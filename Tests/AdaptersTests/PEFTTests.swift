@@ -62,7 +62,7 @@ struct PEFTTests {
     @Test func writesWhatPEFTWrites() throws {
         let folder = try TemporaryFolder()
         let modules = ["model.layers.0.self_attn.v_proj", "model.layers.0.self_attn.q_proj"].map {
-            AdapterOutput(
+            AdapterModule(
                 path: ModulePath($0)!, rank: 4, alpha: 8, loraA: [Float](repeating: 1, count: 12), loraB: [Float](repeating: 2, count: 8))
         }
         try PEFT.write(modules, to: folder.path("adapter"), options: .init(isDurable: false))
@@ -93,7 +93,7 @@ struct PEFTTests {
             for output in outputs {
                 let module = try #require(adapter.modules.first { $0.path == output.path })
                 #expect(module.rank == output.rank && module.alpha == output.alpha && module.scale == output.alpha / Double(output.rank))
-                let expected = (output.loraA + output.loraB).map { Double($0) }.map { decode(encode($0, dtype), dtype) }
+                let expected = (output.loraA.doubles() + output.loraB.doubles()).map { decode(encode($0, dtype), dtype) }
                 #expect(module.loraA.doubles() + module.loraB.doubles() == expected)
             }
         }
@@ -244,7 +244,7 @@ struct PEFTTests {
 
     @Test func writingRefusesWhatIsNotFinite() throws {
         let folder = try TemporaryFolder()
-        let output = AdapterOutput(path: ModulePath("a.b")!, rank: 1, alpha: 1, loraA: [1, 70_000], loraB: [1])
+        let output = AdapterModule(path: ModulePath("a.b")!, rank: 1, alpha: 1, loraA: [1, 70_000], loraB: [1])
         #expect(throws: AdapterError.self) { try PEFT.write([output], to: folder.path("a"), options: .init(dtype: .f16)) }
         #expect(try FileSystem.names(in: folder.path).isEmpty)
     }

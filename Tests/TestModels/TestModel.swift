@@ -138,12 +138,12 @@ public enum TestModel {
         return shards
     }
 
-    public static func outputs(_ modules: [String] = modules, rank: Int = 5, alpha: Double = 8, spread: Float = 0.2, seed: UInt64) -> [AdapterOutput]
+    public static func outputs(_ modules: [String] = modules, rank: Int = 5, alpha: Double = 8, spread: Float = 0.2, seed: UInt64) -> [AdapterModule]
     {
         var generator = SeededGenerator(seed: seed)
         return modules.map { module in
             let shape = shape(module)
-            return AdapterOutput(
+            return AdapterModule(
                 path: ModulePath(module)!, rank: rank, alpha: alpha, loraA: generator.values(rank * shape[1], spread: spread),
                 loraB: generator.values(shape[0] * rank, spread: spread))
         }

@@ -33,7 +33,7 @@ struct CollapseVerifierTests {
         -> Adapter
     {
         let split = Self.rank * Self.inputs
-        let output = AdapterOutput(path: path, rank: Self.rank, alpha: alpha, loraA: Array(values[..<split]), loraB: Array(values[split...]))
+        let output = AdapterModule(path: path, rank: Self.rank, alpha: alpha, loraA: Array(values[..<split]), loraB: Array(values[split...]))
         let name = folder.path("adapter-\(UInt64.random(in: 0 ... .max))")
         try PEFT.write([output], to: name, options: .init(dtype: dtype, isDurable: false))
         return try Adapter.read(path: name)

@@ -168,7 +168,7 @@ struct MergeVerifierTests {
         item.tensors = right
         let path = item.folder.path("other")
         let outputs = ["model.layers.7.mlp.up_proj", "lm_head"].map {
-            AdapterOutput(path: ModulePath($0)!, rank: 1, alpha: 1, loraA: [1, 2], loraB: [1, 2])
+            AdapterModule(path: ModulePath($0)!, rank: 1, alpha: 1, loraA: [1, 2], loraB: [1, 2])
         }
         try PEFT.write(outputs, to: path, options: .init(isDurable: false))
         let other = try MergeVerifier.verify(
@@ -219,7 +219,7 @@ struct MergeVerifierTests {
         let folder = try TemporaryFolder()
         let weights = TestTensor(Self.query + ".weight", .bf16, [24, 24], values: [Float](repeating: -0.0, count: 576))
         try writeSafetensors([weights], to: folder.path("base.safetensors"))
-        let output = AdapterOutput(
+        let output = AdapterModule(
             path: ModulePath(Self.query)!, rank: 2, alpha: 4, loraA: [Float](repeating: 1, count: 48), loraB: [Float](repeating: 0, count: 48))
         try PEFT.write([output], to: folder.path("adapter"), options: .init(isDurable: false))
         let adapter = try Adapter.read(path: folder.path("adapter"))

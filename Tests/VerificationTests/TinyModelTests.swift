@@ -17,10 +17,10 @@ struct TinyModelTests {
         let folder = try TemporaryFolder()
         let base = try WeightFiles(path: Self.path)
         var generator = SeededGenerator(seed: 11)
-        let outputs = base.tensors.compactMap { name, location -> AdapterOutput? in
+        let outputs = base.tensors.compactMap { name, location -> AdapterModule? in
             guard name.hasSuffix("_proj.weight"), let path = ModulePath(name.dropLast(".weight".count)) else { return nil }
             let shape = location.info.shape
-            return AdapterOutput(
+            return AdapterModule(
                 path: path, rank: 4, alpha: 8, loraA: generator.values(4 * shape[1], spread: 0.1), loraB: generator.values(shape[0] * 4, spread: 0.05)
             )
         }

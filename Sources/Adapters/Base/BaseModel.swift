@@ -3,6 +3,7 @@ public import JSON
 internal import Kernels
 internal import OrderedCollections
 public import Safetensors
+internal import Synchronization
 internal import Tensors
 
 /// The model that adapters are merged into: its tensors, its configuration, and where in it the modules of an adapter lie.
@@ -18,6 +19,20 @@ public struct BaseModel: Sendable {
     public let tie: Tie?
     /// The first components of the names of tensors.
     private let outerNames: Set<Substring>
+    private let modules: LazyModuleIndex
+
+    /// The index of modules, made when a name is first looked up that is not one of the files'.
+    private final class LazyModuleIndex: Sendable {
+        private let made = Mutex<ModuleIndex?>(nil)
+
+        func value(_ files: WeightFiles) -> ModuleIndex {
+            made.withLock { made in
+                let index = made ?? ModuleIndex(files)
+                made = index
+                return index
+            }
+        }
+    }
 
     /// One matrix for the embedding and the head.
     public struct Tie: Sendable, Equatable {
@@ -40,6 +55,7 @@ public struct BaseModel: Sendable {
         files = try WeightFiles(path: path)
         configuration = try Self.configuration(of: path)
         tie = Self.tie(of: files, configuration: configuration)
+        modules = LazyModuleIndex()
         outerNames = Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first })
     }
 
@@ -47,8 +63,12 @@ public struct BaseModel: Sendable {
     public var path: String { files.path }
 
     private static func configuration(of base: String) throws -> JSONValue? {
-        let path = FileSystem.join(base, configurationName)
-        guard FileSystem.isFolder(base), FileSystem.exists(path) else { return nil }
+        FileSystem.isFolder(base) ? try configuration(at: FileSystem.join(base, configurationName)) : nil
+    }
+
+    /// A `config.json`, if it is there.
+    static func configuration(at path: String) throws -> JSONValue? {
+        guard FileSystem.exists(path) else { return nil }
         do {
             return try JSONValue(parsing: try FileSystem.contents(of: path, limit: maximumConfigurationBytes))
         } catch let error as JSONError {
@@ -132,9 +152,15 @@ public struct BaseModel: Sendable {
         }
         if module.kind == .experts { return try expertUpdates(of: module, scale: scale, adapter: adapter) }
         let placement = Placement(model: self, module: module, scale: scale, adapter: adapter, replaced: replaced)
-        var updates = [try placement.weightUpdate()]
+        var updates = try placement.weightUpdates()
         if let bias = module.bias { updates.append(try placement.biasUpdate(bias)) }
         return updates
+    }
+
+    /// The matrices that a module of an adapter updates: one, or those that make it, one below the other.
+    func places(of module: AdapterModule) -> [ModuleIndex.Place] {
+        if let name = resolve(module.parameterName) { return [.init(tensor: name, component: nil, relation: .whole, module: module.path.text)] }
+        return module.parameter == "weight" ? modules.value(files).places(of: module.path.text, component: module.component) : []
     }
 
     /// One module on its way to the tensors of the model.
@@ -145,26 +171,76 @@ public struct BaseModel: Sendable {
         let adapter: String
         let replaced: [String: WeightFiles.Location]
 
-        func weightUpdate() throws(MergeError) -> TensorUpdate {
-            let (name, info) = try model.tensor(module.parameterName, adapter: adapter, replaced: replaced)
-            let (a, b) = (module.loraA, module.loraB)
-            let isTransposed = model.storesTransposed(module, shape: info.shape)
+        func weightUpdates() throws(MergeError) -> [TensorUpdate] {
+            let places = model.places(of: module)
+            let b = try model.straightened(module, adapter: adapter)
+            guard places.count > 1 else {
+                let (name, info) = try model.tensor(places.first?.tensor ?? module.parameterName, adapter: adapter, replaced: replaced)
+                guard case .contains(let number)? = places.first?.relation else { return [try update(of: name, shape: info.shape, b: b)] }
+                return [try update(ofPart: number, of: name, shape: info.shape, b: b)]
+            }
+            // The module is several matrices of the model, one below the other.
+            var updates: [TensorUpdate] = []
+            var row = 0
+            for place in places {
+                let (name, info) = try model.tensor(place.tensor, adapter: adapter, replaced: replaced)
+                guard module.magnitude == nil, module.kind == .linear, info.shape.count == 2, info.shape[1] == module.inputs,
+                    info.shape[0] <= b.rows - row
+                else { throw misfit(name, info.shape) }
+                updates.append(
+                    TensorUpdate(
+                        tensor: name, module: module.label, rows: 0..<info.shape[0], left: b.rows(from: row, count: info.shape[0]),
+                        right: module.loraA, scale: scale, magnitude: nil, bIsRight: false, adapterPath: adapter))
+                row += info.shape[0]
+            }
+            guard row == b.rows else { throw misfit(places[0].tensor, [row, module.inputs]) }
+            return updates
+        }
+
+        private func misfit(_ name: String, _ shape: [Int]) -> MergeError {
+            MergeError(
+                .shapeMismatch, path: adapter, tensor: name,
+                "B \(describe(shape: module.loraB.shape)) times A \(describe(shape: module.loraA.shape)) is an update of "
+                    + "\(describe(shape: [module.outputs, module.inputs])) and the weight is \(describe(shape: shape)); the adapter belongs to another model"
+            )
+        }
+
+        /// The update of rows of a matrix in which the module lies with others, each but the last with as many outputs as inputs.
+        private func update(ofPart number: Int, of name: String, shape: [Int], b: FactorMatrix) throws(MergeError) -> TensorUpdate {
+            let first = number * module.inputs
+            guard module.magnitude == nil, module.kind == .linear, shape.count == 2, shape[1] == module.inputs, first + b.rows <= shape[0] else {
+                throw misfit(name, shape)
+            }
+            return TensorUpdate(
+                tensor: name, module: module.label, rows: first..<first + b.rows, left: b, right: module.loraA, scale: scale, magnitude: nil,
+                bIsRight: false, adapterPath: adapter)
+        }
+
+        private func update(of name: String, shape: [Int], b: FactorMatrix) throws(MergeError) -> TensorUpdate {
+            let a = module.loraA
+            let isTransposed = model.storesTransposed(module, shape: shape)
             let left = isTransposed ? a.transposed : b
             let right = isTransposed ? b.transposed : a
             // A convolution over single points is a linear layer, and either may be stored as the other.
             let isFitting =
-                info.shape.count >= 2 && info.shape[0] == left.rows && info.shape.dropFirst().reduce(1, &*) == right.columns
-                && (module.kind == .convolution || info.shape.dropFirst(2).allSatisfy { $0 == 1 })
+                shape.count >= 2 && shape[0] == left.rows && shape.dropFirst().reduce(1, &*) == right.columns
+                && (module.kind == .convolution || shape.dropFirst(2).allSatisfy { $0 == 1 })
             guard isFitting else {
                 throw MergeError(
                     .shapeMismatch, path: adapter, tensor: name,
                     "B \(describe(shape: b.shape)) times A \(describe(shape: a.shape)) is an update of "
-                        + "\(describe(shape: [left.rows, right.columns])) and the weight is \(describe(shape: info.shape)); the adapter belongs to another model"
+                        + "\(describe(shape: [left.rows, right.columns])) and the weight is \(describe(shape: shape)); the adapter belongs to another model"
                 )
             }
+            let magnitude: TensorUpdate.Magnitude? =
+                switch module.magnitude {
+                case .ofOutputs(let values)?: isTransposed ? .ofColumns(values) : .ofRows(values)
+                case .ofInputs(let values)?: isTransposed ? .ofRows(values) : .ofColumns(values)
+                case nil: nil
+                }
             return TensorUpdate(
-                tensor: name, module: module.label, rows: 0..<left.rows, left: left, right: right, scale: scale,
-                magnitude: module.magnitude.map { isTransposed ? .ofColumns($0) : .ofRows($0) }, bIsRight: isTransposed, adapterPath: adapter)
+                tensor: name, module: module.label, rows: 0..<left.rows, left: left, right: right, scale: scale, magnitude: magnitude,
+                bIsRight: isTransposed, adapterPath: adapter)
         }
 
         func biasUpdate(_ bias: FactorMatrix) throws(MergeError) -> TensorUpdate {

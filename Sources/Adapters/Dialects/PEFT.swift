@@ -38,11 +38,11 @@ public enum PEFT {
                     : "the folder has no \(weightsName)")
         }
         let configuration = try PEFTConfiguration(path: configurationPath)
-        var reading = PEFTReading(file: try SafetensorsFile(path: weightsPath), configuration: configuration)
+        var reading = try PEFTReading(file: try SafetensorsFile(path: weightsPath), configuration: configuration)
         try reading.read()
         return Adapter(
             path: path, dialect: .peft, weightsPath: weightsPath, baseModel: configuration.baseModel, targets: configuration.targets,
-            modules: reading.modules, replacements: reading.replacements, remarks: reading.remarks)
+            taskType: configuration.taskType, modules: reading.modules, replacements: reading.replacements, remarks: reading.remarks)
     }
 
     /// The folder itself, or the one in it that holds an adapter: PEFT puts adapters of another name than `default` there. A

@@ -16,8 +16,6 @@ public struct MergePlan: Sendable {
     public let dtype: DType?
     /// The tensors of all shards, in the order in which they will be written.
     let jobs: [TensorJob]
-    /// `config.json` where it is not that of the base.
-    let configuration: JSONValue?
     /// Whether the elements of the factors have been looked at.
     private let isChecked: Bool
 
@@ -47,13 +45,20 @@ public struct MergePlan: Sendable {
         self.model = model
         self.dtype = dtype
         isChecked = readsFactors
-        let changed =
-            dtype.map { type in model.configuration.map { ModelFolder.configuration($0, dtype: Self.configurationName(of: type)) } }
-            ?? model.configuration
-        configuration = changed == model.base.configuration ? nil : changed
         jobs = try model.tensors.map { tensor in
             try TensorJob(tensor, dtype: MergeKernel.supports(tensor.dtype) ? dtype ?? tensor.dtype : tensor.dtype, readsFactors: readsFactors)
         }
+    }
+
+    /// What a file of the model's folder becomes where it is a configuration that the merge changes; `nil` where it is copied.
+    func configuration(_ name: String) throws -> JSONValue? {
+        let isOwn = name == BaseModel.configurationName
+        let isOfPart = base.parts.contains { !$0.name.isEmpty && $0.path(of: BaseModel.configurationName) == name }
+        guard isOwn || isOfPart else { return nil }
+        guard let original = isOwn ? model.base.configuration : try BaseModel.configuration(at: FileSystem.join(base.path, name)) else { return nil }
+        let adapted = isOwn ? model.configuration ?? original : original
+        let changed = dtype.map { ModelFolder.configuration(adapted, dtype: Self.configurationName(of: $0)) } ?? adapted
+        return changed == original ? nil : changed
     }
 
     /// How `config.json` names an element type.

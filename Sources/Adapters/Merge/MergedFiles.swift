@@ -18,24 +18,9 @@ extension MergePlan {
         }
         try write(receipt(hashes: hashes), ModelFolder.receiptName)
         guard FileSystem.isFolder(base.path) else { return ([], []) }
-        if let index = base.index {
-            let source = FileSystem.join(base.path, WeightFiles.indexName)
-            let added = jobs.filter { base.tensors[$0.tensor.name] == nil }
-            if index["metadata"]?["total_size"]?.integerValue == byteCount, added.isEmpty {
-                try ModelFolder.copy(source, to: folder.path(of: WeightFiles.indexName), isDurable: options.isDurable)
-            } else {
-                var members = index.objectValue ?? [:]
-                var metadata = members["metadata"]?.objectValue ?? [:]
-                metadata["total_size"] = .integer(byteCount)
-                members["metadata"] = .object(metadata)
-                var map = members["weight_map"]?.objectValue ?? [:]
-                for job in added { map[job.tensor.name] = .string(FileSystem.lastComponent(base.shards[job.tensor.shard].path)) }
-                members["weight_map"] = .object(map)
-                try write(.object(members), WeightFiles.indexName)
-            }
-        }
-        let others = try ModelFolder(path: base.path)
-        var made: Set<String> = []
+        for part in base.parts { try writeIndex(of: part, in: folder, isDurable: options.isDurable, write) }
+        let others = try ModelFolder(base)
+        var made = Set(base.parts.map(\.name))
         for name in others.copied {
             var parents: [String] = []
             for component in name.split(separator: "/").dropLast() {
@@ -43,14 +28,37 @@ extension MergePlan {
                 let parent = parents.joined(separator: "/")
                 if made.insert(parent).inserted { try FileSystem.createFolder(folder.path(of: parent)) }
             }
-            if name == BaseModel.configurationName, let configuration {
+            if let configuration = try configuration(name) {
                 try write(configuration, name)
             } else {
                 try ModelFolder.copy(FileSystem.join(base.path, name), to: folder.path(of: name), isDurable: options.isDurable)
             }
         }
-        let shards = Set(base.shards.map { FileSystem.lastComponent($0.path) } + [WeightFiles.indexName])
-        return (others.copied, others.leftOut.filter { !shards.contains($0) })
+        return (others.copied, others.leftOut)
+    }
+
+    /// The index of a part of the model, where it has one: the base's, unless tensors were added or their sizes have changed.
+    private func writeIndex(
+        of part: WeightFiles.Part, in folder: AtomicFolder, isDurable: Bool, _ write: (JSONValue, String) throws -> Void
+    ) throws {
+        guard let (name, index) = part.index else { return }
+        let path = part.path(of: name)
+        let all = jobs.filter { part.shards.contains($0.tensor.shard) }
+        let added = all.filter { base.tensors[$0.tensor.name] == nil }
+        let byteCount = all.reduce(0) { $0 + $1.outputByteCount }
+        if index["metadata"]?["total_size"]?.integerValue == byteCount, added.isEmpty {
+            return try ModelFolder.copy(FileSystem.join(base.path, path), to: folder.path(of: path), isDurable: isDurable)
+        }
+        var members = index.objectValue ?? [:]
+        var metadata = members["metadata"]?.objectValue ?? [:]
+        metadata["total_size"] = .integer(byteCount)
+        members["metadata"] = .object(metadata)
+        var map = members["weight_map"]?.objectValue ?? [:]
+        for job in added {
+            map[String(job.tensor.name.dropFirst(part.prefix.count))] = .string(FileSystem.lastComponent(base.shards[job.tensor.shard].path))
+        }
+        members["weight_map"] = .object(map)
+        try write(.object(members), path)
     }
 
     /// What was merged into what, without times and places, so that the same merge gives the same bytes.

@@ -6,15 +6,39 @@ internal import Tensors
 /// The tensors of a PEFT adapter on their way into the neutral form: every one is claimed, or the error names it.
 struct PEFTReading {
     private let file: SafetensorsFile
+    /// The tensors, and their names from the module's path on.
+    private let tensors: [(info: TensorInfo, name: String)]
+    private let component: String?
     private let configuration: PEFTConfiguration
+    /// The alphas of modules, where they stand beside the factors and not in a configuration: those not named have the rank.
+    private let alphas: [String: Double]?
     private(set) var modules: [AdapterModule] = []
     private(set) var replacements: [Replacement] = []
     private(set) var remarks: [String] = []
     private var parts: OrderedDictionary<Owner, Parts> = [:]
 
-    init(file: SafetensorsFile, configuration: PEFTConfiguration) {
+    /// - Throws: `AdapterError.unexpectedTensor` for a tensor that no adapter of PEFT has.
+    init(file: SafetensorsFile, configuration: PEFTConfiguration) throws(AdapterError) {
+        var tensors: [(TensorInfo, String)] = []
+        for tensor in file.tensors.values {
+            guard tensor.name.hasPrefix(PEFT.keyPrefix) else {
+                throw AdapterError(
+                    .unexpectedTensor, path: file.path, subject: tensor.name, "a tensor of a PEFT adapter begins with \(PEFT.keyPrefix)")
+            }
+            tensors.append((tensor, String(tensor.name.dropFirst(PEFT.keyPrefix.count))))
+        }
+        self.init(file: file, tensors: tensors, component: nil, configuration: configuration, alphas: nil)
+    }
+
+    init(
+        file: SafetensorsFile, tensors: [(info: TensorInfo, name: String)], component: String?, configuration: PEFTConfiguration,
+        alphas: [String: Double]?
+    ) {
         self.file = file
+        self.tensors = tensors
+        self.component = component
         self.configuration = configuration
+        self.alphas = alphas
     }
 
     /// A module, and how many other wrappers of the same module lie around the one meant: PEFT nests the wrappers of a second
@@ -32,8 +56,8 @@ struct PEFTReading {
         var embeddingB: FactorMatrix?
         var magnitude: FactorMatrix?
         var bias: FactorMatrix?
-        /// Whether the factors are those of a convolution.
-        var isConvolution = false
+        /// The kernel's dimensions of a convolution.
+        var kernel: [Int] = []
     }
 
     private static let factors: [(suffix: String, part: any WritableKeyPath<Parts, FactorMatrix?> & Sendable)] = [
@@ -43,7 +67,7 @@ struct PEFTReading {
 
     /// - Throws: `AdapterError`.
     mutating func read() throws(AdapterError) {
-        for tensor in file.tensors.values { try claim(tensor) }
+        for (tensor, name) in tensors { try claim(tensor, name: name) }
         for (owner, parts) in parts { try addModule(owner, parts) }
         remarks += configuration.unmatched(by: modules.map(\.label))
         guard !modules.isEmpty || !replacements.isEmpty else { throw AdapterError(.empty, path: file.path, "the file holds no tensor of an adapter") }
@@ -55,11 +79,7 @@ struct PEFTReading {
 
     // MARK: Tensors
 
-    private mutating func claim(_ tensor: TensorInfo) throws(AdapterError) {
-        guard tensor.name.hasPrefix(PEFT.keyPrefix) else {
-            throw fault(.unexpectedTensor, tensor.name, "a tensor of a PEFT adapter begins with \(PEFT.keyPrefix)")
-        }
-        let name = String(tensor.name.dropFirst(PEFT.keyPrefix.count))
+    private mutating func claim(_ tensor: TensorInfo, name: String) throws(AdapterError) {
         if let (suffix, part) = Self.factors.first(where: { name.hasSuffix($0.suffix) }) {
             return try claimFactor(tensor, part, owner: try owner(name.dropLast(suffix.count), tensor: tensor.name))
         }
@@ -68,13 +88,16 @@ struct PEFTReading {
             guard let tokens = configuration.trainedTokens(of: path) else {
                 throw fault(.unexpectedTensor, tensor.name, "the configuration does not say which tokens these rows are (trainable_token_indices)")
             }
-            return replacements.append(Replacement(tensor: path.weightName, values: .init(info: tensor, file: file), rows: tokens))
+            return replacements.append(Replacement(tensor: placed(path.weightName), values: .init(info: tensor, file: file), rows: tokens))
         }
         guard !name.contains(".lora_"), !name.contains(".trainable_tokens_") else {
             throw fault(.unexpectedTensor, tensor.name, "the key is none of those of a LoRA adapter")
         }
         try claimWhole(tensor, name: name)
     }
+
+    /// A tensor's name in the model of which the component is a part.
+    private func placed(_ name: String) -> String { component.map { "\($0).\(name)" } ?? name }
 
     private func owner(_ stem: Substring, tensor: String) throws(AdapterError) -> Owner {
         var stem = stem
@@ -106,7 +129,7 @@ struct PEFTReading {
             throw fault(.unexpectedTensor, tensor.name, "another tensor of the file is the same part of the module \(owner.path)")
         }
         parts[owner, default: Parts()][keyPath: part] = matrix
-        if part == \.a, tensor.shape.count > 2 { parts[owner, default: Parts()].isConvolution = true }
+        if part == \.a { parts[owner, default: Parts()].kernel = Array(tensor.shape.dropFirst(2)) }
     }
 
     /// A tensor that takes the place of the base's.
@@ -127,7 +150,7 @@ struct PEFTReading {
             )
         }
         if isWrapped, isEmbedding { remarks.append("\(path): the adapter holds the base's own values too, and they are used") }
-        replacements.append(Replacement(tensor: path.text, values: .init(info: tensor, file: file)))
+        replacements.append(Replacement(tensor: placed(path.text), values: .init(info: tensor, file: file)))
     }
 
     // MARK: Modules
@@ -159,9 +182,26 @@ struct PEFTReading {
     }
 
     private mutating func addPlainModule(_ path: ModulePath, _ parts: Parts, a: FactorMatrix, b: FactorMatrix) throws(AdapterError) {
+        if alphas == nil { try checkConfiguration(of: path, parts, rank: a.rows) }
+        for vector in [parts.magnitude, parts.bias].compactMap({ $0 }) where vector.columns != b.rows {
+            throw fault(.invalidShape, vector.name, "it has \(vector.columns) elements and the module \(path) has \(b.rows) outputs")
+        }
+        let kind: AdapterModule.Kind =
+            parts.embeddingA != nil
+            ? .embedding : !parts.kernel.isEmpty ? .convolution : configuration.isFanInFanOut ? .transposedLinear : .linear
+        let alpha = alphas.map { $0[path.text] ?? Double(a.rows) } ?? configuration.alpha(of: path)
+        modules.append(
+            AdapterModule(
+                component: component, path: path, kind: kind, factors: [.init(a: a, b: b)], alpha: alpha,
+                scale: alphas == nil ? try scale(of: path, rank: a.rows) : alpha / Double(a.rows),
+                magnitude: parts.magnitude.map { .ofOutputs($0) }, bias: parts.bias, kernel: parts.kernel))
+    }
+
+    /// Compares what the file holds for a module with what the configuration says of it.
+    private mutating func checkConfiguration(of path: ModulePath, _ parts: Parts, rank: Int) throws(AdapterError) {
         let configured = configuration.rank(of: path)
-        if configured != a.rows {
-            remarks.append("\(path): the configuration gives rank \(configured) and the factors have \(a.rows), which counts")
+        if configured != rank {
+            remarks.append("\(path): the configuration gives rank \(configured) and the factors have \(rank), which counts")
         }
         guard (parts.magnitude != nil) == configuration.usesMagnitudes else {
             throw fault(
@@ -177,16 +217,6 @@ struct PEFTReading {
                     ? "the configuration asks for a bias on B (lora_bias) and the module has none"
                     : "B has a bias and the configuration does not ask for one (lora_bias)")
         }
-        for vector in [parts.magnitude, parts.bias].compactMap({ $0 }) where vector.columns != b.rows {
-            throw fault(.invalidShape, vector.name, "it has \(vector.columns) elements and the module \(path) has \(b.rows) outputs")
-        }
-        let kind: AdapterModule.Kind =
-            parts.embeddingA != nil
-            ? .embedding : parts.isConvolution ? .convolution : configuration.isFanInFanOut ? .transposedLinear : .linear
-        modules.append(
-            AdapterModule(
-                path: path, kind: kind, factors: [.init(a: a, b: b)], alpha: configuration.alpha(of: path), scale: try scale(of: path, rank: a.rows),
-                magnitude: parts.magnitude, bias: parts.bias))
     }
 
     /// A parameter that is no module's weight: the matrices of all experts, one after the other.
@@ -214,7 +244,7 @@ struct PEFTReading {
         }
         modules.append(
             AdapterModule(
-                path: owner.path, parameter: name, kind: .experts, factors: factors, alpha: configuration.alpha(of: place),
+                component: component, path: owner.path, parameter: name, kind: .experts, factors: factors, alpha: configuration.alpha(of: place),
                 scale: try scale(of: place, rank: rank)))
     }
 

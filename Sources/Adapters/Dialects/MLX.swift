@@ -38,7 +38,7 @@ public enum MLX {
         let file = try SafetensorsFile(path: FileSystem.join(folder, weightsName))
         return Adapter(
             path: path, dialect: .mlx, weightsPath: file.path, baseModel: configuration.baseModel, targets: configuration.targets,
-            modules: try modules(of: file, configuration: configuration))
+            taskType: "CAUSAL_LM", modules: try modules(of: file, configuration: configuration))
     }
 
     /// What the configuration says of the arithmetic.
@@ -139,7 +139,8 @@ public enum MLX {
         }
         return AdapterModule(
             path: path, kind: isEmbedding ? .embedding : .linear, factors: [.init(a: a.transposed, b: b.transposed)],
-            alpha: configuration.scale * Double(a.columns), scale: configuration.scale, magnitude: magnitude.map { FactorMatrix($0, in: file) })
+            alpha: configuration.scale * Double(a.columns), scale: configuration.scale,
+            magnitude: magnitude.map { .ofOutputs(FactorMatrix($0, in: file)) })
     }
 
     /// A layer of experts, which mlx-lm calls `switch_mlp` and has one matrix of each kind in.

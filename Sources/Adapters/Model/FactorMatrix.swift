@@ -1,4 +1,4 @@
-internal import FileIO
+public import FileIO
 internal import Kernels
 public import Safetensors
 public import Tensors
@@ -19,9 +19,9 @@ public struct FactorMatrix: Sendable {
     private let columnStride: Int
 
     private enum Storage: Sendable {
-        case file(SafetensorsFile, TensorInfo)
-        case singles([Float])
-        case doubles([Double])
+        /// The tensor's bytes in its file.
+        case file(MappedFile, Range<Int>)
+        case memory([UInt8])
     }
 
     private init(
@@ -41,27 +41,45 @@ public struct FactorMatrix: Sendable {
     /// A tensor that stays in its file until it is read: its first dimension is the rows, the product of all others the
     /// columns. A vector is one row.
     public init(_ tensor: TensorInfo, in file: SafetensorsFile) {
-        let rows = tensor.shape.count > 1 ? tensor.shape[0] : 1
-        let columns = tensor.shape.dropFirst(tensor.shape.count > 1 ? 1 : 0).reduce(1, &*)
+        self.init(name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, storage: .file(file.file, tensor.byteRange))
+    }
+
+    /// Likewise, of a file of any format.
+    ///
+    /// - Parameter range: where its bytes lie, row-major and little-endian.
+    /// - Precondition: the file has them, and they are as many as the shape asks for.
+    public init(name: String, dtype: DType, shape: [Int], file: MappedFile, range: Range<Int>) {
+        precondition(range.upperBound <= file.count && CheckedSize.byteCount(of: shape, dtype: dtype) == range.count)
+        self.init(name: name, dtype: dtype, shape: shape, storage: .file(file, range))
+    }
+
+    private init(name: String, dtype: DType, shape: [Int], storage: Storage) {
+        let rows = shape.count > 1 ? shape[0] : 1
+        let columns = shape.dropFirst(shape.count > 1 ? 1 : 0).reduce(1, &*)
         self.init(
-            name: tensor.name, dtype: tensor.dtype, rows: rows, columns: columns, storage: .file(file, tensor), tensorShape: tensor.shape, start: 0,
-            rowStride: columns, columnStride: 1)
+            name: name, dtype: dtype, rows: rows, columns: columns, storage: storage, tensorShape: shape, start: 0, rowStride: columns,
+            columnStride: 1)
+    }
+
+    /// A matrix [rows, columns] in memory, row-major, little-endian.
+    init(name: String, dtype: DType, rows: Int, columns: Int, bytes: [UInt8]) {
+        precondition(CheckedSize.byteCount(of: [rows, columns], dtype: dtype) == bytes.count)
+        self.init(name: name, dtype: dtype, shape: [rows, columns], storage: .memory(bytes))
     }
 
     /// A matrix [rows, columns] in memory, row-major, in F32.
     public init(name: String, rows: Int, columns: Int, values: [Float]) {
-        precondition(values.count == rows * columns)
-        self.init(
-            name: name, dtype: .f32, rows: rows, columns: columns, storage: .singles(values), tensorShape: [rows, columns], start: 0,
-            rowStride: columns, columnStride: 1)
+        self.init(name: name, dtype: .f32, rows: rows, columns: columns, bytes: Self.bytes(of: values.map(\.bitPattern)))
     }
 
     /// A matrix [rows, columns] in memory, row-major, in F64.
     public init(name: String, rows: Int, columns: Int, values: [Double]) {
-        precondition(values.count == rows * columns)
-        self.init(
-            name: name, dtype: .f64, rows: rows, columns: columns, storage: .doubles(values), tensorShape: [rows, columns], start: 0,
-            rowStride: columns, columnStride: 1)
+        self.init(name: name, dtype: .f64, rows: rows, columns: columns, bytes: Self.bytes(of: values.map(\.bitPattern)))
+    }
+
+    private static func bytes(of patterns: [some FixedWidthInteger]) -> [UInt8] {
+        // Sound: every bit pattern of a number may be read as raw bytes.
+        unsafe patterns.withUnsafeBytes { unsafe [UInt8]($0) }
     }
 
     /// The matrix [1, 1] that holds the number one: what makes a vector a product of two factors.
@@ -111,28 +129,61 @@ public struct FactorMatrix: Sendable {
 
     /// Calls `body` with the elements as they are stored, row-major; those of a view are gathered first.
     public func withBytes<Result>(_ body: (RawSpan) throws -> Result) rethrows -> Result {
-        let size = dtype.bitWidth / 8
         func visible(_ bytes: RawSpan) throws -> Result {
+            let size = dtype.bitWidth / 8
             if isContiguous { return try body(bytes.extracting(start * size..<(start + rows * columns) * size)) }
-            var gathered: [UInt8] = []
-            gathered.reserveCapacity(rows * columns * size)
-            for row in 0..<rows {
-                for column in 0..<columns {
-                    let place = (start + row * rowStride + column * columnStride) * size
-                    // Sound: the place lies in the span, which checks it, and every bit pattern is a byte.
-                    for byte in place..<place + size { gathered.append(unsafe bytes.unsafeLoad(fromByteOffset: byte, as: UInt8.self)) }
-                }
+            // Sound: every bit pattern of a number may be read as raw bytes.
+            switch size {
+            case 2: return try body(unsafe gathered(bytes, UInt16.self).span.bytes)
+            case 4: return try body(unsafe gathered(bytes, UInt32.self).span.bytes)
+            default: return try body(unsafe gathered(bytes, UInt64.self).span.bytes)
             }
-            return try body(unsafe gathered.span.bytes)
         }
         switch storage {
-        case .file(let file, let tensor):
+        case .file(let file, let range):
             // An adapter is not to stay in memory because it was looked at.
-            defer { file.file.release(tensor.byteRange) }
-            return try file.withBytes(of: tensor, visible)
-        // Sound: every bit pattern of a number may be read as raw bytes.
-        case .singles(let values): return try visible(unsafe values.span.bytes)
-        case .doubles(let values): return try visible(unsafe values.span.bytes)
+            defer { file.release(range) }
+            return try visible(file.bytes(in: range))
+        case .memory(let bytes):
+            // Sound: every bit pattern of a byte may be read as a raw byte.
+            return try visible(unsafe bytes.span.bytes)
+        }
+    }
+
+    private func gathered<Element: FixedWidthInteger & BitwiseCopyable>(_ bytes: RawSpan, _: Element.Type) -> [Element] {
+        // Sound: the closure initializes `count` elements.
+        unsafe [Element](unsafeUninitializedCapacity: rows * columns) { target, count in
+            for row in 0..<rows {
+                for column in 0..<columns {
+                    let place = (start + row * rowStride + column * columnStride) * MemoryLayout<Element>.size
+                    // Sound: the span checks the place, `target` has room for every element, and every bit pattern is an integer.
+                    unsafe target.initializeElement(at: count, to: bytes.unsafeLoadUnaligned(fromByteOffset: place, as: Element.self))
+                    count += 1
+                }
+            }
+        }
+    }
+
+    /// The rows of several matrices, one below the other, in memory.
+    ///
+    /// - Precondition: there is one; all have the same columns and element type.
+    static func stacked(_ parts: [FactorMatrix]) -> FactorMatrix {
+        precondition(!parts.isEmpty && parts.allSatisfy { $0.columns == parts[0].columns && $0.dtype == parts[0].dtype })
+        var bytes: [UInt8] = []
+        // Sound: the buffer is the span's own, for as long as it is asked for.
+        for part in parts { part.withBytes { span in unsafe span.withUnsafeBytes { unsafe bytes.append(contentsOf: $0) } } }
+        return FactorMatrix(
+            name: parts[0].name, dtype: parts[0].dtype, rows: parts.reduce(0) { $0 + $1.rows }, columns: parts[0].columns, bytes: bytes)
+    }
+
+    /// Whether the elements are those of the other matrix, bit for bit.
+    func hasSameBytes(as other: FactorMatrix) -> Bool {
+        guard dtype == other.dtype, shape == other.shape else { return false }
+        return withBytes { mine in
+            other.withBytes { theirs in
+                // Sound: the buffers are the spans' own, for as long as they are asked for.
+                unsafe mine.withUnsafeBytes { a in unsafe theirs.withUnsafeBytes { b in unsafe a.elementsEqual(b) } }
+            }
         }
     }
 

@@ -25,6 +25,14 @@ public struct ModulePath: Sendable, Hashable {
         return ModulePath(verbatim: "\(text).\(name)")
     }
 
+    /// The path of the module in a model of which this one is a part.
+    ///
+    /// - Precondition: the name is not empty.
+    func prefixed(by name: String) -> ModulePath {
+        precondition(!name.isEmpty)
+        return ModulePath(verbatim: "\(name).\(text)")
+    }
+
     private init(verbatim text: String) {
         self.text = text
     }

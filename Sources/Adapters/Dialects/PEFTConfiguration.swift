@@ -17,6 +17,7 @@ struct PEFTConfiguration {
     let alphaPattern: [(pattern: PEFTPattern, alpha: Double)]
     let baseModel: String?
     let targets: [String]
+    let taskType: String?
     /// Whether weights are stored as [in, out].
     let isFanInFanOut: Bool
     /// Whether the modules have magnitudes.
@@ -87,6 +88,7 @@ struct PEFTConfiguration {
         } else {
             targets = fields["target_modules"]?.arrayValue?.compactMap(\.stringValue) ?? []
         }
+        taskType = fields["task_type"]?.stringValue
         isFanInFanOut = fields["fan_in_fan_out"]?.boolValue ?? false
         usesMagnitudes = fields["use_dora"]?.boolValue ?? false
         hasFactorBias = fields["lora_bias"]?.boolValue ?? false
@@ -144,8 +146,13 @@ struct PEFTConfiguration {
                 let owner = target[..<dot]
                 return module.text == owner || module.text.hasSuffix("." + owner) ? String(target[target.index(after: dot)...]) : nil
             })
+        return Self.declarationOrder(names)
+    }
+
+    /// Parameters of one module in the order in which models declare them; `nil` where that order is not known.
+    static func declarationOrder(_ names: some Collection<String>) -> [String]? {
         guard names.count > 1 else { return Array(names) }
-        let known = ["gate_up_proj", "gate_proj", "up_proj", "down_proj"].filter(names.contains)
+        let known = ["gate_up_proj", "gate_proj", "up_proj", "down_proj"].filter { names.contains($0) }
         return known.count == names.count ? known : nil
     }
 

@@ -1,6 +1,7 @@
 internal import FileIO
 internal import JSON
 internal import OrderedCollections
+internal import Safetensors
 
 /// The files of a model folder that are not its weights, sorted into those that belong to a merged model and those that
 /// do not.
@@ -23,8 +24,15 @@ struct ModelFolder {
         "adapter_config.json", "trainer_state.json", "training_args.json", "optimizer.json", receiptName,
     ]
 
-    init(path: String) throws {
-        try collect(path, prefix: "", moduleFolders: Self.moduleFolders(of: path))
+    init(_ files: WeightFiles) throws {
+        try collect(
+            files.path, prefix: "", moduleFolders: Self.moduleFolders(of: files.path),
+            components: Set(files.parts.map(\.name)))
+        // The weights themselves are neither.
+        let written = files.parts.flatMap { part in
+            files.shards[part.shards].map { part.path(of: FileSystem.lastComponent($0.path)) } + [part.index.map { part.path(of: $0.name) } ?? ""]
+        }
+        leftOut.removeAll(where: Set(written).contains)
         copied.sort { $0.utf8.lexicographicallyPrecedes($1.utf8) }
         leftOut.sort { $0.utf8.lexicographicallyPrecedes($1.utf8) }
     }
@@ -42,7 +50,7 @@ struct ModelFolder {
         return Set(list.compactMap { $0["path"]?.stringValue })
     }
 
-    private mutating func collect(_ folder: String, prefix: String, moduleFolders: Set<String>) throws {
+    private mutating func collect(_ folder: String, prefix: String, moduleFolders: Set<String>, components: Set<String>) throws {
         for name in try FileSystem.names(in: folder) {
             let path = FileSystem.join(folder, name)
             let relative = prefix + name
@@ -59,8 +67,10 @@ struct ModelFolder {
                 } else {
                     copied.append(relative)
                 }
-            } else if status.isFolder, !name.hasPrefix("."), try moduleFolders.contains(relative) || Self.isFreeOfWeights(path) {
-                try collect(path, prefix: relative + "/", moduleFolders: moduleFolders)
+            } else if status.isFolder, !name.hasPrefix("."),
+                try moduleFolders.contains(relative) || components.contains(relative) || Self.isFreeOfWeights(path)
+            {
+                try collect(path, prefix: relative + "/", moduleFolders: moduleFolders, components: components)
             } else {
                 leftOut.append(relative)
             }

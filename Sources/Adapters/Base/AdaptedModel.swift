@@ -193,9 +193,19 @@ private struct Overlay {
 
     mutating func addUpdates(of adapter: Adapter, weight: Double, report: AdaptedModel.Report) throws(MergeError) {
         let values = replaced.mapValues(\.values)
+        var met: [String: [(rows: Range<Int>, module: ModulePath)]] = [:]
         for module in adapter.modules {
             do throws(MergeError) {
-                for update in try base.updates(of: module, weight: weight, adapter: adapter.path, replaced: values) { try add(update) }
+                for update in try base.updates(of: module, weight: weight, adapter: adapter.path, replaced: values) {
+                    if let other = met[update.tensor]?.first(where: { $0.rows.overlaps(update.rows) })?.module {
+                        throw MergeError(
+                            .unsupportedCombination, path: adapter.path, tensor: update.tensor,
+                            "the adapter's modules \(other) and \(update.module) both are this tensor; if they are those of two models, merge into each with an adapter of its own"
+                        )
+                    }
+                    met[update.tensor, default: []].append((update.rows, update.module))
+                    try add(update)
+                }
             } catch {
                 try report(module.label.text, error)
             }
@@ -262,15 +272,7 @@ private struct Overlay {
     }
 
     private static func areEqual(_ a: WeightFiles.Location, _ b: WeightFiles.Location) -> Bool {
-        guard a.info.dtype == b.info.dtype, a.info.shape == b.info.shape else { return false }
-        return a.file.withBytes(of: a.info) { first in
-            b.file.withBytes(of: b.info) { second in
-                // Sound: every bit pattern is a byte.
-                (0..<first.byteCount).allSatisfy {
-                    unsafe first.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == second.unsafeLoad(fromByteOffset: $0, as: UInt8.self)
-                }
-            }
-        }
+        FactorMatrix(a.info, in: a.file).hasSameBytes(as: FactorMatrix(b.info, in: b.file))
     }
 
     // MARK: Result
@@ -284,6 +286,10 @@ private struct Overlay {
 
     var tensors: [AdaptedModel.Tensor] {
         let shards = Dictionary(uniqueKeysWithValues: base.files.shards.enumerated().map { (ObjectIdentifier($1), $0) })
+        func shard(ofAdded name: String) -> Int {
+            let component = base.files.component(of: name)
+            return max(0, (base.files.parts.first { component == nil || $0.name == component }?.shards.upperBound ?? 1) - 1)
+        }
         var tensors: [AdaptedModel.Tensor] = []
         func add(_ name: String, _ location: WeightFiles.Location?, shard: Int) {
             let isSeparatedHead = isUntied && name == base.tie?.head
@@ -298,7 +304,7 @@ private struct Overlay {
         var added = Set(replaced.keys)
         if isUntied, let tie = base.tie { added.insert(tie.head) }
         for name in added.sorted(by: { $0.utf8.lexicographicallyPrecedes($1.utf8) }) where base.files.tensors[name] == nil {
-            add(name, nil, shard: max(0, base.files.shards.count - 1))
+            add(name, nil, shard: shard(ofAdded: name))
         }
         return tensors
     }

@@ -64,9 +64,13 @@ extension MergePlan {
         let files = try folder.fill {
             for (number, shard) in base.shards.enumerated() {
                 let shardJobs = jobs.filter { $0.tensor.shard == number }
+                let part = base.part(ofShard: number)
+                if number == part.shards.lowerBound, !part.name.isEmpty { try FileSystem.createFolder(folder.path(of: part.name)) }
                 let writer = try SafetensorsWriter(
-                    path: folder.path(of: FileSystem.lastComponent(shard.path)),
-                    entries: shardJobs.map { .init(name: $0.tensor.name, dtype: $0.dtype, shape: $0.tensor.shape) },
+                    path: folder.path(of: part.path(of: FileSystem.lastComponent(shard.path))),
+                    entries: shardJobs.map {
+                        .init(name: String($0.tensor.name.dropFirst(part.prefix.count)), dtype: $0.dtype, shape: $0.tensor.shape)
+                    },
                     metadata: Dictionary(uniqueKeysWithValues: shard.metadata.map { ($0.key, $0.value) }), replacing: false, keepsOrder: true)
                 let run = ShardRun(jobs: shardJobs, writer: writer, output: output, options: options, done: done, total: total)
                 try run.execute()

@@ -1,0 +1,64 @@
+internal import JSON
+internal import Safetensors
+
+extension BaseModel {
+    /// The adapter with its modules named as the model has them, with dots, those that are several matrices here cut into
+    /// them, and the rows of B in the model's order.
+    ///
+    /// - Throws: `MergeError` for a module that the model does not have, or has otherwise.
+    public func naming(_ adapter: Adapter) throws(MergeError) -> Adapter {
+        var named: [AdapterModule] = []
+        for module in adapter.modules {
+            // What does not fit is said in the merge's words.
+            let updates = try updates(of: module, weight: 1, adapter: adapter.path)
+            let places = places(of: module)
+            let b = try straightened(module, adapter: adapter.path)
+            for place in places {
+                let isDenoiser = place.component == DiffusionNames.denoiser
+                let component = files.component(of: place.tensor) ?? (isDenoiser ? nil : place.component) ?? module.component
+                guard let path = ModulePath(place.module) else { continue }
+                var factors = module.factors
+                if module.isInterleaved { factors = [.init(a: module.loraA, b: b)] }
+                if places.count > 1, let part = updates.first(where: { $0.tensor == place.tensor }) {
+                    factors = [.init(a: module.loraA, b: part.left)]
+                }
+                named.append(module.with(component: component, path: path, factors: factors, isInterleaved: false))
+            }
+            // Stacks of experts keep the name that they have in memory.
+            if places.isEmpty { named.append(module) }
+        }
+        return adapter.with(modules: named, namesAreFlattened: false)
+    }
+
+    // MARK: Rows of ggml
+
+    /// B with its rows in the order of the model's files: in ggml's, the n-th row of the first half of a head and the n-th of the
+    /// second one stand together.
+    func straightened(_ module: AdapterModule, adapter: String) throws(MergeError) -> FactorMatrix {
+        guard module.isInterleaved else { return module.loraB }
+        let (heads, half) = try heads(of: module, adapter: adapter)
+        return .stacked(
+            (0..<heads).flatMap { head in (0..<2).map { module.loraB.rows(from: head * 2 * half + $0, step: 2, count: half) } })
+    }
+
+    /// B with its rows in ggml's order.
+    func interleaved(_ b: FactorMatrix, of module: AdapterModule, adapter: String) throws(MergeError) -> FactorMatrix {
+        let (heads, half) = try heads(of: module, adapter: adapter)
+        return .stacked(
+            (0..<heads).flatMap { head in (0..<half).map { b.rows(from: head * 2 * half + $0, step: half, count: 2) } })
+    }
+
+    /// The heads whose rows a query or key projection has, and half the rows of one.
+    private func heads(of module: AdapterModule, adapter: String) throws(MergeError) -> (count: Int, half: Int) {
+        func number(_ key: String) -> Int? { (configuration?[key] ?? configuration?["text_config"]?[key])?.integerValue }
+        let isKey = module.path.lastComponent == "k_proj"
+        guard let heads = isKey ? number("num_key_value_heads") ?? number("num_attention_heads") : number("num_attention_heads"), heads > 0,
+            module.outputs % (2 * heads) == 0
+        else {
+            throw MergeError(
+                .invalidConfiguration, path: adapter, tensor: module.parameterName,
+                "ggml interleaves the rows of each head, and the base's configuration gives no number of heads that fits \(module.outputs) rows")
+        }
+        return (heads, module.outputs / (2 * heads))
+    }
+}

@@ -1,0 +1,148 @@
+internal import FileIO
+
+extension Adapter {
+    /// The layouts that are written.
+    public enum Layout: String, Sendable, CaseIterable {
+        case peft, kohya, diffusers, mlx, gguf
+        /// One safetensors file with PEFT's names and the configuration in its header, as `save_lora_adapter` of a model of
+        /// diffusers writes it.
+        case safetensors
+    }
+
+    /// Writes the adapter in a layout. The output appears under its name only when it is whole.
+    ///
+    /// Every module and tensor is written, or the error names the one that the layout has no form for.
+    ///
+    /// - Parameters:
+    ///   - path: a folder for PEFT, mlx-lm and diffusers, otherwise a file.
+    ///   - base: the model that the adapter is for; GGUF needs it.
+    /// - Returns: what the layout cannot say as the adapter says it, and what was done about it, each one sentence.
+    /// - Throws: `AdapterError` (`.unsupportedFeature`, `.notFinite`, `.empty`), `SafetensorsError` or `FileError`.
+    public func write(_ layout: Layout, to path: String, base: BaseModel? = nil, options: AdapterOptions) throws -> [String] {
+        try OutputTensor.check(options, path: path)
+        guard !modules.isEmpty || !replacements.isEmpty else { throw AdapterError(.empty, path: self.path, "there is no module to write") }
+        let holdsOneModel = ![.kohya, .diffusers].contains(layout)
+        if holdsOneModel, components.count == 1, modules.allSatisfy({ $0.component != nil }) {
+            return try selecting(component: components[0]).write(layout, to: path, base: base, options: options)
+        }
+        if namesAreFlattened, layout != .kohya {
+            throw AdapterError(
+                .unsupportedFeature, path: self.path, subject: modules.first?.path.text,
+                "the names of modules have lost their dots, and only the base can tell where they were; name it with --base")
+        }
+        if let module = modules.first(where: \.isInterleaved), layout != .gguf || base == nil {
+            throw AdapterError(
+                .unsupportedFeature, path: self.path, subject: module.label.text,
+                "ggml has interleaved the rows of each head, and only the base tells how many heads there are; name it with --base")
+        }
+        switch layout {
+        case .peft:
+            try requireOneModel(path: path, layout: "PEFT")
+            try PEFT.write(modules, replacements: replacements, to: path, options: options)
+            return []
+        case .mlx: return try MLX.write(self, to: path, options: options)
+        case .kohya: return try Kohya.write(self, to: path, options: options)
+        case .diffusers: return try Diffusers.write(self, to: path, options: options)
+        case .safetensors: return try Diffusers.writeSingleModel(self, to: path, options: options)
+        case .gguf: return try GGUFAdapter.write(self, to: path, base: base, options: options)
+        }
+    }
+
+    /// The components of the pipeline that the adapter is for.
+    public var components: [String] { Set(modules.compactMap(\.component)).sorted() }
+
+    /// The modules of one component, as an adapter of that model alone; the names lose the component.
+    public func selecting(component: String) -> Adapter {
+        let prefix = component + "."
+        return with(
+            modules: modules.filter { $0.component == component }.map { $0.with(component: nil, path: $0.path) },
+            replacements: replacements.filter { $0.tensor.hasPrefix(prefix) }.map {
+                Replacement(tensor: String($0.tensor.dropFirst(prefix.count)), values: $0.values, rows: $0.rows)
+            })
+    }
+
+    /// The modules of one component, which keep its name; an adapter that is of none becomes one of this component.
+    ///
+    /// - Throws: `AdapterError.empty` where the adapter has no module of the component.
+    public func taking(component: String) throws(AdapterError) -> Adapter {
+        guard !components.isEmpty else {
+            return with(
+                modules: modules.map { $0.with(component: component, path: $0.path) },
+                replacements: replacements.map { Replacement(tensor: "\(component).\($0.tensor)", values: $0.values, rows: $0.rows) })
+        }
+        let kept = modules.filter { $0.component == component }
+        guard !kept.isEmpty else {
+            throw AdapterError(.empty, path: path, "the adapter has no module of \(component), only of \(components.joined(separator: ", "))")
+        }
+        return with(modules: kept, replacements: replacements.filter { $0.tensor.hasPrefix(component + ".") })
+    }
+
+    func with(modules: [AdapterModule], replacements: [Replacement]? = nil, namesAreFlattened: Bool? = nil) -> Adapter {
+        Adapter(
+            path: path, dialect: dialect, weightsPath: weightsPath, baseModel: baseModel, targets: targets, taskType: taskType, modules: modules,
+            replacements: replacements ?? self.replacements, remarks: remarks,
+            namesAreFlattened: namesAreFlattened ?? self.namesAreFlattened)
+    }
+
+    /// - Throws: `AdapterError` where the adapter is for several models.
+    func requireOneModel(path: String, layout: String) throws(AdapterError) {
+        guard Set(modules.map(\.component)).count > 1 else { return }
+        throw AdapterError(
+            .unsupportedFeature, path: path,
+            "an adapter of \(layout) is for one model, and this one is for \(components.joined(separator: ", ")); choose one with --component")
+    }
+
+    /// What a layout with one scale for all modules takes, and what each B is multiplied by to make up for it.
+    func commonScale() -> (scale: Double, factors: [Double], notes: [String]) {
+        let scales = modules.map(\.scale)
+        let common = scales.contains { $0 != 0 } ? PEFT.mostFrequent(scales.filter { $0 != 0 }) : 0
+        let factors = scales.map { common == 0 ? 1 : $0 / common }
+        let baked = factors.count { $0 != 1 }
+        guard baked > 0 else { return (common, factors, []) }
+        let inexact = zip(scales, factors).count { $0.1 != 1 && !($0.1.significand == 1 && common * $0.1 == $0.0) }
+        return (
+            common, factors,
+            [
+                "the layout has one scale for all modules, \(common): the B of \(baked) was multiplied by what is missing"
+                    + (inexact == 0 ? ", a power of two, and no bit is lost" : ", for \(inexact) of them rounded once")
+            ]
+        )
+    }
+}
+
+extension AdapterModule {
+    func with(component: String?, path: ModulePath, factors: [Factors]? = nil, isInterleaved: Bool? = nil) -> AdapterModule {
+        AdapterModule(
+            component: component, path: path, parameter: parameter, kind: kind, factors: factors ?? self.factors, alpha: alpha, scale: scale,
+            magnitude: magnitude, bias: bias, kernel: kernel, isInterleaved: isInterleaved ?? self.isInterleaved)
+    }
+
+    /// - Throws: `AdapterError` where the module is of a kind that the layout has no form for.
+    func require(_ kinds: Set<Kind>, path: String, layout: String, magnitudes: Bool = false) throws(AdapterError) {
+        func refuse(_ what: String) -> AdapterError {
+            AdapterError(.unsupportedFeature, path: path, subject: label.text, "\(layout) has no form for \(what)")
+        }
+        guard kinds.contains(kind) else {
+            switch kind {
+            case .linear: throw refuse("an update of a linear layer")
+            case .transposedLinear: throw refuse("an update of a weight that is stored as [in, out]")
+            case .embedding: throw refuse("an update of an embedding")
+            case .convolution: throw refuse("an update of a convolution")
+            case .experts: throw refuse("updates of the stacked weights of experts")
+            }
+        }
+        if magnitude != nil, !magnitudes { throw refuse("magnitudes (DoRA)") }
+        if bias != nil { throw refuse("a bias on B (lora_bias)") }
+    }
+}
+
+extension [Replacement] {
+    /// - Throws: `AdapterError` where there is one.
+    func requireNone(path: String, layout: String) throws(AdapterError) {
+        guard let first else { return }
+        throw AdapterError(
+            .unsupportedFeature, path: path, subject: first.tensor,
+            "\(layout) has no form for \(first.rows == nil ? "tensors that were trained whole" : "trained rows of an embedding"); merge the adapter instead"
+        )
+    }
+}

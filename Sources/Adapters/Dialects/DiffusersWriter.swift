@@ -1,0 +1,44 @@
+internal import FileIO
+internal import JSON
+internal import OrderedCollections
+
+extension Diffusers {
+    /// Writes the folder that `save_lora_weights` writes: PEFT's names and configurations, each with its component's name.
+    static func write(_ adapter: Adapter, to path: String, options: AdapterOptions) throws -> [String] {
+        if let module = adapter.modules.first(where: { $0.component == nil }) {
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: module.label.text,
+                "diffusers wants to know of which component of a pipeline the module is; say it with --component")
+        }
+        var tensors: [OutputTensor] = []
+        var fields: OrderedDictionary<String, JSONValue> = [:]
+        for component in adapter.components {
+            // What Flux's authors call the denoiser.
+            let name = component == "diffusion_model" ? "transformer" : component
+            let part = adapter.selecting(component: component)
+            let content = try PEFT.Content(part.modules, replacements: part.replacements, path: path)
+            tensors += content.tensors.map { $0.renamed("\(name).\($0.name)") }
+            for (key, value) in content.configuration(options).objectValue ?? [:] { fields["\(name).\(key)"] = value }
+        }
+        let folder = try AtomicFolder(path: path, replacing: options.isReplacing)
+        try folder.fill {
+            try OutputTensor.write(
+                tensors, to: folder.path(of: weightsName), metadata: metadata(fields), options: options, isInFolder: true)
+        }
+        try folder.publish(durable: options.isDurable)
+        return []
+    }
+
+    /// Writes the file that `save_lora_adapter` of a model writes: PEFT's names, and the configuration in the header.
+    static func writeSingleModel(_ adapter: Adapter, to path: String, options: AdapterOptions) throws -> [String] {
+        try adapter.requireOneModel(path: path, layout: "one model")
+        let content = try PEFT.Content(adapter.modules, replacements: adapter.replacements, path: path)
+        try OutputTensor.write(
+            content.tensors, to: path, metadata: metadata(content.configuration(options).objectValue ?? [:]), options: options)
+        return []
+    }
+
+    private static func metadata(_ fields: OrderedDictionary<String, JSONValue>) -> [String: String] {
+        ["format": "pt", metadataKey: JSONValue.object(fields).serialized(pretty: true, sortedKeys: true)]
+    }
+}

@@ -1,0 +1,173 @@
+internal import Kernels
+internal import OrderedCollections
+internal import Safetensors
+internal import Tensors
+
+/// The dialect of kohya's trainers and of LyCORIS: one safetensors file in which a module's path is flattened, its dots turned
+/// to underscores (`lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight`), so that it takes the base to read it back.
+///
+/// `lora_down` is A and `lora_up` is B, those of a convolution with its kernel on A; a LoCon's `lora_mid` stands between the
+/// two. `alpha` absent or zero means the rank. A DoRA's `dora_scale` is one norm for each output, or for each input.
+///
+/// Source: sd-scripts, `networks/lora.py`; lycoris-lora 4.1, `modules/locon.py` and `functional/general.py`.
+public enum Kohya {
+    /// What the flattened names begin with, and the component that is meant.
+    static let prefixes: [(prefix: String, component: String?)] = [
+        ("lora_unet_", "unet"), ("lora_te1_", "text_encoder"), ("lora_te2_", "text_encoder_2"), ("lora_te3_", "text_encoder_3"),
+        ("lora_te_", "text_encoder"), ("lora_transformer_", "transformer"), ("lycoris_", nil),
+    ]
+    private static let parts = [".lora_down.weight", ".lora_up.weight", ".lora_mid.weight", ".alpha", ".dora_scale"]
+    /// What other methods of LyCORIS are called that this is not.
+    private static let others: [(part: String, method: String)] = [
+        ("hada_", "LoHa"), ("lokr_", "LoKr"), ("oft_", "OFT"), ("diff_b", "full differences"), ("diff", "full differences"), ("a1.", "GLoRA"),
+        ("a2.", "GLoRA"), ("b1.", "GLoRA"), ("b2.", "GLoRA"), ("w_norm", "trained norms"), ("b_norm", "trained norms"), ("on_input", "IA³"),
+        ("boft_", "BOFT"), ("t1", "LoHa"), ("t2", "LoHa"), ("bias_", "sparse biases"),
+    ]
+
+    /// Whether a file may be of this dialect, by the names of its tensors.
+    static func claims(_ file: SafetensorsFile) -> Bool {
+        file.tensors.keys.contains { name in prefixes.contains { name.hasPrefix($0.prefix) } }
+    }
+
+    private struct Parts {
+        var down: TensorInfo?
+        var up: TensorInfo?
+        var mid: TensorInfo?
+        var alpha: TensorInfo?
+        var doraScale: TensorInfo?
+    }
+
+    /// Reads an adapter. Every tensor of the file is part of a module, or the error names it.
+    ///
+    /// - Throws: `AdapterError`.
+    static func read(_ file: SafetensorsFile, path: String) throws(AdapterError) -> Adapter {
+        var modules: OrderedDictionary<String, Parts> = [:]
+        for tensor in file.tensors.values {
+            guard let part = parts.first(where: tensor.name.hasSuffix), prefixes.contains(where: { tensor.name.hasPrefix($0.prefix) }) else {
+                throw unexpected(tensor.name, path: file.path)
+            }
+            guard MergeKernel.supports(tensor.dtype) else {
+                throw AdapterError(
+                    .unsupportedDType, path: file.path, subject: tensor.name,
+                    "a factor in \(tensor.dtype) is not supported; F32, BF16, F16 and F64 are")
+            }
+            let name = String(tensor.name.dropLast(part.count))
+            switch part {
+            case ".lora_down.weight": modules[name, default: Parts()].down = tensor
+            case ".lora_up.weight": modules[name, default: Parts()].up = tensor
+            case ".lora_mid.weight": modules[name, default: Parts()].mid = tensor
+            case ".alpha": modules[name, default: Parts()].alpha = tensor
+            default: modules[name, default: Parts()].doraScale = tensor
+            }
+        }
+        var read: [AdapterModule] = []
+        for (name, parts) in modules { read.append(try module(name, parts, in: file)) }
+        guard !read.isEmpty else { throw AdapterError(.empty, path: file.path, "the file holds no tensor of an adapter") }
+        let model = file.metadata["ss_sd_model_name"] ?? file.metadata["ss_base_model_version"]
+        return Adapter(
+            path: path, dialect: .kohya, weightsPath: file.path, baseModel: model, targets: [], modules: read, namesAreFlattened: true)
+    }
+
+    private static func unexpected(_ name: String, path: String) -> AdapterError {
+        let part = name.split(separator: ".", maxSplits: 1).dropFirst().first ?? ""
+        guard let other = others.first(where: { part.hasPrefix($0.part) }) else {
+            return AdapterError(
+                .unexpectedTensor, path: path, subject: name, "the key is none of those of a LoRA or LoCon; nothing of an adapter may be left out")
+        }
+        return AdapterError(.unsupportedFeature, path: path, subject: name, "it is of \(other.method), which is not supported, only LoRA and LoCon")
+    }
+
+    private static func module(_ name: String, _ parts: Parts, in file: SafetensorsFile) throws(AdapterError) -> AdapterModule {
+        func fault(_ code: AdapterError.Code, _ subject: String, _ message: String) -> AdapterError {
+            AdapterError(code, path: file.path, subject: subject, message)
+        }
+        guard let (prefix, component) = prefixes.first(where: { name.hasPrefix($0.prefix) }), let path = ModulePath(name.dropFirst(prefix.count))
+        else {
+            throw fault(.unexpectedTensor, name, "the key names no module")
+        }
+        guard let down = parts.down, let up = parts.up else {
+            throw fault(.missingFactor, name, "the module has \(parts.down == nil ? "no lora_down" : "a lora_down and no lora_up")")
+        }
+        guard down.shape.count >= 2, up.shape.count >= 2, up.shape.dropFirst(2).allSatisfy({ $0 == 1 }), !(down.shape + up.shape).contains(0) else {
+            throw fault(
+                .invalidShape, up.name, "lora_up \(describe(shape: up.shape)) and lora_down \(describe(shape: down.shape)) are not those of a LoRA")
+        }
+        let b = FactorMatrix(up, in: file)
+        var a = FactorMatrix(down, in: file)
+        var kernel = Array(down.shape.dropFirst(2))
+        if let mid = parts.mid {
+            guard mid.shape.count >= 3, mid.shape.count == down.shape.count, mid.shape[1] == down.shape[0],
+                down.shape.dropFirst(2).allSatisfy({ $0 == 1 }), !mid.shape.contains(0)
+            else {
+                throw fault(
+                    .invalidShape, mid.name,
+                    "lora_mid \(describe(shape: mid.shape)) does not stand between lora_up and lora_down \(describe(shape: down.shape))")
+            }
+            kernel = Array(mid.shape.dropFirst(2))
+            a = composed(FactorMatrix(mid, in: file), a, positions: kernel.reduce(1, &*))
+        }
+        guard a.rows == b.columns else {
+            throw fault(
+                .invalidShape, up.name, "lora_up \(describe(shape: up.shape)) and lora_down \(describe(shape: down.shape)) cannot be multiplied")
+        }
+        let stated = try parts.alpha.map { alpha throws(AdapterError) in try scalar(alpha, in: file) } ?? 0
+        let alpha = stated == 0 ? Double(a.rows) : stated
+        return AdapterModule(
+            component: component, path: path, kind: kernel.isEmpty ? .linear : .convolution, factors: [.init(a: a, b: b)], alpha: alpha,
+            scale: alpha / Double(a.rows),
+            magnitude: try parts.doraScale.map { scale throws(AdapterError) in
+                try magnitude(scale, outputs: b.rows, inputs: down.shape[1], kernel: kernel, in: file)
+            }, kernel: kernel)
+    }
+
+    /// One number, which must be finite.
+    static func scalar(_ tensor: TensorInfo, in file: SafetensorsFile) throws(AdapterError) -> Double {
+        guard tensor.elementCount == 1, MergeKernel.supports(tensor.dtype) else {
+            throw AdapterError(
+                .invalidShape, path: file.path, subject: tensor.name,
+                "an alpha is one number, and this is \(tensor.dtype) \(describe(shape: tensor.shape))")
+        }
+        let value = FactorMatrix(tensor, in: file).doubles()[0]
+        guard value.isFinite else {
+            throw AdapterError(.invalidScale, path: file.path, subject: tensor.name, "an alpha of \(value) gives no finite scale")
+        }
+        return value
+    }
+
+    /// The A of a LoCon with a middle factor: A[m, (i, p)] = Σₙ mid[m, (n, p)]·down[n, i], p being a position of the kernel;
+    /// n from first to last, in binary64.
+    private static func composed(_ mid: FactorMatrix, _ down: FactorMatrix, positions: Int) -> FactorMatrix {
+        let (outer, inner, inputs) = (mid.rows, down.rows, down.columns)
+        let (midValues, downValues) = (mid.doubles(), down.doubles())
+        var values = [Double](repeating: 0, count: outer * inputs * positions)
+        for m in 0..<outer {
+            for n in 0..<inner {
+                for p in 0..<positions {
+                    let factor = midValues[(m * inner + n) * positions + p]
+                    for i in 0..<inputs { values[(m * inputs + i) * positions + p] += factor * downValues[n * inputs + i] }
+                }
+            }
+        }
+        return FactorMatrix(name: mid.name, rows: outer, columns: inputs * positions, values: values)
+    }
+
+    /// `dora_scale` is [out,1,…] or [1,in,…]; which of the two is never guessed.
+    private static func magnitude(
+        _ tensor: TensorInfo, outputs: Int, inputs: Int, kernel: [Int], in file: SafetensorsFile
+    ) throws(AdapterError) -> AdapterModule.Magnitude {
+        let values = FactorMatrix(tensor, in: file)
+        let isFlat = tensor.shape.count >= 2 && tensor.shape.dropFirst(2).allSatisfy { $0 == 1 }
+        if isFlat, tensor.shape[0] == outputs, tensor.shape[1] == 1 { return .ofOutputs(values.reshaped(rows: 1, columns: outputs)) }
+        guard isFlat, tensor.shape[0] == 1, tensor.shape[1] == inputs else {
+            throw AdapterError(
+                .invalidShape, path: file.path, subject: tensor.name,
+                "its shape \(describe(shape: tensor.shape)) is neither one norm for each of \(outputs) outputs nor one for each of \(inputs) inputs")
+        }
+        guard kernel.allSatisfy({ $0 == 1 }) else {
+            throw AdapterError(
+                .unsupportedFeature, path: file.path, subject: tensor.name,
+                "norms of the inputs of a convolution with a kernel \(describe(shape: kernel)) are not supported")
+        }
+        return .ofInputs(values)
+    }
+}

@@ -1,0 +1,59 @@
+internal import OrderedCollections
+
+extension Kohya {
+    /// Writes a file of kohya's layout, its modules named as diffusers names them, their dots turned to underscores.
+    static func write(_ adapter: Adapter, to path: String, options: AdapterOptions) throws -> [String] {
+        let layout = "kohya's layout"
+        try adapter.replacements.requireNone(path: path, layout: layout)
+        var tensors: [OutputTensor] = []
+        var names: [String: ModulePath] = [:]
+        var roundedAlphas = 0
+        for module in adapter.modules {
+            try module.require([.linear, .convolution], path: path, layout: layout, magnitudes: true)
+            let name = prefix(of: module.component, among: adapter.components) + ModuleIndex.flattened(module.path.text)
+            if let other = names.updateValue(module.label, forKey: name) {
+                throw AdapterError(
+                    .unsupportedFeature, path: path, subject: module.label.text, "it and \(other) would have the same flattened name, \(name)")
+            }
+            let ones = module.kernel.map { _ in 1 }
+            let inputs = module.inputs / module.kernel.reduce(1, &*)
+            tensors.append(OutputTensor("\(name).lora_down.weight", [module.rank, inputs] + module.kernel, module.loraA))
+            tensors.append(OutputTensor("\(name).lora_up.weight", [module.outputs, module.rank] + ones, module.loraB))
+            let alpha = module.plainAlpha
+            guard alpha != 0 else {
+                throw AdapterError(
+                    .unsupportedFeature, path: path, subject: module.label.text, "its scale is zero, and an alpha of zero means the rank in \(layout)"
+                )
+            }
+            if Double(Float(alpha)) != alpha { roundedAlphas += 1 }
+            let number = FactorMatrix(name: name + ".alpha", rows: 1, columns: 1, values: [Float(alpha)])
+            tensors.append(OutputTensor("\(name).alpha", [], number, keepsType: true))
+            switch module.magnitude {
+            case .ofOutputs(let values)?: tensors.append(OutputTensor("\(name).dora_scale", [module.outputs, 1] + ones, values))
+            case .ofInputs(let values)?: tensors.append(OutputTensor("\(name).dora_scale", [1, inputs] + ones, values))
+            case nil: break
+            }
+        }
+        try OutputTensor.write(tensors, to: path, metadata: metadata(of: adapter.modules), options: options)
+        return roundedAlphas == 0 ? [] : ["the layout's alphas are F32: those of \(roundedAlphas) modules were rounded, and their scales with them"]
+    }
+
+    private static func prefix(of component: String?, among components: [String]) -> String {
+        switch component {
+        case nil: "lycoris_"
+        case "text_encoder": components.contains("text_encoder_2") ? "lora_te1_" : "lora_te_"
+        case "text_encoder_2": "lora_te2_"
+        case "text_encoder_3": "lora_te3_"
+        default: "lora_unet_"
+        }
+    }
+
+    private static func metadata(of modules: [AdapterModule]) -> [String: String] {
+        let ranks = modules.map(\.rank)
+        let alpha = PEFT.mostFrequent(modules.map(\.plainAlpha))
+        return [
+            "ss_network_module": "networks.lora", "ss_network_dim": String(PEFT.mostFrequent(ranks)),
+            "ss_network_alpha": Int(exactly: alpha).map(String.init) ?? String(alpha),
+        ]
+    }
+}

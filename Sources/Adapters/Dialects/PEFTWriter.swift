@@ -1,0 +1,219 @@
+internal import FileIO
+internal import JSON
+internal import OrderedCollections
+internal import Safetensors
+internal import Tensors
+
+extension PEFT {
+    /// The version of PEFT whose files the written ones equal.
+    static let writtenVersion = "0.21.2"
+
+    /// Writes a PEFT folder, which appears under its name only when it is whole.
+    ///
+    /// Where ranks or alphas differ, the most frequent ones become `r` and `lora_alpha` and the others patterns.
+    ///
+    /// - Throws: `AdapterError.empty` for no modules, `.notFinite` for a factor that is infinite or no number or becomes
+    ///   so in the element type, `.unsupportedDType`, `.unsupportedFeature` for what PEFT has no form for; `FileError` from
+    ///   the folder.
+    public static func write(_ modules: [AdapterModule], replacements: [Replacement] = [], to path: String, options: AdapterOptions) throws {
+        let content = try Content(modules, replacements: replacements, path: path)
+        let folder = try AtomicFolder(path: path, replacing: options.isReplacing)
+        try folder.fill {
+            let text = try AtomicFile(path: folder.path(of: configurationName), replacing: false)
+            // PEFT ends the file without a line feed.
+            try text.write(Array(content.configuration(options).serialized(pretty: true, sortedKeys: true).utf8.dropLast()))
+            try text.publish(durable: options.isDurable)
+            let tensors = content.tensors.map { tensor in tensor.renamed(keyPrefix + tensor.name) }
+            try OutputTensor.write(tensors, to: folder.path(of: weightsName), metadata: ["format": "pt"], options: options, isInFolder: true)
+        }
+        try folder.publish(durable: options.isDurable)
+    }
+
+    /// An adapter of one model as PEFT says it: its tensors, and what the configuration has to say of them.
+    struct Content {
+        /// With names from the module's path on.
+        private(set) var tensors: [OutputTensor] = []
+        private let modules: [AdapterModule]
+        private let alphas: [Double]
+        private let isRankStabilised: Bool
+        private let usesMagnitudes: Bool
+        private let hasFactorBias: Bool
+        private var targetParameters: [String] = []
+        private var savedModules: Set<String> = []
+        private var trainedTokens: OrderedDictionary<String, [Int]> = [:]
+        private var trainsBiases = false
+
+        /// - Throws: `AdapterError.empty`, `.unsupportedFeature`.
+        init(_ modules: [AdapterModule], replacements: [Replacement], path: String) throws(AdapterError) {
+            guard !modules.isEmpty else { throw AdapterError(.empty, path: path, "there is no module to write") }
+            func refuse(_ module: AdapterModule, _ why: String) -> AdapterError {
+                AdapterError(.unsupportedFeature, path: path, subject: module.label.text, why)
+            }
+            self.modules = modules
+            isRankStabilised =
+                modules.allSatisfy { $0.scale == $0.alpha / Double($0.rank).squareRoot() }
+                && modules.contains { $0.scale != $0.alpha / Double($0.rank) }
+            alphas = isRankStabilised ? modules.map(\.alpha) : modules.map(\.plainAlpha)
+            usesMagnitudes = modules.contains { $0.magnitude != nil }
+            hasFactorBias = modules.contains { $0.bias != nil }
+            for module in modules {
+                if usesMagnitudes, module.magnitude == nil {
+                    throw refuse(module, "other modules have magnitudes (DoRA) and this one has none; in an adapter of PEFT all have or none")
+                }
+                if case .ofInputs = module.magnitude {
+                    throw refuse(module, "its magnitudes are the norms of inputs, and an adapter of PEFT has those of outputs")
+                }
+                if hasFactorBias, module.bias == nil, module.kind != .embedding {
+                    throw refuse(module, "the B of other modules has a bias (lora_bias) and of this one none; in an adapter of PEFT all have or none")
+                }
+            }
+            let stacks = Dictionary(grouping: modules.filter { $0.kind == .experts }, by: \.path)
+            for module in modules {
+                if module.kind == .experts {
+                    let parameters = PEFTConfiguration.declarationOrder(stacks[module.path, default: []].map(\.parameter))
+                    guard let parameters, let place = parameters.firstIndex(of: module.parameter) else {
+                        throw refuse(module, "in which order the model declares the parameters of \(module.path) is not known")
+                    }
+                    add(module, depth: parameters.count - 1 - place)
+                } else {
+                    add(module)
+                }
+            }
+            precondition(Set(tensors.map(\.name)).count == tensors.count, "a module is to be written twice")
+            for replacement in replacements { add(replacement) }
+        }
+
+        private mutating func add(_ module: AdapterModule) {
+            let isEmbedding = module.kind == .embedding
+            let (nameA, nameB) = isEmbedding ? ("lora_embedding_A", "lora_embedding_B") : ("lora_A.weight", "lora_B.weight")
+            let inputs = module.kernel.isEmpty ? [module.inputs] : [module.inputs / module.kernel.reduce(1, &*)] + module.kernel
+            let ones = module.kernel.map { _ in 1 }
+            tensors.append(OutputTensor("\(module.path).\(nameA)", [module.rank] + inputs, module.loraA))
+            tensors.append(OutputTensor("\(module.path).\(nameB)", [module.outputs, module.rank] + ones, module.loraB))
+            if let magnitude = module.magnitude?.values {
+                let shape = ones.isEmpty ? [module.outputs] : [1, module.outputs] + ones
+                tensors.append(OutputTensor("\(module.path).lora_magnitude_vector", shape, magnitude))
+            }
+            if let bias = module.bias { tensors.append(OutputTensor("\(module.path).lora_B.bias", [module.outputs], bias)) }
+        }
+
+        /// A stack of experts: A [experts·rank, in], and B [out, rank·experts] with the expert as the faster index.
+        private mutating func add(_ module: AdapterModule, depth: Int) {
+            let owner = module.path.text + String(repeating: ".base_layer", count: depth)
+            let a = FactorMatrix.stacked(module.factors.map(\.a))
+            let columns = FactorMatrix.stacked(
+                (0..<module.rank).flatMap { column in module.factors.map { $0.b.columns(from: column, count: 1).transposed } })
+            tensors.append(OutputTensor("\(owner).lora_A.weight", a.shape, a))
+            tensors.append(OutputTensor("\(owner).lora_B.weight", [module.outputs, columns.rows], columns.transposed))
+            let ending = module.path.components.suffix(2).joined(separator: ".")
+            if !targetParameters.contains("\(ending).\(module.parameter)") { targetParameters.append("\(ending).\(module.parameter)") }
+        }
+
+        private mutating func add(_ replacement: Replacement) {
+            let values = FactorMatrix(replacement.values.info, in: replacement.values.file)
+            let shape = replacement.values.info.shape
+            var name = replacement.tensor
+            if let rows = replacement.rows {
+                let module = String(name.dropLast(name.hasSuffix(".weight") ? ".weight".count : 0))
+                trainedTokens[module] = rows
+                return tensors.append(OutputTensor("\(module).token_adapter.trainable_tokens_delta", shape, values))
+            }
+            let parts = name.split(separator: ".")
+            if let module = modules.first(where: {
+                name.hasPrefix($0.path.text + ".") && name.split(separator: ".").count == $0.path.components.count + 1
+            }) {
+                // Beside an update stands what the layer has itself.
+                name = "\(module.path).base_layer.\(parts.last ?? "")"
+                if parts.last == "bias" { trainsBiases = true }
+            } else if parts.last == "bias", trainsBiases || parts.count < 2 {
+                trainsBiases = true
+            } else {
+                savedModules.insert(parts.dropLast().last.map(String.init) ?? name)
+            }
+            tensors.append(OutputTensor(name, shape, values))
+        }
+
+        /// The configuration as PEFT's own `save_pretrained` gives it for the same `LoraConfig`; its set of targets has no order
+        /// there and is sorted here.
+        func configuration(_ options: AdapterOptions) -> JSONValue {
+            let rank = mostFrequent(modules.map(\.rank))
+            let alpha = mostFrequent(alphas)
+            let names = modules.map(\.pathOfParameter)
+            func patterns(_ values: [(ModulePath, JSONValue)]) -> JSONValue {
+                .object(OrderedDictionary(values.map { (patternKey(of: $0.0, among: names), $0.1) }, uniquingKeysWith: { $1 }))
+            }
+            let targets = Set(options.targets ?? modules.filter { $0.kind != .experts }.map(\.path.lastComponent)).sorted {
+                $0.utf8.lexicographicallyPrecedes($1.utf8)
+            }
+            func list(_ values: some Sequence<String>) -> JSONValue {
+                let items = values.sorted().map { JSONValue.string($0) }
+                return items.isEmpty ? .null : .array(items)
+            }
+            return [
+                "alora_invocation_tokens": .null,
+                "alpha_pattern": patterns(zip(modules, alphas).filter { $1 != alpha }.map { ($0.pathOfParameter, number($1)) }),
+                "arrow_config": .null,
+                "auto_mapping": .null,
+                "base_model_name_or_path": options.baseModel.map { .string($0) } ?? .null,
+                "bias": trainsBiases ? "all" : "none",
+                "corda_config": .null,
+                "ensure_weight_tying": false,
+                "eva_config": .null,
+                "exclude_modules": .null,
+                "fan_in_fan_out": .bool(modules.contains { $0.kind == .transposedLinear }),
+                "inference_mode": true,
+                "init_lora_weights": true,
+                "kasa_config": .null,
+                "layer_replication": .null,
+                "layers_pattern": .null,
+                "layers_to_transform": .null,
+                "loftq_config": [:],
+                "lora_alpha": number(alpha),
+                "lora_bias": .bool(hasFactorBias),
+                "lora_dropout": .real(options.dropout),
+                "lora_ga_config": .null,
+                "megatron_config": .null,
+                "megatron_core": "megatron.core",
+                "modules_to_save": list(savedModules),
+                "monteclora_config": .null,
+                "peft_type": "LORA",
+                "peft_version": .string(writtenVersion),
+                "qalora_group_size": 16,
+                "r": .integer(rank),
+                "rank_pattern": patterns(modules.filter { $0.rank != rank }.map { ($0.pathOfParameter, .integer($0.rank)) }),
+                "revision": .null,
+                "target_modules": .array(targets.map { .string($0) }),
+                "target_parameters": list(targetParameters),
+                "task_type": options.taskType.map { .string($0) } ?? .null,
+                "trainable_token_indices": trainedTokens.isEmpty
+                    ? .null : .object(trainedTokens.mapValues { .array($0.map { .integer($0) }) }),
+                "use_bdlora": .null,
+                "use_dora": .bool(usesMagnitudes),
+                "use_qalora": false,
+                "use_rslora": .bool(isRankStabilised),
+                "velora_config": .null,
+            ]
+        }
+    }
+
+    /// A key that PEFT matches with this module and none of the others: the path, or, where that is also the end of a
+    /// longer path, the path as an anchored regular expression.
+    private static func patternKey(of path: ModulePath, among all: [ModulePath]) -> String {
+        if let pattern = PEFTPattern(path.text), all.allSatisfy({ $0 == path || !pattern.matches($0) }) { return path.text }
+        return "^" + path.text.split(separator: ".", omittingEmptySubsequences: false).joined(separator: "\\.")
+    }
+
+    /// The larger of two that are equally frequent.
+    static func mostFrequent<Value: Hashable & Comparable>(_ values: [Value]) -> Value {
+        var counts: [Value: Int] = [:]
+        for value in values { counts[value, default: 0] += 1 }
+        guard let best = counts.max(by: { ($0.value, $0.key) < ($1.value, $1.key) }) else { preconditionFailure("no values") }
+        return best.key
+    }
+
+    /// An alpha as Python writes it: whole numbers without a fraction, because nearly everyone gives them so.
+    private static func number(_ value: Double) -> JSONValue {
+        if let whole = Int(exactly: value) { return .integer(whole) }
+        return .real(value)
+    }
+}

@@ -1,0 +1,107 @@
+internal import FileIO
+internal import GGUF
+internal import OrderedCollections
+public import Safetensors
+
+/// An adapter, whatever dialect it was stored in: low-rank updates of modules, and whatever was trained whole beside them.
+public struct Adapter: Sendable {
+    /// The dialects that are read.
+    public enum Dialect: String, Sendable {
+        case peft
+        /// kohya's trainers and LyCORIS.
+        case kohya
+        case diffusers
+        /// mlx-lm.
+        case mlx
+        /// llama.cpp.
+        case gguf
+        /// A training run of this project, collapsed in memory.
+        case opck
+    }
+
+    /// The file or folder that was opened.
+    public let path: String
+    public let dialect: Dialect
+    /// The safetensors file that holds the factors; `nil` for an adapter made in memory.
+    public let weightsPath: String?
+    /// The model that the adapter says it was trained on: a hub name or a path.
+    public let baseModel: String?
+    /// The modules that the configuration says it adapts, as written there: names, or one regular expression.
+    public let targets: [String]
+    /// What PEFT calls the kind of the model, such as `CAUSAL_LM`.
+    public let taskType: String?
+    /// The adapted modules, sorted by path; none twice.
+    public let modules: [AdapterModule]
+    /// Tensors, or rows of them, that take the place of the base's, sorted by the tensor's name.
+    public let replacements: [Replacement]
+    /// Oddities that change nothing, each one sentence.
+    public let remarks: [String]
+    /// Whether the paths of the modules have underscores where the model's have dots.
+    public let namesAreFlattened: Bool
+
+    public init(
+        path: String, dialect: Dialect, weightsPath: String?, baseModel: String?, targets: [String], taskType: String? = nil,
+        modules: [AdapterModule], replacements: [Replacement] = [], remarks: [String] = [], namesAreFlattened: Bool = false
+    ) {
+        self.path = path
+        self.dialect = dialect
+        self.weightsPath = weightsPath
+        self.baseModel = baseModel
+        self.targets = targets
+        self.taskType = taskType
+        self.modules = modules.sorted { ($0.place, $0.parameter) < ($1.place, $1.parameter) }
+        self.replacements = replacements.sorted { $0.tensor.utf8.lexicographicallyPrecedes($1.tensor.utf8) }
+        self.remarks = remarks
+        self.namesAreFlattened = namesAreFlattened
+    }
+
+    /// The file that holds the factors of the adapter at `path`; `nil` where there is none.
+    ///
+    /// - Parameter path: as for `read`.
+    public static func weightsPath(at path: String) -> String? {
+        guard FileSystem.isFolder(path) else {
+            let names = [MLX.weightsName, PEFT.weightsName, Diffusers.weightsName]
+            guard !names.contains(FileSystem.lastComponent(path)) else { return path }
+            guard path.hasSuffix(".safetensors"), let file = try? SafetensorsFile(path: path) else { return nil }
+            return Kohya.claims(file) || Diffusers.claims(file) ? path : nil
+        }
+        let folder = (try? PEFT.adapterFolder(in: path)) ?? path
+        let names = [MLX.weightsName, PEFT.weightsName, Diffusers.weightsName]
+        return names.map { FileSystem.join(folder, $0) }.first(where: FileSystem.exists)
+    }
+
+    /// Opens an adapter of any dialect that is read.
+    ///
+    /// - Parameter path: a folder of PEFT or mlx-lm, the safetensors file in it, or a file of kohya's trainers or diffusers, or the
+    ///   folder in which diffusers wrote it.
+    /// - Throws: `AdapterError`, `SafetensorsError` or `FileError`.
+    public static func read(path: String) throws -> Adapter {
+        if MLX.claims(path) { return try MLX.read(path: path) }
+        var single = path
+        if FileSystem.isFolder(path) {
+            single = FileSystem.join(path, Diffusers.weightsName)
+            guard FileSystem.exists(single) else { return try PEFT.read(path: path) }
+        }
+        if GGUFFile.claims(single) { return try GGUFAdapter.read(path: path) }
+        let file = try SafetensorsFile(path: single)
+        if Kohya.claims(file) { return try Kohya.read(file, path: path) }
+        let isPEFT = file.tensors.keys.contains { $0.hasPrefix(PEFT.keyPrefix) }
+        return !isPEFT && Diffusers.claims(file) ? try Diffusers.read(file, path: path) : try PEFT.read(path: path)
+    }
+}
+
+/// Values that take the place of the base's.
+public struct Replacement: Sendable {
+    /// The tensor's name in a model's files.
+    public let tensor: String
+    /// The values: the whole tensor, or one row for each of `rows`.
+    public let values: WeightFiles.Location
+    /// The rows that they replace; `nil` for the whole tensor.
+    public let rows: [Int]?
+
+    public init(tensor: String, values: WeightFiles.Location, rows: [Int]? = nil) {
+        self.tensor = tensor
+        self.values = values
+        self.rows = rows
+    }
+}

@@ -1,0 +1,65 @@
+internal import Adapters
+internal import ArgumentParser
+internal import JSON
+
+/// The layout of an adapter by its name.
+func adapterLayout(_ text: String) throws -> Adapter.Layout {
+    guard let layout = Adapter.Layout(rawValue: text) else {
+        let names = Adapter.Layout.allCases.map(\.rawValue)
+        throw ValidationError("the layout \"\(text)\" must be one of \(names.joined(separator: ", "))")
+    }
+    return layout
+}
+
+struct ConvertCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "convert",
+        abstract: "Write an adapter in the layout of another tool.",
+        discussion: """
+            Example:
+              oplora convert adapter --to mlx --out adapter-mlx
+
+            Every module is written, or the error names the one that the layout has no form for. Factors keep their bits, unless the \
+            layout has one scale for all modules and the adapter has several: then B is multiplied, and the output says so. The \
+            names of kohya's files, and the order of rows in GGUF files, can be read only beside the base (--base).
+            """)
+
+    @Argument(help: ArgumentHelp("The adapter, of any dialect, or a run.", valueName: "adapter")) var input: String
+    @Option(help: ArgumentHelp("peft, kohya, diffusers, mlx, gguf or safetensors.", valueName: "layout"), transform: adapterLayout)
+    var to: Adapter.Layout
+    @Option(help: ArgumentHelp("What to write: a folder for peft, diffusers and mlx, otherwise a file.", valueName: "path")) var out: String
+    @Option(help: ArgumentHelp("Folder or file of the model that the adapter is for.", valueName: "dir")) var base: String?
+    @Option(help: ArgumentHelp("The component of a pipeline: the one to take, or the one that the adapter is of.", valueName: "name"))
+    var component: String?
+    @Option(help: ArgumentHelp("Element type of the factors: keep, f32, bf16 or f16.", valueName: "type")) var dtype = "keep"
+    @Flag(help: "Replace an existing output.") var force = false
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws { _ = try elementType(dtype, allowingKeep: true) }
+
+    func run() throws {
+        try refuseExisting(out, replacing: force, inputs: [input] + (base.map { [$0] } ?? []))
+        guard let argument = AdapterArgument(argument: input), argument.weight == 1 else {
+            throw UsageError("\(input): an adapter to be converted has no weight", status: .usage)
+        }
+        let model = try base.map { try BaseModel(path: $0) }
+        var adapter = try argument.read().adapter
+        let dialect = adapter.dialect
+        if let component { adapter = try adapter.taking(component: component) }
+        if let model { adapter = try model.naming(adapter) }
+        let notes = try adapter.write(
+            to, to: out, base: model,
+            options: AdapterOptions(
+                baseModel: adapter.baseModel, dtype: try elementType(dtype, allowingKeep: true), taskType: adapter.taskType, isReplacing: force))
+        if output.json {
+            return Terminal.line(
+                ([
+                    "schema": "oplora.convert/1", "dialect": .string(dialect.rawValue), "layout": .string(to.rawValue),
+                    "modules": .integer(adapter.modules.count), "replaced": .integer(adapter.replacements.count),
+                    "notes": .array((adapter.remarks + notes).map { .string($0) }),
+                ] as JSONValue).serialized())
+        }
+        output.say("\(out): \(Format.count(adapter.modules.count, "module")) from \(dialect.rawValue) to \(to.rawValue)")
+        for note in adapter.remarks + notes { output.say(note) }
+    }
+}
