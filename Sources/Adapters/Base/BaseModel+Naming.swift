@@ -24,10 +24,20 @@ extension BaseModel {
                 }
                 named.append(module.with(component: component, path: path, factors: factors, isInterleaved: false))
             }
-            // Stacks of experts keep the name that they have in memory.
-            if places.isEmpty { named.append(module) }
+            // Stacks of experts have the name that they have in memory, in transformers.
+            if places.isEmpty {
+                let path = module.path.components.map { $0 == "block_sparse_moe" ? "mlp" : $0 }.joined(separator: ".")
+                named.append(module.with(component: module.component, path: ModulePath(path) ?? module.path))
+            }
         }
-        return adapter.with(modules: named, namesAreFlattened: false)
+        // PEFT stores what an adapted embedding has itself beside the update.
+        let replacements = adapter.replacements.filter { replacement in
+            guard replacement.rows == nil, let name = resolve(replacement.tensor), let own = source(of: name) else { return true }
+            let (values, base) = (replacement.values, FactorMatrix(own.info, in: own.file))
+            return !FactorMatrix(values.info, in: values.file).hasSameBytes(as: base)
+        }
+        let taskType = isNotCausal && adapter.taskType == "CAUSAL_LM" ? nil : adapter.taskType
+        return adapter.with(modules: named, replacements: replacements, namesAreFlattened: false, taskType: taskType)
     }
 
     // MARK: Rows of ggml

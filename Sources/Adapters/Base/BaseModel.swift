@@ -81,11 +81,18 @@ public struct BaseModel: Sendable {
         let embeddings = files.tensors.keys.filter(isEmbedding)
         guard embeddings.count == 1, let embedding = embeddings.first else { return nil }
         let isStated = configuration?["tie_word_embeddings"]?.boolValue ?? configuration?["text_config"]?["tie_word_embeddings"]?.boolValue
-        let names = configuration?["architectures"]?.arrayValue?.compactMap(\.stringValue) ?? []
-        let hasHead = configuration == nil || names.isEmpty || names.contains { $0.hasSuffix("ForCausalLM") || $0.hasSuffix("LMHeadModel") }
-        guard hasHead, isStated ?? (files.tensors[headName] == nil) else { return nil }
+        guard isCausal(configuration) ?? true, isStated ?? (files.tensors[headName] == nil) else { return nil }
         return Tie(embedding: embedding, head: headName)
     }
+
+    /// Whether a model is a causal language model; `nil` where its configuration does not say.
+    private static func isCausal(_ configuration: JSONValue?) -> Bool? {
+        let names = configuration?["architectures"]?.arrayValue?.compactMap(\.stringValue) ?? []
+        return names.isEmpty ? nil : names.contains { $0.hasSuffix("ForCausalLM") || $0.hasSuffix("LMHeadModel") }
+    }
+
+    /// Whether the model is known to be none that continues a text.
+    var isNotCausal: Bool { Self.isCausal(configuration) == false }
 
     /// Whether a tensor's name is that of a table of token embeddings.
     static func isEmbedding(_ name: String) -> Bool { isWeight(name, of: embeddingModules) }
@@ -113,7 +120,9 @@ public struct BaseModel: Sendable {
         if files.tensors[name] != nil { return name }
         if let tie, name == tie.head { return name }
         // The files of the inner model, or of the whole one where the adapter was trained on the inner one.
-        if let dot = name.firstIndex(of: "."), case let inner = String(name[name.index(after: dot)...]), files.tensors[inner] != nil {
+        if let dot = name.firstIndex(of: "."), case let inner = String(name[name.index(after: dot)...]),
+            files.tensors[inner] != nil || inner == tie?.head
+        {
             return inner
         }
         let outer = outerNames.map { "\($0).\(name)" }.filter { files.tensors[$0] != nil }
@@ -389,7 +398,7 @@ public struct BaseModel: Sendable {
     }
 
     /// Whether the family keeps the matrices of its experts as [in, out]; asked only where the shape cannot tell.
-    private var storesExpertsTransposed: Bool {
+    var storesExpertsTransposed: Bool {
         ["gpt_oss", "llama4", "llama4_text"].contains(configuration?["model_type"]?.stringValue ?? "")
     }
 }

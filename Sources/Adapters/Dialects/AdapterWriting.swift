@@ -40,7 +40,7 @@ extension Adapter {
             try requireOneModel(path: path, layout: "PEFT")
             try PEFT.write(modules, replacements: replacements, to: path, options: options)
             return []
-        case .mlx: return try MLX.write(self, to: path, options: options)
+        case .mlx: return try MLX.write(self, to: path, base: base, options: options)
         case .kohya: return try Kohya.write(self, to: path, options: options)
         case .diffusers: return try Diffusers.write(self, to: path, options: options)
         case .safetensors: return try Diffusers.writeSingleModel(self, to: path, options: options)
@@ -77,9 +77,11 @@ extension Adapter {
         return with(modules: kept, replacements: replacements.filter { $0.tensor.hasPrefix(component + ".") })
     }
 
-    func with(modules: [AdapterModule], replacements: [Replacement]? = nil, namesAreFlattened: Bool? = nil) -> Adapter {
+    func with(
+        modules: [AdapterModule], replacements: [Replacement]? = nil, namesAreFlattened: Bool? = nil, taskType: String?? = .none
+    ) -> Adapter {
         Adapter(
-            path: path, dialect: dialect, weightsPath: weightsPath, baseModel: baseModel, targets: targets, taskType: taskType, modules: modules,
+            path: path, dialect: dialect, weightsPath: weightsPath, baseModel: baseModel, targets: targets, taskType: taskType ?? self.taskType, modules: modules,
             replacements: replacements ?? self.replacements, remarks: remarks,
             namesAreFlattened: namesAreFlattened ?? self.namesAreFlattened)
     }

@@ -47,11 +47,13 @@ public enum Diffusers {
     /// - Throws: `AdapterError`.
     static func read(_ file: SafetensorsFile, path: String) throws(AdapterError) -> Adapter {
         var groups: OrderedDictionary<String?, [(info: TensorInfo, name: String)]> = [:]
+        let stated = try configurations(of: file)
+        // A model that is no pipeline has its configuration without a name in front, and its modules may begin like a component.
+        let isOneModel = stated["peft_type"] != nil
         for tensor in file.tensors.values {
-            let component = components.first { tensor.name.hasPrefix("\($0).") }
+            let component = isOneModel ? nil : components.first { tensor.name.hasPrefix("\($0).") }
             groups[component, default: []].append((tensor, renamed(String(tensor.name.dropFirst(component.map { $0.count + 1 } ?? 0)))))
         }
-        let stated = try configurations(of: file)
         var (modules, replacements, remarks): ([AdapterModule], [Replacement], [String]) = ([], [], [])
         for (component, tensors) in groups {
             let configuration = component.map { members(of: stated, prefix: $0 + ".") } ?? stated
@@ -67,7 +69,8 @@ public enum Diffusers {
             remarks += reading.remarks
         }
         return Adapter(
-            path: path, dialect: .diffusers, weightsPath: file.path, baseModel: nil, targets: [], modules: modules, replacements: replacements,
+            path: path, dialect: .diffusers, weightsPath: file.path, baseModel: stated["base_model_name_or_path"]?.stringValue, targets: [],
+            taskType: stated["task_type"]?.stringValue, modules: modules, replacements: replacements,
             remarks: remarks)
     }
 

@@ -1,17 +1,23 @@
 internal import FileIO
 internal import JSON
-internal import Tensors
 
 extension MLX {
     /// Writes a folder that mlx-lm loads. Its loader wants the same rank in all modules, and one scale.
-    static func write(_ adapter: Adapter, to path: String, options: AdapterOptions) throws -> [String] {
+    static func write(_ adapter: Adapter, to path: String, base: BaseModel?, options: AdapterOptions) throws -> [String] {
         let layout = "mlx-lm"
         try adapter.requireOneModel(path: path, layout: layout)
         try adapter.replacements.requireNone(path: path, layout: layout)
-        let modules = adapter.modules
+        if let module = adapter.modules.first(where: { $0.kind == .experts }), base?.storesExpertsTransposed == true {
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: module.label.text,
+                "\(layout) has no form for an update of experts whose gate and up projections the model interleaves")
+        }
+        // Models of mlx-lm have the gate and the up projections of experts apart.
+        let modules = adapter.modules.flatMap { $0.kind == .experts && $0.parameter == AdapterModule.fused && $0.outputs % 2 == 0 ? $0.cutIntoGateAndUp() : [$0] }
         let usesMagnitudes = modules.contains { $0.magnitude != nil }
         for module in modules {
-            try module.require([.linear, .transposedLinear, .embedding], path: path, layout: layout, magnitudes: module.kind == .linear)
+            try module.require([.linear, .transposedLinear, .embedding, .experts], path: path, layout: layout,
+                magnitudes: module.kind == .linear || module.kind == .transposedLinear)
             if usesMagnitudes, module.magnitude == nil {
                 throw AdapterError(
                     .unsupportedFeature, path: path, subject: module.label.text,
@@ -23,19 +29,26 @@ extension MLX {
                     "its magnitudes are the norms of inputs, and an adapter of mlx-lm has those of outputs")
             }
         }
-        let (scale, factors, scaleNotes) = adapter.commonScale()
+        let (scale, factors, scaleNotes) = adapter.with(modules: modules).commonScale()
         let rank = modules.map(\.rank).max() ?? 0
         var tensors: [OutputTensor] = []
         for (module, factor) in zip(modules, factors) {
-            let a = module.loraA.padded(rows: rank)
-            let b = module.loraB.transposed.padded(rows: rank)
-            tensors.append(OutputTensor("\(module.path).lora_a", [module.inputs, rank], a.transposed))
-            tensors.append(OutputTensor("\(module.path).lora_b", [rank, module.outputs], b, factor: factor))
-            if let magnitude = module.magnitude { tensors.append(OutputTensor("\(module.path).m", [module.outputs], magnitude.values)) }
+            let name = name(of: module, base: base)
+            let all = module.factors.map { (a: $0.a.padded(rows: rank), b: $0.b.transposed.padded(rows: rank)) }
+            if module.kind == .experts {
+                let a = FactorMatrix.stacked(all.map(\.a))
+                let b = FactorMatrix.stacked(all.map(\.b.transposed))
+                tensors.append(OutputTensor("\(name).lora_a", [all.count, rank, module.inputs], a))
+                tensors.append(OutputTensor("\(name).lora_b", [all.count, module.outputs, rank], b, factor: factor))
+            } else {
+                tensors.append(OutputTensor("\(name).lora_a", [module.inputs, rank], all[0].a.transposed))
+                tensors.append(OutputTensor("\(name).lora_b", [rank, module.outputs], all[0].b, factor: factor))
+            }
+            if let magnitude = module.magnitude { tensors.append(OutputTensor("\(name).m", [module.outputs], magnitude.values)) }
         }
         let padded = modules.count { $0.rank != rank }
         let notes = padded == 0 ? [] : ["the layout has one rank for all modules: the factors of \(padded) got zeros up to rank \(rank)"]
-        let keys = Set(modules.map { key(of: $0.path) }).sorted()
+        let keys = Set(modules.map { key(of: name(of: $0, base: base)) }).sorted()
         let configuration: JSONValue = [
             "fine_tune_type": usesMagnitudes ? "dora" : "lora",
             "lora_parameters": [
@@ -56,10 +69,21 @@ extension MLX {
         return scaleNotes + notes
     }
 
+    /// The name that mlx-lm has for a module.
+    private static func name(of module: AdapterModule, base: BaseModel?) -> String {
+        guard module.kind == .experts, module.path.lastComponent == "experts" else { return module.path.text }
+        var owner = module.path.components.dropLast().map(String.init)
+        // It keeps Mixtral's own name for the layer, which transformers has given up.
+        if owner.last == "mlp", base?.resolve("\((owner.dropLast() + ["block_sparse_moe", "gate", "weight"]).joined(separator: "."))") != nil {
+            owner[owner.count - 1] = "block_sparse_moe"
+        }
+        return (owner + ["switch_mlp", module.parameter]).joined(separator: ".")
+    }
+
     /// The name by which mlx-lm looks for a module: from its layer on, or the whole path outside of the layers.
-    private static func key(of path: ModulePath) -> String {
-        let components = path.components
-        guard let number = components.firstIndex(where: { Int($0) != nil }), number + 1 < components.count else { return path.text }
+    private static func key(of path: String) -> String {
+        let components = path.split(separator: ".")
+        guard let number = components.firstIndex(where: { Int($0) != nil }), number + 1 < components.count else { return path }
         return components[(number + 1)...].joined(separator: ".")
     }
 }
@@ -68,7 +92,6 @@ extension FactorMatrix {
     /// The matrix with rows of zeros below it.
     fileprivate func padded(rows wanted: Int) -> FactorMatrix {
         guard wanted > rows else { return self }
-        let zeros = [UInt8](repeating: 0, count: (wanted - rows) * columns * dtype.bitWidth / 8)
-        return .stacked([self, FactorMatrix(name: name, dtype: dtype, rows: wanted - rows, columns: columns, bytes: zeros)])
+        return .stacked([self, .zeros(like: self, rows: wanted - rows, columns: columns)])
     }
 }

@@ -29,6 +29,20 @@ extension PEFT {
         try folder.publish(durable: options.isDurable)
     }
 
+    /// Gate and up projections of experts in one parameter, as transformers has them in memory; those that cannot be joined
+    /// stay apart.
+    private static func joiningExperts(_ modules: [AdapterModule]) -> [AdapterModule] {
+        var joined = modules
+        for gate in modules where gate.kind == .experts && gate.parameter == AdapterModule.halves[0] {
+            guard let up = modules.first(where: { $0.path == gate.path && $0.component == gate.component && $0.parameter == AdapterModule.halves[1] }),
+                let both = AdapterModule.joined(gate: gate, up: up)
+            else { continue }
+            joined.removeAll { $0.path == gate.path && $0.component == gate.component && AdapterModule.halves.contains($0.parameter) }
+            joined.append(both)
+        }
+        return joined
+    }
+
     /// An adapter of one model as PEFT says it: its tensors, and what the configuration has to say of them.
     struct Content {
         /// With names from the module's path on.
@@ -44,7 +58,8 @@ extension PEFT {
         private var trainsBiases = false
 
         /// - Throws: `AdapterError.empty`, `.unsupportedFeature`.
-        init(_ modules: [AdapterModule], replacements: [Replacement], path: String) throws(AdapterError) {
+        init(_ given: [AdapterModule], replacements: [Replacement], path: String) throws(AdapterError) {
+            let modules = joiningExperts(given)
             guard !modules.isEmpty else { throw AdapterError(.empty, path: path, "there is no module to write") }
             func refuse(_ module: AdapterModule, _ why: String) -> AdapterError {
                 AdapterError(.unsupportedFeature, path: path, subject: module.label.text, why)
@@ -80,7 +95,8 @@ extension PEFT {
                 }
             }
             precondition(Set(tensors.map(\.name)).count == tensors.count, "a module is to be written twice")
-            for replacement in replacements { add(replacement) }
+            let wholeTensors = Set(replacements.map(\.tensor))
+            for replacement in replacements { add(replacement, among: wholeTensors) }
         }
 
         private mutating func add(_ module: AdapterModule) {
@@ -109,7 +125,7 @@ extension PEFT {
             if !targetParameters.contains("\(ending).\(module.parameter)") { targetParameters.append("\(ending).\(module.parameter)") }
         }
 
-        private mutating func add(_ replacement: Replacement) {
+        private mutating func add(_ replacement: Replacement, among wholeTensors: Set<String>) {
             let values = FactorMatrix(replacement.values.info, in: replacement.values.file)
             let shape = replacement.values.info.shape
             var name = replacement.tensor
@@ -119,17 +135,15 @@ extension PEFT {
                 return tensors.append(OutputTensor("\(module).token_adapter.trainable_tokens_delta", shape, values))
             }
             let parts = name.split(separator: ".")
-            if let module = modules.first(where: {
-                name.hasPrefix($0.path.text + ".") && name.split(separator: ".").count == $0.path.components.count + 1
-            }) {
+            let owner = parts.dropLast().joined(separator: ".")
+            if let module = modules.first(where: { $0.path.text == owner }) {
                 // Beside an update stands what the layer has itself.
                 name = "\(module.path).base_layer.\(parts.last ?? "")"
-                if parts.last == "bias" { trainsBiases = true }
-            } else if parts.last == "bias", trainsBiases || parts.count < 2 {
-                trainsBiases = true
-            } else {
-                savedModules.insert(parts.dropLast().last.map(String.init) ?? name)
             }
+            // A bias without its weight was trained as one of all biases, any other tensor with its module.
+            let isBias = parts.last == "bias" && !wholeTensors.contains(owner + ".weight")
+            if isBias { trainsBiases = true }
+            if !isBias, name == replacement.tensor { savedModules.insert(parts.dropLast().last.map(String.init) ?? name) }
             tensors.append(OutputTensor(name, shape, values))
         }
 

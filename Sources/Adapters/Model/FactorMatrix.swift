@@ -176,6 +176,12 @@ public struct FactorMatrix: Sendable {
             name: parts[0].name, dtype: parts[0].dtype, rows: parts.reduce(0) { $0 + $1.rows }, columns: parts[0].columns, bytes: bytes)
     }
 
+    /// Zeros in the element type of another matrix.
+    static func zeros(like other: FactorMatrix, rows: Int, columns: Int) -> FactorMatrix {
+        let bytes = [UInt8](repeating: 0, count: rows * columns * other.dtype.bitWidth / 8)
+        return FactorMatrix(name: other.name, dtype: other.dtype, rows: rows, columns: columns, bytes: bytes)
+    }
+
     /// Whether the elements are those of the other matrix, bit for bit.
     func hasSameBytes(as other: FactorMatrix) -> Bool {
         guard dtype == other.dtype, shape == other.shape else { return false }
