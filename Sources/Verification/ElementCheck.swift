@@ -40,13 +40,16 @@ struct Update: Sendable {
         let scaled: Magnitude =
             switch magnitude {
             case .ofRows: .ofRows(values)
-            case .ofColumns: .ofColumns(zip(values, plain.columnNorms(weights: weights, rows: update.rows, columns: update.columns)).map { $0 / $1 })
+            case .ofColumns:
+                .ofColumns(plain.columnRatios(to: values, weights: weights, rows: update.rows, columns: update.columns))
             }
         self.init(firstRow: plain.firstRow, left: plain.left, right: plain.right, rank: plain.rank, scale: plain.scale, magnitude: scaled)
     }
 
-    /// The norms of the columns of weight + update. Lane j of eight takes the rows i ≡ j mod 8 in their order.
-    private func columnNorms(weights: WeightFiles.Location, rows: Range<Int>, columns: Int) -> [Double] {
+    /// What brings the norms of the columns of weight + update to those of `values`, which are each for one column or for as many
+    /// as there are positions in a kernel. Lane j of eight takes the rows i ≡ j mod 8 in their order; the lanes of the columns
+    /// with one norm are added in the columns' order.
+    private func columnRatios(to values: [Double], weights: WeightFiles.Location, rows: Range<Int>, columns: Int) -> [Double] {
         var lanes = [[Double]](repeating: [Double](repeating: 0, count: columns), count: 8)
         var sum = [Double](repeating: 0, count: columns)
         weights.file.withBytes(of: weights.info) { bytes in
@@ -57,7 +60,12 @@ struct Update: Sendable {
                 for column in 0..<columns { lanes[(row - rows.lowerBound) % 8][column] += result[column] * result[column] }
             }
         }
-        return (0..<columns).map { column in Self.norm(lanes.map { $0[column] }) }
+        let width = columns / values.count
+        return values.indices.flatMap { input in
+            let norm = Self.norm(
+                lanes.map { lane in (1..<width).reduce(lane[input * width]) { $0 + lane[input * width + $1] } })
+            return [Double](repeating: values[input] / norm, count: width)
+        }
     }
 
     static func norm(_ lanes: [Double]) -> Double {

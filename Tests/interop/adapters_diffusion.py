@@ -5,11 +5,11 @@
     python adapters_diffusion.py --generate-only
 
 Small random pipelines (Stable Diffusion 1.5, XL and Flux) are saved by diffusers. Adapters are made by diffusers with PEFT and by
-LyCORIS, or written under the older names, those of kohya's sd-scripts and those of the original models. The reference is what
-diffusers fuses after loading the file, or what LyCORIS merges: every tensor of the component that `oplora merge` wrote must be
-within 1e-5 of the largest element in it, tensors that the reference leaves alone must be the base's, and every other file of a
-pipeline must be copied byte for byte; diffusers loads the merged folder. One line a case; exits 1 if any fails. --generate-only makes the
-adapters and references and merges nothing. Needs the packages of requirements-diffusion.txt.
+LyCORIS, or written under the older names, those of kohya's sd-scripts and those of the original models, for diffusers or LyCORIS to
+read. The reference is what the same library fuses, in F32: every tensor of a component that `oplora merge` wrote must be within 1e-5
+of the largest element in it, tensors that the reference leaves alone must be the base's, every other file must be copied byte for
+byte, and diffusers must load the merged pipeline. One line a case; exits 1 if any fails. --generate-only makes adapters and references,
+and merges nothing. Needs diffusers, transformers, peft and lycoris-lora.
 """
 
 import argparse
@@ -53,8 +53,7 @@ RANK, ALPHA = 4, 7
 COMPONENTS = ["unet", "transformer", "text_encoder", "text_encoder_2"]
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 LINEAR = ATTENTION + ["proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
-RESNET = ["conv1", "conv2", "conv_shortcut", "time_emb_proj"]
-CONVOLUTION = RESNET + ["downsamplers.0.conv", "upsamplers.0.conv"]
+CONVOLUTION = ["conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv"]
 OUTER = ["conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"]
 ADDED = ["add_embedding.linear_1", "add_embedding.linear_2"]
 TEXT = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
@@ -100,8 +99,8 @@ def flux():
         patch_size=1, in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24,
         pooled_projection_dim=12, axes_dims_rope=[4, 4, 8], guidance_embeds=True)
     t5 = hf.T5EncoderModel(hf.T5Config(vocab_size=16, d_model=24, d_kv=4, d_ff=20, num_layers=1, num_heads=2))
-    return diffusers.FluxPipeline(diffusers.FlowMatchEulerDiscreteScheduler(), vae(), text_encoder(hf.CLIPTextModel, 12), tokenizer(), t5, tokenizer(),
-                                  transformer)
+    return diffusers.FluxPipeline(
+        diffusers.FlowMatchEulerDiscreteScheduler(), vae(), text_encoder(hf.CLIPTextModel, 12), tokenizer(), t5, tokenizer(), transformer)
 
 
 def make_base(build, folder):
@@ -144,7 +143,7 @@ def randomise(module):
             parameter.copy_(0.1 * noise)
 
 
-# Adapters that diffusers and PEFT make. Each maker gets the folder, which has a base, and a function that loads the pipeline anew; it
+# Adapters that diffusers and PEFT make. Each maker gets the folder, which has a pipeline, and a function that loads the pipeline anew; it
 # returns the base to merge into, the adapter's file and the reference: weights by component.
 
 def add_adapter(module, **fields):
@@ -152,7 +151,7 @@ def add_adapter(module, **fields):
     randomise(module)
 
 
-def trained(fields, has_metadata=True, is_read_back=True):
+def trained(fields, base="base", has_metadata=True, is_read_back=True):
     """Adapters of several components, saved by the pipeline; without metadata, as diffusers saved before 0.34."""
     def make(folder, load):
         pipeline = load()
@@ -165,27 +164,23 @@ def trained(fields, has_metadata=True, is_read_back=True):
         path, reference = folder / "adapter/pytorch_lora_weights.safetensors", fused(pipeline)
         if is_read_back:
             torch.testing.assert_close(read(path, load), reference, rtol=1e-5, atol=1e-6)
-        return folder / "base", path, reference
+        return folder / base, path, reference
     return make
 
 
 def trained_alone(component, **fields):
     """An adapter that the component itself saves, under names without a prefix, for a base that is the component's folder."""
     def make(folder, load):
-        module, path = getattr(load(), component), folder / "adapter/pytorch_lora_weights.safetensors"
-        add_adapter(module, **fields)
-        module.save_lora_adapter(path.parent)
-        return folder / "base" / component, path, {component: read_alone(path, getattr(load(), component))}
+        pipeline, path = load(), folder / "adapter/pytorch_lora_weights.safetensors"
+        add_adapter(getattr(pipeline, component), **fields)
+        getattr(pipeline, component).save_lora_adapter(path.parent)
+        reference = fused(pipeline)
+        torch.testing.assert_close(read_alone(path, load, component), reference, rtol=1e-5, atol=1e-6)
+        return folder / "base" / component, path, reference
     return make
 
 
-def into_component(component, make_pipeline):
-    """The adapter of a pipeline, merged into the folder of one component."""
-    def make(folder, load):
-        base, path, reference = make_pipeline(folder, load)
-        return base / component, path, {component: reference[component]}
-    return make
-
+# The readers: the weights that a library makes of a file.
 
 def read(path, load):
     pipeline = load()
@@ -193,11 +188,27 @@ def read(path, load):
     return fused(pipeline)
 
 
-def read_alone(path, module):
-    module.load_lora_adapter(path, prefix=None)
-    module.fuse_lora()
-    module.unload_lora()
-    return module.state_dict()
+def read_alone(path, load, component="unet"):
+    pipeline = load()
+    getattr(pipeline, component).load_lora_adapter(path, prefix=None, use_safetensors=True)  # without it, the metadata is left out
+    return fused(pipeline)
+
+
+def read_flux(path, load):
+    """diffusers' reader knows only the width of the published model."""
+    converter, width = lora_conversion_utils._convert_kohya_flux_lora_to_diffusers, load().transformer.inner_dim
+    scope = dict(vars(lora_conversion_utils))
+    exec(inspect.getsource(converter).replace("[3072, 3072, 3072, 12288]", str([width, width, width, 4 * width])), scope)
+    with unittest.mock.patch.object(lora_pipeline, converter.__name__, scope[converter.__name__]):
+        return read(path, load)
+
+
+def read_lycoris(path, load):
+    """sd-scripts' own networks take ranks and alphas in the same way."""
+    pipeline = load()
+    network, tensors = create_network_from_weights(1.0, str(path), None, None, pipeline.unet)
+    network.merge_to(None, pipeline.unet, tensors, None, None)
+    return weights(pipeline)
 
 
 # Adapters under other names, written here and read by diffusers.
@@ -240,18 +251,23 @@ def kohya_ldm(component, name, pipeline):
 
 def processor(component, name, pipeline):
     """The names of diffusers 0.12 to 0.17."""
-    key = re.sub(r"to_(q|k|v|out)(\.0)?$", r"processor.to_\1_lora", name) if component == "unet" else re.sub(r"(q|k|v|out)_proj$", r"to_\1_lora", name)
-    return f"{component}.{key}.down.weight", f"{component}.{key}.up.weight", None
+    path, last = re.match(r"(.*\.)(?:to_)?(q|k|v|out)(?:_proj|\.0|)$", name).groups()
+    key = f"{component}.{path}{'processor.' if component == 'unet' else ''}to_{last}_lora"
+    return f"{key}.down.weight", f"{key}.up.weight", None
 
 
 def processor_alone(component, name, pipeline):
-    return *(key.removeprefix("unet.") for key in processor(component, name, pipeline)[:2]), None
+    return [key and key.removeprefix("unet.") for key in processor(component, name, pipeline)]
 
 
 def up_down(component, name, pipeline):
     """The names of diffusers 0.18 to 0.24."""
     key = f"{component}.{name}.{'lora' if component == 'unet' else 'lora_linear_layer'}"
     return f"{key}.down.weight", f"{key}.up.weight", None
+
+
+def peft(component, name, pipeline):
+    return f"{component}.{name}.lora_A.weight", f"{component}.{name}.lora_B.weight", f"{component}.{name}.alpha"
 
 
 def factors(module, rank, generator):
@@ -276,22 +292,13 @@ def write(path, pipeline, naming, targets, rank=lambda name: RANK, alpha=lambda 
     save_file(tensors, path)
 
 
-def written(naming, targets, twin=None, **shape):
-    """`twin`: other names, under which diffusers reads the same factors for the reference."""
+def written(naming, targets, reader=read, twin=None, base="base", **shape):
+    """`twin`: other names, under which the same factors are read for the reference."""
     def make(folder, load):
         path, other = folder / "adapter.safetensors", folder / "twin.safetensors"
         write(path, load(), naming, targets, **shape)
-        if twin:
-            write(other, load(), twin, targets, **shape)
-        return folder / "base", path, read(other if twin else path, load)
-    return make
-
-
-def written_alone(naming, endings):
-    def make(folder, load):
-        path = folder / "adapter.safetensors"
-        write(path, load(), naming, {"unet": endings})
-        return folder / "base/unet", path, {"unet": read_alone(path, load().unet)}
+        write(other, load(), twin or naming, targets, **shape)
+        return folder / base, path, reader(other, load)
     return make
 
 
@@ -325,27 +332,11 @@ def flux_original(is_split=False, has_alpha=True, is_comfy=False):
             if name.endswith(tuple(TEXT)) and not is_comfy:
                 add("lora_te1_text_model_" + name.replace(".", "_"), [module], ALPHA)
         save_file(tensors, path)
-        # The only size that diffusers' reader knows is that of the published model.
-        converter, width = lora_conversion_utils._convert_kohya_flux_lora_to_diffusers, pipeline.transformer.inner_dim
-        scope = dict(vars(lora_conversion_utils))
-        exec(inspect.getsource(converter).replace("[3072, 3072, 3072, 12288]", str([width, width, width, 4 * width])), scope)
-        with unittest.mock.patch.object(lora_pipeline, converter.__name__, scope[converter.__name__]):
-            return folder / "base", path, read(path, load)
+        return folder / "base", path, read_flux(path, load)
     return make
 
 
-def flux_alphas(folder, load):
-    """PEFT's names with alphas beside them."""
-    path, generator, tensors = folder / "adapter.safetensors", torch.Generator().manual_seed(23), {}
-    for name, module in load().transformer.named_modules():
-        if name.endswith(("to_q", "add_k_proj", "proj_mlp", "ff.net.2")):
-            tensors[f"transformer.{name}.lora_A.weight"], tensors[f"transformer.{name}.lora_B.weight"] = factors(module, RANK, generator)
-            tensors[f"transformer.{name}.alpha"] = torch.tensor(3.0 if "proj" in name else 7.0)
-    save_file(tensors, path)
-    return folder / "base", path, read(path, load)
-
-
-# Adapters that LyCORIS makes or reads, and merges.
+# Adapters that LyCORIS makes and merges.
 
 def lycoris(dtype=None, alpha=ALPHA, **options):
     def make(folder, load):
@@ -362,17 +353,6 @@ def lycoris(dtype=None, alpha=ALPHA, **options):
         network.merge_to(encoders, pipeline.unet, tensors, None, None)
         # The names on a text encoder before Transformers 5.
         save_file({re.sub("^(lora_te1?_)encoder_", r"\1text_model_encoder_", key): tensor for key, tensor in tensors.items()}, path, metadata)
-        return folder / "base", path, weights(pipeline)
-    return make
-
-
-def read_by_lycoris(endings, **shape):
-    """sd-scripts' own networks take ranks and alphas in the same way."""
-    def make(folder, load):
-        pipeline, path = load(), folder / "adapter.safetensors"
-        write(path, pipeline, kohya, {"unet": endings}, **shape)
-        network, tensors = create_network_from_weights(1.0, str(path), None, None, pipeline.unet)
-        network.merge_to(None, pipeline.unet, tensors, None, None)
         return folder / "base", path, weights(pipeline)
     return make
 
@@ -406,27 +386,28 @@ CASES = [
     (sd15, "diffusers: lora_bias", trained({"unet": on(["to_out.0", "ff.net.2", "time_emb_proj"], lora_bias=True)})),
     (sd15, "diffusers: no metadata", trained(
         {"unet": on(UNET, lora_alpha=RANK, rank_pattern={"to_k": 2}, alpha_pattern={"to_k": 2})}, has_metadata=False)),
-    (sd15, "diffusers: into the U-Net's folder", into_component("unet", trained({"unet": on(UNET)}))),
+    (sd15, "diffusers: into the U-Net's folder", trained({"unet": on(UNET)}, base="base/unet")),
     (sd15, "diffusers: saved by the U-Net", trained_alone("unet", **on(UNET, **PATTERNS))),
     (sdxl, "diffusers: U-Net", trained({"unet": on(UNET + ADDED)})),
     (sdxl, "diffusers: U-Net and text encoders", trained({"unet": on(UNET), "text_encoder": on(TEXT, r=2), "text_encoder_2": on(TEXT, r=3)})),
     (flux, "diffusers: transformer", trained({"transformer": on(FLUX)})),
     (flux, "diffusers: transformer and text encoder", trained({"transformer": on(FLUX, use_dora=True), "text_encoder": on(TEXT)})),
     (flux, "diffusers: saved by the transformer", trained_alone("transformer", **on(FLUX, use_rslora=True))),
-    (flux, "diffusers: alphas beside PEFT's names", flux_alphas),
+    (flux, "diffusers: alphas beside PEFT's names", written(peft, {"transformer": FLUX[:7]}, alpha=lambda name: 3 if "proj" in name else 7)),
     (sd15, "diffusers 0.17: processors", written(processor, {"unet": ATTENTION, "text_encoder": TEXT[:4]})),
-    (sd15, "diffusers 0.17: processors, without unet.", written_alone(processor_alone, ATTENTION)),
+    (sd15, "diffusers 0.17: processors, without unet.", written(processor_alone, {"unet": ATTENTION}, read_alone, base="base/unet")),
     (sd15, "diffusers 0.24: up and down", written(up_down, {"unet": LINEAR, "text_encoder": TEXT})),
     (sdxl, "diffusers 0.24: up and down", written(up_down, {**KOHYA_XL, "unet": LINEAR})),
     (sd15, "kohya: diffusers' names", written(kohya, KOHYA)),
     (sd15, "kohya: alpha absent", written(kohya, KOHYA, rank=uneven, alpha=lambda name: None)),
-    (sd15, "kohya: alpha of 0, as LyCORIS and sd-scripts' networks take it", read_by_lycoris(UNET, alpha=lambda name: 0)),
-    (sd15, "kohya: each module's own rank and alpha", read_by_lycoris(UNET, rank=uneven, alpha=lambda name: 1 + len(name) % 5)),
+    (sd15, "kohya: alpha of 0, as LyCORIS and sd-scripts' networks take it", written(kohya, {"unet": UNET}, read_lycoris, alpha=lambda name: 0)),
+    # diffusers gives most modules the alpha that most have.
+    (sd15, "kohya: each module's own rank and alpha", written(kohya, {"unet": UNET}, read_lycoris, rank=uneven, alpha=lambda name: 1 + len(name) % 5)),
     # diffusers takes neither original names with two-digit blocks nor the upsampler of a block without attention.
     (sd15, "kohya: original names", written(kohya_ldm, {"unet": UNET}, twin=kohya)),
     (sdxl, "kohya: original names", written(kohya_ldm, {**KOHYA_XL, "unet": UNET + ADDED})),
     (sdxl, "kohya: diffusers' names", written(kohya, KOHYA_XL)),
-    (sdxl, "kohya: original names, into the U-Net's folder", into_component("unet", written(kohya_ldm, {"unet": UNET}))),
+    (sdxl, "kohya: original names, into the U-Net's folder", written(kohya_ldm, {"unet": UNET}, base="base/unet")),
     (flux, "kohya: qkv in one", flux_original()),
     (flux, "kohya: qkv in one, split", flux_original(is_split=True)),
     (flux, "kohya: qkv in one, alpha absent", flux_original(has_alpha=False)),
@@ -460,7 +441,7 @@ def compare(base, merged, kind, expected):
         is_kept = torch.equal(tensor, untouched[key])
         off = ((found[key].double() - tensor.double()).abs().max() / tensor.double().abs().max().clamp_min(1e-30)).item()
         error, changed = max(error, off), changed + (not is_kept)
-        if off > (0 if is_kept else BOUND):
+        if not off <= (0 if is_kept else BOUND):
             wrong.append(f"{base.name}: {key} off by {off:.1e}")
     return error, changed, wrong
 
@@ -486,7 +467,7 @@ def check(oplora, build, maker, folder):
                              capture_output=True, text=True)
         if run.returncode:
             return "", f"merge: {run.stderr.strip()}"
-    folders = {name: base if base.name == name else base / name for name in expected}
+    folders = {base.name: base} if base.name in kinds else {name: base / name for name in expected}
     wrong = list(other_files(base, merged, set(folders.values())))
     errors, changed, wrongs = zip(*(compare(path, merged / path.relative_to(base), kinds[name], expected[name]) for name, path in folders.items()))
     wrong += sum(wrongs, []) if oplora else []

@@ -241,6 +241,9 @@ public struct BaseModel: Sendable {
                         + "\(describe(shape: [left.rows, right.columns])) and the weight is \(describe(shape: shape)); the adapter belongs to another model"
                 )
             }
+            if let values = module.magnitude?.values, case .ofInputs = module.magnitude {
+                guard values.columns == shape[isTransposed ? 0 : 1] else { throw misfit(name, shape) }
+            }
             let magnitude: TensorUpdate.Magnitude? =
                 switch module.magnitude {
                 case .ofOutputs(let values)?: isTransposed ? .ofColumns(values) : .ofRows(values)

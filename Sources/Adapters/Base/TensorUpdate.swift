@@ -6,7 +6,7 @@ public struct TensorUpdate: Sendable {
     public enum Magnitude: Sendable {
         /// [1, rows].
         case ofRows(FactorMatrix)
-        /// [1, columns].
+        /// [1, columns]; or [1, inputs] for a convolution, each the norm of all columns of the input.
         case ofColumns(FactorMatrix)
 
         public var values: FactorMatrix {

@@ -81,7 +81,8 @@ extension Adapter {
         modules: [AdapterModule], replacements: [Replacement]? = nil, namesAreFlattened: Bool? = nil, taskType: String?? = .none
     ) -> Adapter {
         Adapter(
-            path: path, dialect: dialect, weightsPath: weightsPath, baseModel: baseModel, targets: targets, taskType: taskType ?? self.taskType, modules: modules,
+            path: path, dialect: dialect, weightsPath: weightsPath, baseModel: baseModel, targets: targets, taskType: taskType ?? self.taskType,
+            modules: modules,
             replacements: replacements ?? self.replacements, remarks: remarks,
             namesAreFlattened: namesAreFlattened ?? self.namesAreFlattened)
     }

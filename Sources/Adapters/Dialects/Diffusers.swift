@@ -27,6 +27,10 @@ public enum Diffusers {
         (".lora_linear_layer.down.weight", ".lora_A.weight"), (".to_out.lora_magnitude_vector", ".to_out.0.lora_magnitude_vector"),
         (".lora_up.weight", ".lora_B.weight"), (".lora_down.weight", ".lora_A.weight"),
     ]
+    /// What the oldest files call the projections of a text encoder.
+    private static let textProjections: [(old: String, new: String)] = [
+        (".to_q.lora_", ".q_proj.lora_"), (".to_k.lora_", ".k_proj.lora_"), (".to_v.lora_", ".v_proj.lora_"), (".to_out.0.lora_", ".out_proj.lora_"),
+    ]
     private static let factorEndings = [".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B"]
     private static let alphaEnding = ".alpha"
 
@@ -36,6 +40,12 @@ public enum Diffusers {
     }
 
     /// A tensor's name as PEFT has it.
+    private static func renamed(_ name: String, isOfText: Bool) -> String {
+        let peft = renamed(name)
+        guard isOfText, let old = textProjections.first(where: { peft.contains($0.old) }) else { return peft }
+        return peft.replacing(old.old, with: old.new)
+    }
+
     private static func renamed(_ name: String) -> String {
         let plain = name.split(separator: ".", omittingEmptySubsequences: false).filter { $0 != "processor" }.joined(separator: ".")
         guard let ending = endings.first(where: { plain.hasSuffix($0.old) }) else { return plain }
@@ -52,7 +62,8 @@ public enum Diffusers {
         let isOneModel = stated["peft_type"] != nil
         for tensor in file.tensors.values {
             let component = isOneModel ? nil : components.first { tensor.name.hasPrefix("\($0).") }
-            groups[component, default: []].append((tensor, renamed(String(tensor.name.dropFirst(component.map { $0.count + 1 } ?? 0)))))
+            let rest = String(tensor.name.dropFirst(component.map { $0.count + 1 } ?? 0))
+            groups[component, default: []].append((tensor, renamed(rest, isOfText: component?.hasPrefix("text_encoder") == true)))
         }
         var (modules, replacements, remarks): ([AdapterModule], [Replacement], [String]) = ([], [], [])
         for (component, tensors) in groups {

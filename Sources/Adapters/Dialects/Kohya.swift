@@ -116,7 +116,7 @@ public enum Kohya {
             component: component, path: path, kind: kernel.isEmpty ? .linear : .convolution, factors: [.init(a: a, b: b)], alpha: alpha,
             scale: alpha / Double(a.rows),
             magnitude: try parts.doraScale.map { scale throws(AdapterError) in
-                try magnitude(scale, outputs: b.rows, inputs: down.shape[1], kernel: kernel, in: file)
+                try magnitude(scale, outputs: b.rows, inputs: down.shape[1], in: file)
             }, kernel: kernel)
     }
 
@@ -153,7 +153,7 @@ public enum Kohya {
 
     /// `dora_scale` is [out,1,…] or [1,in,…]; which of the two is never guessed.
     private static func magnitude(
-        _ tensor: TensorInfo, outputs: Int, inputs: Int, kernel: [Int], in file: SafetensorsFile
+        _ tensor: TensorInfo, outputs: Int, inputs: Int, in file: SafetensorsFile
     ) throws(AdapterError) -> AdapterModule.Magnitude {
         let values = FactorMatrix(tensor, in: file)
         let isFlat = tensor.shape.count >= 2 && tensor.shape.dropFirst(2).allSatisfy { $0 == 1 }
@@ -162,11 +162,6 @@ public enum Kohya {
             throw AdapterError(
                 .invalidShape, path: file.path, subject: tensor.name,
                 "its shape \(describe(shape: tensor.shape)) is neither one norm for each of \(outputs) outputs nor one for each of \(inputs) inputs")
-        }
-        guard kernel.allSatisfy({ $0 == 1 }) else {
-            throw AdapterError(
-                .unsupportedFeature, path: file.path, subject: tensor.name,
-                "norms of the inputs of a convolution with a kernel \(describe(shape: kernel)) are not supported")
         }
         return .ofInputs(values)
     }

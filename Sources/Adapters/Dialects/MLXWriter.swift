@@ -13,10 +13,13 @@ extension MLX {
                 "\(layout) has no form for an update of experts whose gate and up projections the model interleaves")
         }
         // Models of mlx-lm have the gate and the up projections of experts apart.
-        let modules = adapter.modules.flatMap { $0.kind == .experts && $0.parameter == AdapterModule.fused && $0.outputs % 2 == 0 ? $0.cutIntoGateAndUp() : [$0] }
+        let modules = adapter.modules.flatMap {
+            $0.kind == .experts && $0.parameter == AdapterModule.fused && $0.outputs % 2 == 0 ? $0.cutIntoGateAndUp() : [$0]
+        }
         let usesMagnitudes = modules.contains { $0.magnitude != nil }
         for module in modules {
-            try module.require([.linear, .transposedLinear, .embedding, .experts], path: path, layout: layout,
+            try module.require(
+                [.linear, .transposedLinear, .embedding, .experts], path: path, layout: layout,
                 magnitudes: module.kind == .linear || module.kind == .transposedLinear)
             if usesMagnitudes, module.magnitude == nil {
                 throw AdapterError(

@@ -34,7 +34,8 @@ extension PEFT {
     private static func joiningExperts(_ modules: [AdapterModule]) -> [AdapterModule] {
         var joined = modules
         for gate in modules where gate.kind == .experts && gate.parameter == AdapterModule.halves[0] {
-            guard let up = modules.first(where: { $0.path == gate.path && $0.component == gate.component && $0.parameter == AdapterModule.halves[1] }),
+            guard
+                let up = modules.first(where: { $0.path == gate.path && $0.component == gate.component && $0.parameter == AdapterModule.halves[1] }),
                 let both = AdapterModule.joined(gate: gate, up: up)
             else { continue }
             joined.removeAll { $0.path == gate.path && $0.component == gate.component && AdapterModule.halves.contains($0.parameter) }

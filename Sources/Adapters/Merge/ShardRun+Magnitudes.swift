@@ -61,9 +61,23 @@ extension ShardRun {
                 try addUpdates(job, rows: rows, factors: factors, &source, into: &wide)
                 MagnitudeKernel.addSquares(of: wide, rows: rows, columns: columns, to: &lanes)
             }
-            let ratios = MagnitudeKernel.columnRatios(lanes: lanes, magnitudes: magnitudes.doubles())
+            let values = magnitudes.doubles()
+            let ratios = Self.spread(MagnitudeKernel.columnRatios(lanes: Self.gathered(lanes, into: values.count), magnitudes: values), over: columns)
             known[number] = ratios
             return ratios
         }
+    }
+
+    /// The lanes of groups of columns with one norm each, those of a kernel's positions: the columns of a group one after another.
+    private static func gathered(_ lanes: [Double], into groups: Int) -> [Double] {
+        guard groups * 8 != lanes.count else { return lanes }
+        let width = lanes.count / (8 * groups)
+        return (0..<8 * groups).map { group in lanes[group * width + 1..<(group + 1) * width].reduce(lanes[group * width], +) }
+    }
+
+    /// The ratio of each column, from those of its group.
+    private static func spread(_ ratios: [Double], over columns: Int) -> [Double] {
+        guard ratios.count != columns else { return ratios }
+        return (0..<columns).map { ratios[$0 / (columns / ratios.count)] }
     }
 }
