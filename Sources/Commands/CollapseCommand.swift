@@ -18,13 +18,10 @@ struct CollapseCommand: ParsableCommand {
             """)
 
     @Argument(help: ArgumentHelp("The run.", valueName: "run.opck")) var runPath: String
-    @Option(help: ArgumentHelp("Folder to write.", valueName: "dir")) var out: String
     @Option(help: ArgumentHelp("Element type of the factors: f32, bf16 or f16.", valueName: "type")) var dtype = "f32"
-    @Option(help: ArgumentHelp("peft, kohya, diffusers, mlx, gguf or safetensors.", valueName: "layout"), transform: adapterLayout)
-    var layout = Adapter.Layout.peft
     @Option(help: ArgumentHelp("The model that it is for, which gguf needs.", valueName: "dir")) var base: String?
     @Flag(help: "Verify the written adapter against the hypernetworks.") var verify = false
-    @Flag(help: "Replace an existing output.") var force = false
+    @OptionGroup var written: AdapterOutputOptions
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
@@ -32,19 +29,19 @@ struct CollapseCommand: ParsableCommand {
     }
 
     func run() throws {
-        try refuseExisting(out, replacing: force, inputs: [runPath])
+        try refuseExisting(written.out, replacing: written.force, inputs: [runPath])
         let collapsed = try CollapsedRun(path: runPath)
         let adapter = try collapsed.adapter
         let configuration = collapsed.checkpoint.subject.configuration
         let notes = try adapter.write(
-            layout, to: out,
+            written.layout, to: written.out,
             base: try base.map { try BaseModel(path: $0) },
             options: AdapterOptions(
                 baseModel: adapter.baseModel, dtype: try elementType(dtype, allowingKeep: false), dropout: configuration.dropout,
-                taskType: adapter.taskType, isReplacing: force))
+                taskType: adapter.taskType, isReplacing: written.force))
         let factors = adapter.modules.reduce(0) { $0 + $1.rank * ($1.inputs + $1.outputs) }
         output.say(
-            "\(out): \(adapter.modules.count) modules, rank \(configuration.rank), \(Format.count(factors)) parameters of \(Format.count(collapsed.parameters.parameterCount)) that were trained"
+            "\(written.out): \(adapter.modules.count) modules, rank \(configuration.rank), \(Format.count(factors)) parameters of \(Format.count(collapsed.parameters.parameterCount)) that were trained"
         )
         for note in notes { output.say(note) }
         if output.json {
@@ -55,7 +52,7 @@ struct CollapseCommand: ParsableCommand {
                 ]
                     as JSONValue).serialized())
         }
-        if verify { try report(try collapsed.verify(adapter: try Adapter.read(path: out)), output: output, quietJSON: true) }
+        if verify { try report(try collapsed.verify(adapter: try Adapter.read(path: written.out)), output: output, quietJSON: true) }
     }
 }
 

@@ -2,15 +2,6 @@ internal import Adapters
 internal import ArgumentParser
 internal import JSON
 
-/// The layout of an adapter by its name.
-func adapterLayout(_ text: String) throws -> Adapter.Layout {
-    guard let layout = Adapter.Layout(rawValue: text) else {
-        let names = Adapter.Layout.allCases.map(\.rawValue)
-        throw ValidationError("the layout \"\(text)\" must be one of \(names.joined(separator: ", "))")
-    }
-    return layout
-}
-
 struct ConvertCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "convert",

@@ -25,7 +25,7 @@ public enum Program {
 struct RootCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "oplora",
-        abstract: "Train, collapse, merge, verify and inspect low-rank adapters.",
+        abstract: "Train, collapse, merge, convert, verify and inspect low-rank adapters.",
         discussion: """
             Exit codes: 0 done, and every check held; 1 a check said no; 3 the files cannot decide; 64 wrong usage; 65 malformed or \
             inconsistent input; 66 input missing; 70 a defect in oplora; 73 output exists or cannot be made; 74 input or output failed; \
@@ -33,7 +33,8 @@ struct RootCommand: ParsableCommand {
             """,
         version: "oplora 0.1.0",
         subcommands: [
-            InspectCommand.self, TrainCommand.self, CollapseCommand.self, MergeCommand.self, ConvertCommand.self, VerifyCommand.self,
+            InspectCommand.self, TrainCommand.self, CollapseCommand.self, MergeCommand.self, UnmergeCommand.self, ConvertCommand.self,
+            ExtractCommand.self, ResizeCommand.self, CombineCommand.self, VerifyCommand.self,
             CheckCommand.self,
             PackCommand.self, UnpackCommand.self, SalvageCommand.self, TokenizeCommand.self, LogitsCommand.self,
         ])

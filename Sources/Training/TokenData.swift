@@ -1,6 +1,7 @@
 internal import FileIO
 internal import Hashing
 internal import HyperLoRA
+internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors

@@ -146,51 +146,36 @@ def randomise(module):
 # Adapters that diffusers and PEFT make. Each maker gets the folder, which has a pipeline, and a function that loads the pipeline anew; it
 # returns the base to merge into, the adapter's file and the reference: weights by component.
 
-def add_adapter(module, **fields):
-    module.add_adapter(LoraConfig(**{"r": RANK, "lora_alpha": ALPHA, **fields}))
-    randomise(module)
-
-
-def trained(fields, base="base", has_metadata=True, is_read_back=True):
-    """Adapters of several components, saved by the pipeline; without metadata, as diffusers saved before 0.34."""
-    def make(folder, load):
-        pipeline = load()
-        adapted = {name: getattr(pipeline, name) for name in fields}
-        for name, module in adapted.items():
-            add_adapter(module, **fields[name])
-        pipeline.save_lora_weights(
-            folder / "adapter", **{f"{name}_lora_layers": get_peft_model_state_dict(module) for name, module in adapted.items()},
-            **(_collate_lora_metadata(adapted) if has_metadata else {}))
-        path, reference = folder / "adapter/pytorch_lora_weights.safetensors", fused(pipeline)
-        if is_read_back:
-            torch.testing.assert_close(read(path, load), reference, rtol=1e-5, atol=1e-6)
-        return folder / base, path, reference
-    return make
-
-
-def trained_alone(component, **fields):
-    """An adapter that the component itself saves, under names without a prefix, for a base that is the component's folder."""
+def trained(fields, base="base", alone=None, has_metadata=True, is_read_back=True):
+    """Adapters of several components, saved by the pipeline; `alone`: by the one component. Without metadata: as diffusers saved before 0.34."""
     def make(folder, load):
         pipeline, path = load(), folder / "adapter/pytorch_lora_weights.safetensors"
-        add_adapter(getattr(pipeline, component), **fields)
-        getattr(pipeline, component).save_lora_adapter(path.parent)
+        adapted = {name: getattr(pipeline, name) for name in fields}
+        for name, module in adapted.items():
+            module.add_adapter(LoraConfig(**{"r": RANK, "lora_alpha": ALPHA, **fields[name]}))
+            randomise(module)
+        if alone:
+            adapted[alone].save_lora_adapter(path.parent)
+        else:
+            pipeline.save_lora_weights(
+                path.parent, **{f"{name}_lora_layers": get_peft_model_state_dict(module) for name, module in adapted.items()},
+                **(_collate_lora_metadata(adapted) if has_metadata else {}))
         reference = fused(pipeline)
-        torch.testing.assert_close(read_alone(path, load, component), reference, rtol=1e-5, atol=1e-6)
-        return folder / "base" / component, path, reference
+        if is_read_back:
+            torch.testing.assert_close(read(path, load, alone), reference, rtol=1e-5, atol=1e-6)
+        return folder / base, path, reference
     return make
 
 
 # The readers: the weights that a library makes of a file.
 
-def read(path, load):
+def read(path, load, alone=None):
+    """`alone`: the component that wrote the file, whose names have no prefix."""
     pipeline = load()
-    pipeline.load_lora_weights(path)
-    return fused(pipeline)
-
-
-def read_alone(path, load, component="unet"):
-    pipeline = load()
-    getattr(pipeline, component).load_lora_adapter(path, prefix=None, use_safetensors=True)  # without it, the metadata is left out
+    if alone:
+        getattr(pipeline, alone).load_lora_adapter(path, prefix=None, use_safetensors=True)  # without it, the metadata is left out
+    else:
+        pipeline.load_lora_weights(path)
     return fused(pipeline)
 
 
@@ -227,14 +212,14 @@ def ldm_name(name, unet):
     block, index, layers, inner = int(block), int(index), unet.config.layers_per_block + 1, int(kind == "attentions")
     if kind == "resnets":
         tail = [LDM_RESNET[tail[0]]]
-    if side == "mid_block":
-        return ".".join(["middle_block", str(1 if inner else 2 * index), *tail])
     if kind == "downsamplers":
         return f"input_blocks.{layers * (block + 1)}.0.op"
     if kind == "upsamplers":
         return f"output_blocks.{layers * (block + 1) - 1}.{2 if hasattr(unet.up_blocks[block], 'attentions') else 1}.conv"
     number = layers * block + index
-    return ".".join([f"input_blocks.{1 + number}" if side == "down_blocks" else f"output_blocks.{number}", str(inner), *tail])
+    place = {"mid_block": f"middle_block.{inner or 2 * index}", "down_blocks": f"input_blocks.{1 + number}.{inner}",
+             "up_blocks": f"output_blocks.{number}.{inner}"}[side]
+    return ".".join([place, *tail])
 
 
 # The keys of down, up and alpha of a module.
@@ -368,10 +353,6 @@ def on(modules, **fields):
     return dict(target_modules=modules, **fields)
 
 
-def uneven(name):
-    return 2 + len(name) % 4
-
-
 # Pipeline, name, maker.
 CASES = [
     (sd15, "diffusers: attention", trained({"unet": on(ATTENTION)})),
@@ -387,22 +368,25 @@ CASES = [
     (sd15, "diffusers: no metadata", trained(
         {"unet": on(UNET, lora_alpha=RANK, rank_pattern={"to_k": 2}, alpha_pattern={"to_k": 2})}, has_metadata=False)),
     (sd15, "diffusers: into the U-Net's folder", trained({"unet": on(UNET)}, base="base/unet")),
-    (sd15, "diffusers: saved by the U-Net", trained_alone("unet", **on(UNET, **PATTERNS))),
+    (sd15, "diffusers: saved by the U-Net", trained({"unet": on(UNET, **PATTERNS)}, base="base/unet", alone="unet")),
     (sdxl, "diffusers: U-Net", trained({"unet": on(UNET + ADDED)})),
     (sdxl, "diffusers: U-Net and text encoders", trained({"unet": on(UNET), "text_encoder": on(TEXT, r=2), "text_encoder_2": on(TEXT, r=3)})),
     (flux, "diffusers: transformer", trained({"transformer": on(FLUX)})),
     (flux, "diffusers: transformer and text encoder", trained({"transformer": on(FLUX, use_dora=True), "text_encoder": on(TEXT)})),
-    (flux, "diffusers: saved by the transformer", trained_alone("transformer", **on(FLUX, use_rslora=True))),
+    (flux, "diffusers: saved by the transformer", trained(
+        {"transformer": on(FLUX, use_rslora=True)}, base="base/transformer", alone="transformer")),
     (flux, "diffusers: alphas beside PEFT's names", written(peft, {"transformer": FLUX[:7]}, alpha=lambda name: 3 if "proj" in name else 7)),
     (sd15, "diffusers 0.17: processors", written(processor, {"unet": ATTENTION, "text_encoder": TEXT[:4]})),
-    (sd15, "diffusers 0.17: processors, without unet.", written(processor_alone, {"unet": ATTENTION}, read_alone, base="base/unet")),
+    (sd15, "diffusers 0.17: processors, without unet.", written(
+        processor_alone, {"unet": ATTENTION}, lambda path, load: read(path, load, "unet"), base="base/unet")),
     (sd15, "diffusers 0.24: up and down", written(up_down, {"unet": LINEAR, "text_encoder": TEXT})),
     (sdxl, "diffusers 0.24: up and down", written(up_down, {**KOHYA_XL, "unet": LINEAR})),
     (sd15, "kohya: diffusers' names", written(kohya, KOHYA)),
-    (sd15, "kohya: alpha absent", written(kohya, KOHYA, rank=uneven, alpha=lambda name: None)),
+    (sd15, "kohya: alpha absent", written(kohya, KOHYA, rank=lambda name: 2 + len(name) % 4, alpha=lambda name: None)),
     (sd15, "kohya: alpha of 0, as LyCORIS and sd-scripts' networks take it", written(kohya, {"unet": UNET}, read_lycoris, alpha=lambda name: 0)),
     # diffusers gives most modules the alpha that most have.
-    (sd15, "kohya: each module's own rank and alpha", written(kohya, {"unet": UNET}, read_lycoris, rank=uneven, alpha=lambda name: 1 + len(name) % 5)),
+    (sd15, "kohya: each module's own rank and alpha", written(
+        kohya, {"unet": UNET}, read_lycoris, rank=lambda name: 2 + len(name) % 4, alpha=lambda name: 1 + len(name) % 5)),
     # diffusers takes neither original names with two-digit blocks nor the upsampler of a block without attention.
     (sd15, "kohya: original names", written(kohya_ldm, {"unet": UNET}, twin=kohya)),
     (sdxl, "kohya: original names", written(kohya_ldm, {**KOHYA_XL, "unet": UNET + ADDED})),
@@ -427,13 +411,11 @@ CASES = [
 ]
 
 
-def shapes(folder):
-    return {name: (tensor.shape, tensor.dtype) for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
-
-
 def compare(base, merged, kind, expected):
     """Returns the largest relative error in a component, how many of its tensors the reference changes, and what is wrong."""
-    if shapes(base) != shapes(merged):
+    before, after = ({name: (tensor.shape, tensor.dtype) for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+                     for folder in (base, merged))
+    if before != after:
         return 0.0, 0, [f"{base.name}: other tensors"]
     untouched, found = (kind.from_pretrained(folder).state_dict() for folder in (base, merged))
     error, changed, wrong = 0.0, 0, []
@@ -446,14 +428,12 @@ def compare(base, merged, kind, expected):
     return error, changed, wrong
 
 
-def other_files(base, merged, folders):
-    """Files beside the weights of the merged components that are not the base's."""
-    for path in sorted(path for path in base.rglob("*") if path.is_file()):
-        copy = merged / path.relative_to(base)
-        if path.parent in folders and path.name.endswith((".safetensors", ".safetensors.index.json")):
-            continue
-        if not copy.is_file() or copy.read_bytes() != path.read_bytes():
-            yield f"{path.relative_to(base)} is not the base's"
+def copied(base, merged, folders):
+    """Says which files beside the weights of the folders are not the base's."""
+    others = [path for path in sorted(base.rglob("*")) if path.is_file() and not (
+        path.parent in folders and path.name.endswith((".safetensors", ".safetensors.index.json")))]
+    return [f"{path.name} is not the base's" for path in others
+            if not (copy := merged / path.relative_to(base)).is_file() or copy.read_bytes() != path.read_bytes()]
 
 
 def check(oplora, build, maker, folder):
@@ -468,7 +448,7 @@ def check(oplora, build, maker, folder):
         if run.returncode:
             return "", f"merge: {run.stderr.strip()}"
     folders = {base.name: base} if base.name in kinds else {name: base / name for name in expected}
-    wrong = list(other_files(base, merged, set(folders.values())))
+    wrong = copied(base, merged, set(folders.values()))
     errors, changed, wrongs = zip(*(compare(path, merged / path.relative_to(base), kinds[name], expected[name]) for name, path in folders.items()))
     wrong += sum(wrongs, []) if oplora else []
     modules = sum(key.endswith((".lora_A.weight", "down.weight")) for key in keys)

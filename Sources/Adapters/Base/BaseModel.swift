@@ -294,6 +294,12 @@ public struct BaseModel: Sendable {
     private static let transposedFamilies: Set<String> = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer"]
     private static let transposedModules: Set<String> = ["c_attn", "q_attn", "c_proj", "c_fc"]
 
+    /// Whether the family stores the linear layer of this name as [in, out].
+    func storesTransposed(_ module: ModulePath) -> Bool {
+        Self.transposedFamilies.contains(configuration?["model_type"]?.stringValue ?? "")
+            && Self.transposedModules.contains(module.lastComponent)
+    }
+
     /// Whether the weight of a module takes (B·A)ᵀ.
     ///
     /// PEFT's `fan_in_fan_out` does not decide it: it is one flag for all modules, and PEFT overrules it where it does not fit.
@@ -302,10 +308,7 @@ public struct BaseModel: Sendable {
         case .embedding: return true
         case .convolution, .experts: return false
         case .linear, .transposedLinear:
-            let isOfFamily =
-                Self.transposedFamilies.contains(configuration?["model_type"]?.stringValue ?? "")
-                && Self.transposedModules.contains(module.path.lastComponent)
-            let isTransposed = isOfFamily || module.kind == .transposedLinear
+            let isTransposed = storesTransposed(module.path) || module.kind == .transposedLinear
             return isTransposed && shape == [module.inputs, module.outputs]
         }
     }

@@ -151,13 +151,15 @@ public enum Kohya {
         return FactorMatrix(name: mid.name, rows: outer, columns: inputs * positions, values: values)
     }
 
-    /// `dora_scale` is [out,1,…] or [1,in,…]; which of the two is never guessed.
+    /// `dora_scale` is [out], [out,1,…] or [1,in,…]; which of the two axes is never guessed.
     private static func magnitude(
         _ tensor: TensorInfo, outputs: Int, inputs: Int, in file: SafetensorsFile
     ) throws(AdapterError) -> AdapterModule.Magnitude {
         let values = FactorMatrix(tensor, in: file)
         let isFlat = tensor.shape.count >= 2 && tensor.shape.dropFirst(2).allSatisfy { $0 == 1 }
-        if isFlat, tensor.shape[0] == outputs, tensor.shape[1] == 1 { return .ofOutputs(values.reshaped(rows: 1, columns: outputs)) }
+        if tensor.shape == [outputs] || isFlat && tensor.shape[0] == outputs && tensor.shape[1] == 1 {
+            return .ofOutputs(values.reshaped(rows: 1, columns: outputs))
+        }
         guard isFlat, tensor.shape[0] == 1, tensor.shape[1] == inputs else {
             throw AdapterError(
                 .invalidShape, path: file.path, subject: tensor.name,

@@ -17,6 +17,8 @@ public struct Adapter: Sendable {
         case gguf
         /// A training run of this project, collapsed in memory.
         case opck
+        /// The difference between two models.
+        case extraction
     }
 
     /// The file or folder that was opened.

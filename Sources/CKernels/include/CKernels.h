@@ -8,3 +8,4 @@
 #include "oplora_planes.h"
 #include "oplora_crc32.h"
 #include "oplora_statistics.h"
+#include "oplora_panels.h"

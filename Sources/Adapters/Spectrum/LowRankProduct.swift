@@ -1,0 +1,86 @@
+internal import Kernels
+internal import Tensors
+
+/// s·B·A, as it is reduced to fewer singular values without ever being multiplied out.
+struct LowRankProduct {
+    /// [out, rank], with the scale in it.
+    let b: Matrix
+    /// [rank, in].
+    let a: Matrix
+
+    init(b: Matrix, a: Matrix) {
+        precondition(b.columns == a.rows)
+        self.b = b
+        self.a = a
+    }
+
+    init(_ factors: AdapterModule.Factors, scale: Double) {
+        self.init(
+            b: Matrix(rows: factors.b.rows, columns: factors.b.columns, values: factors.b.doubles().map { $0 * scale }),
+            a: Matrix(rows: factors.a.rows, columns: factors.a.columns, values: factors.a.doubles()))
+    }
+
+    /// The sum of products, as one of the sum of their ranks.
+    static func sum(_ parts: [LowRankProduct]) -> LowRankProduct {
+        precondition(!parts.isEmpty)
+        let b = parts.dropFirst().reduce(parts[0].b) { $0.appending(columns: $1.b) }
+        return LowRankProduct(
+            b: b, a: Matrix(rows: b.columns, columns: parts[0].a.columns, values: parts.flatMap(\.a.values)))
+    }
+
+    /// U, the singular values in descending order, and V, of B·A: thin QR of both factors, then the decomposition of the small
+    /// matrix R_B·R_Aᵀ.
+    private var decomposition: (u: Matrix, values: [Double], v: Matrix) {
+        let left = Self.orthogonal(b)
+        let right = Self.orthogonal(a.transposed)
+        let core = left.r * right.r.transposed
+        // The decomposition wants at least as many rows as columns.
+        guard core.rows < core.columns else {
+            let small = core.svd()
+            return (left.q * small.u, small.s, right.q * small.v)
+        }
+        let small = core.transposed.svd()
+        return (left.q * small.v, small.s, right.q * small.u)
+    }
+
+    /// Q·R of a matrix, which may be wider than it is high: then Q is the unit matrix.
+    private static func orthogonal(_ matrix: Matrix) -> (q: Matrix, r: Matrix) {
+        guard matrix.rows < matrix.columns else { return matrix.qr() }
+        var unit = Matrix(zeros: matrix.rows, matrix.rows)
+        for place in 0..<matrix.rows { unit[place, place] = 1 }
+        return (unit, matrix)
+    }
+
+    /// The largest singular values as factors, and the share of the energy ‖B·A‖² that they have; one for a product that is zero.
+    func truncated(_ choice: RankChoice) -> (b: Matrix, a: Matrix, energy: Double) {
+        let (u, values, v) = decomposition
+        let total = values.reduce(0) { $0 + $1 * $1 }
+        let count = choice.count(of: values, total: total)
+        let kept = Array(values.prefix(count))
+        let factors = Self.balanced(u: u.prefix(columns: count), values: kept, v: v.prefix(columns: count))
+        return (factors.b, factors.a, total > 0 ? kept.reduce(0) { $0 + $1 * $1 } / total : 1)
+    }
+
+    /// B = U·√S and A = √S·Vᵀ: both of the same size, as element types of few bits want it.
+    static func balanced(u: Matrix, values: [Double], v: Matrix) -> (b: Matrix, a: Matrix) {
+        let roots = values.map { $0.squareRoot() }
+        return (u.scaled(columns: roots), v.scaled(columns: roots).transposed)
+    }
+}
+
+extension FactorMatrix {
+    /// A matrix in memory, each element rounded once to the type.
+    ///
+    /// - Throws: `AdapterError.notFinite`.
+    init(name: String, _ matrix: Matrix, dtype: DType, path: String) throws {
+        let exact = FactorMatrix(name: name, rows: matrix.rows, columns: matrix.columns, values: matrix.values)
+        var bytes: [UInt8] = []
+        try OutputTensor(name, [matrix.rows, matrix.columns], exact).withBytes(as: dtype, path: path) { span in
+            // Sound: the buffer is the span's own, for as long as it is asked for.
+            unsafe span.withUnsafeBytes { unsafe bytes.append(contentsOf: $0) }
+        }
+        self.init(name: name, dtype: dtype, rows: matrix.rows, columns: matrix.columns, bytes: bytes)
+    }
+
+    var matrix: Matrix { Matrix(rows: rows, columns: columns, values: doubles()) }
+}

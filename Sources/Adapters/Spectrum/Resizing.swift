@@ -1,0 +1,145 @@
+internal import Kernels
+public import Tensors
+
+extension Adapter {
+    /// What is left of a module's update in fewer singular values.
+    public struct Resized: Sendable {
+        public let path: ModulePath
+        public let rankBefore: Int
+        public let rank: Int
+        /// The share of ‖B·A‖² that was kept.
+        public let energy: Double
+    }
+
+    /// The adapter with each update in fewer singular values; scales, magnitudes and whole tensors stay.
+    ///
+    /// - Parameter dtype: of the new factors; `nil` for that of each A.
+    /// - Throws: `AdapterError.notFinite`.
+    public func resized(to choice: RankChoice, dtype: DType? = nil) throws -> (adapter: Adapter, modules: [Resized]) {
+        var reports: [Resized] = []
+        let made = try modules.map { module in
+            let (resized, report) = try module.resized(to: choice, dtype: dtype, path: path)
+            reports.append(report)
+            return resized
+        }
+        return (with(modules: made), reports)
+    }
+
+    /// How adapters become one.
+    public enum Combination: String, Sendable, CaseIterable {
+        /// The factors one beside the other: the sum of the updates, of the sum of the ranks.
+        case concatenation = "cat"
+        /// The largest singular values of the sum.
+        case svd
+        /// The sums of the factors, weighted by the roots of weight times scale: not the sum of the updates. What PEFT calls linear.
+        case linear
+    }
+
+    /// One adapter of several, each with its weight.
+    ///
+    /// - Parameters:
+    ///   - choice: how many singular values of a sum are kept, for `svd`.
+    ///   - dtype: of the factors.
+    /// - Throws: `AdapterError`: `.unsupportedFeature` for what cannot be added, `.invalidShape`, `.empty`, `.notFinite`.
+    public static func combined(
+        _ adapters: [WeightedAdapter], _ combination: Combination, choice: RankChoice? = nil, dtype: DType = .f32
+    ) throws -> (adapter: Adapter, modules: [Resized]) {
+        guard let first = adapters.first?.adapter else { throw AdapterError(.empty, path: "", "no adapter was given") }
+        var parts: [String: [(module: AdapterModule, weight: Double, path: String)]] = [:]
+        for item in adapters {
+            if let replacement = item.adapter.replacements.first {
+                throw AdapterError(
+                    .unsupportedFeature, path: item.adapter.path, subject: replacement.tensor,
+                    "tensors that were trained whole cannot be added; merge the adapters into the base instead")
+            }
+            if item.adapter.namesAreFlattened != first.namesAreFlattened {
+                throw AdapterError(
+                    .unsupportedFeature, path: item.adapter.path,
+                    "the modules of some of the adapters have lost their dots; name the base with --base")
+            }
+            for module in item.adapter.modules { parts[module.parameterName, default: []].append((module, item.weight, item.adapter.path)) }
+        }
+        var reports: [Resized] = []
+        let modules = try parts.keys.sorted().map { name in
+            let (module, report) = try AdapterModule.combined(parts[name] ?? [], combination, choice: choice, dtype: dtype)
+            reports.append(report)
+            return module
+        }
+        return (first.with(modules: modules), reports)
+    }
+}
+
+extension AdapterModule {
+    fileprivate func resized(to choice: RankChoice, dtype: DType?, path file: String) throws -> (AdapterModule, Adapter.Resized) {
+        let products = factors.map { LowRankProduct($0, scale: 1) }
+        let cut = products.map { $0.truncated(choice) }
+        let (made, energy) = try Self.factors(cut, name: path.text, dtypes: (dtype ?? loraA.dtype, dtype ?? loraB.dtype), path: file)
+        let rank = made[0].a.rows
+        let module = AdapterModule(
+            component: component, path: path, parameter: parameter, kind: kind, factors: made, alpha: scale * Double(rank), scale: scale,
+            magnitude: magnitude, bias: bias, kernel: kernel, isInterleaved: isInterleaved)
+        return (module, Adapter.Resized(path: label, rankBefore: self.rank, rank: rank, energy: energy))
+    }
+
+    /// Factors of one rank for all matrices of a stack, and the least energy among them.
+    private static func factors(
+        _ cut: [(b: Matrix, a: Matrix, energy: Double)], name: String, dtypes: (a: DType, b: DType), path: String
+    ) throws -> (factors: [Factors], energy: Double) {
+        let rank = cut.map(\.b.columns).max() ?? 0
+        let factors = try cut.map { part in
+            let missing = rank - part.b.columns
+            let b = part.b.appending(columns: Matrix(zeros: part.b.rows, missing))
+            let a = part.a.transposed.appending(columns: Matrix(zeros: part.a.columns, missing)).transposed
+            return Factors(
+                a: try FactorMatrix(name: name + ".lora_A", a, dtype: dtypes.a, path: path),
+                b: try FactorMatrix(name: name + ".lora_B", b, dtype: dtypes.b, path: path))
+        }
+        return (factors, cut.map(\.energy).min() ?? 1)
+    }
+
+    fileprivate static func combined(
+        _ parts: [(module: AdapterModule, weight: Double, path: String)], _ combination: Adapter.Combination, choice: RankChoice?, dtype: DType
+    ) throws -> (AdapterModule, Adapter.Resized) {
+        let first = parts[0].module
+        for (module, _, path) in parts {
+            func refuse(_ code: AdapterError.Code, _ why: String) -> AdapterError { AdapterError(code, path: path, subject: module.label.text, why) }
+            guard module.magnitude == nil, module.bias == nil else {
+                throw refuse(.unsupportedFeature, "magnitudes (DoRA) and biases on B cannot be added; merge the adapters into the base instead")
+            }
+            guard module.kind == first.kind, module.inputs == first.inputs, module.outputs == first.outputs, module.kernel == first.kernel,
+                module.factors.count == first.factors.count, module.isInterleaved == first.isInterleaved
+            else {
+                throw refuse(
+                    .invalidShape,
+                    "its update is \(describe(shape: [module.outputs, module.inputs])) and that of another adapter \(describe(shape: [first.outputs, first.inputs]))"
+                )
+            }
+            if combination == .linear, module.rank != first.rank {
+                throw refuse(.invalidShape, "factors of the ranks \(first.rank) and \(module.rank) cannot be added; combine them by cat or svd")
+            }
+        }
+        let cut: [(b: Matrix, a: Matrix, energy: Double)] = first.factors.indices.map { number in
+            switch combination {
+            case .linear:
+                var (b, a) = (Matrix(zeros: first.outputs, first.rank), Matrix(zeros: first.rank, first.inputs))
+                for (module, weight, _) in parts {
+                    let factor = module.scale * weight
+                    let root = abs(factor).squareRoot()
+                    b = b + module.factors[number].b.matrix.scaled(by: root)
+                    a = a + module.factors[number].a.matrix.scaled(by: factor < 0 ? -root : root)
+                }
+                return (b, a, 1)
+            case .concatenation, .svd:
+                let sum = LowRankProduct.sum(parts.map { LowRankProduct($0.module.factors[number], scale: $0.module.scale * $0.weight) })
+                if combination == .svd, let choice { return sum.truncated(choice) }
+                return (sum.b, sum.a, 1)
+            }
+        }
+        let (made, energy) = try factors(cut, name: first.path.text, dtypes: (dtype, dtype), path: parts[0].path)
+        let rank = made[0].a.rows
+        let module = AdapterModule(
+            component: first.component, path: first.path, parameter: first.parameter, kind: first.kind, factors: made, alpha: Double(rank),
+            scale: 1, kernel: first.kernel, isInterleaved: first.isInterleaved)
+        return (module, Adapter.Resized(path: first.label, rankBefore: parts.reduce(0) { $0 + $1.module.rank }, rank: rank, energy: energy))
+    }
+}

@@ -1,0 +1,83 @@
+internal import Adapters
+internal import ArgumentParser
+internal import JSON
+
+/// Where and how a command writes an adapter.
+struct AdapterOutputOptions: ParsableArguments {
+    @Option(help: ArgumentHelp("What to write: a folder for peft, diffusers and mlx, otherwise a file.", valueName: "path")) var out: String
+    @Option(help: ArgumentHelp("peft, kohya, diffusers, mlx, gguf or safetensors.", valueName: "layout"), transform: adapterLayout)
+    var layout = Adapter.Layout.peft
+    @Flag(help: "Replace an existing output.") var force = false
+
+    /// Writes the adapter, its factors as they are.
+    ///
+    /// - Returns: what the layout could not say.
+    func write(_ adapter: Adapter, base: BaseModel? = nil) throws -> [String] {
+        try adapter.write(
+            layout, to: out, base: base, options: AdapterOptions(baseModel: adapter.baseModel, taskType: adapter.taskType, isReplacing: force))
+    }
+}
+
+/// How many singular values are kept.
+struct RankOptions: ParsableArguments {
+    @Option(help: ArgumentHelp("The most singular values of a module that are kept.", valueName: "rank")) var rank: Int?
+    @Option(help: ArgumentHelp("The share of ‖ΔW‖² that they must have: as few are kept as have it.", valueName: "share")) var energy: Double?
+
+    func validate() throws {
+        if let rank, rank < 1 { throw ValidationError("--rank must be at least 1") }
+        if let energy, !(energy > 0 && energy <= 1) { throw ValidationError("--energy must be above 0 and at most 1") }
+    }
+
+    /// `nil` where neither is given.
+    var choice: RankChoice? { rank == nil && energy == nil ? nil : RankChoice(rank: rank, energy: energy) }
+
+    func required() throws -> RankChoice {
+        guard let choice else { throw UsageError("--rank or --energy is needed", status: .usage) }
+        return choice
+    }
+}
+
+/// The layout of an adapter by its name.
+func adapterLayout(_ text: String) throws -> Adapter.Layout {
+    guard let layout = Adapter.Layout(rawValue: text) else {
+        let names = Adapter.Layout.allCases.map(\.rawValue)
+        throw ValidationError("the layout \"\(text)\" must be one of \(names.joined(separator: ", "))")
+    }
+    return layout
+}
+
+extension AdapterArgument {
+    /// Opens the adapter without its weight, its modules named as the model has them where one is given.
+    func readUnweighted(naming model: BaseModel?) throws -> Adapter {
+        let adapter = try read().adapter
+        return try model.map { try $0.naming(adapter) } ?? adapter
+    }
+}
+
+extension Terminal {
+    /// What became of the modules of an adapter that was given another rank.
+    static func show(_ modules: [Adapter.Resized], notes: [String], schema: String, to path: String, output: OutputOptions) {
+        if output.json {
+            return line(
+                ([
+                    "schema": .string(schema),
+                    "modules": .array(
+                        modules.map {
+                            [
+                                "module": .string($0.path.text), "rankBefore": .integer($0.rankBefore), "rank": .integer($0.rank),
+                                "energy": .real($0.energy),
+                            ]
+                        }),
+                    "notes": .array(notes.map { .string($0) }),
+                ] as JSONValue).serialized())
+        }
+        let ranks = modules.map(\.rank)
+        output.say(
+            "\(path): \(Format.count(modules.count, "module")), rank \(ranks.min() ?? 0)"
+                + (ranks.min() == ranks.max() ? "" : " to \(ranks.max() ?? 0)"))
+        if let worst = modules.min(by: { $0.energy < $1.energy }), worst.energy < 1 {
+            output.say("at least \(Format.fixed(worst.energy * 100, 2))% of each update was kept (least: \(worst.path))")
+        }
+        for note in notes { output.say(note) }
+    }
+}

@@ -1,0 +1,54 @@
+internal import Adapters
+internal import ArgumentParser
+internal import JSON
+internal import Tensors
+
+struct CombineCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "combine",
+        abstract: "Make one adapter of several.",
+        discussion: """
+            Example:
+              oplora combine --adapter style --adapter subject:0.7 --method svd --rank 16 --out both
+
+            cat puts the factors one beside the other: exactly the weighted sum of the updates, of the sum of the ranks. svd keeps the \
+            largest singular values of that sum. linear adds the factors, as PEFT's method of this name does; that is not the sum of \
+            the updates.
+            """)
+
+    @Option(help: ArgumentHelp("An adapter, with a weight if not 1; to be repeated.", valueName: "adapter[:weight]")) var adapter: [AdapterArgument]
+    @Option(
+        help: ArgumentHelp("cat, svd or linear.", valueName: "method"),
+        transform: { text throws in
+            guard let method = Adapter.Combination(rawValue: text) else {
+                throw ValidationError("the method \"\(text)\" must be one of \(Adapter.Combination.allCases.map(\.rawValue).joined(separator: ", "))")
+            }
+            return method
+        }) var method = Adapter.Combination.concatenation
+    @OptionGroup var ranks: RankOptions
+    @Option(help: ArgumentHelp("Element type of the new factors: f32, bf16 or f16.", valueName: "type")) var dtype = "f32"
+    @Option(help: ArgumentHelp("The model that the adapters are for, where their names or the layout need it.", valueName: "dir")) var base: String?
+    @OptionGroup var written: AdapterOutputOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        _ = try elementType(dtype, allowingKeep: false)
+        if adapter.isEmpty { throw ValidationError("--adapter is needed at least once") }
+        if (method == .svd) != (ranks.choice != nil) {
+            throw ValidationError(method == .svd ? "svd needs --rank or --energy" : "--rank and --energy are for svd alone")
+        }
+    }
+
+    func run() throws {
+        try refuseExisting(written.out, replacing: written.force, inputs: adapter.map(\.path))
+        let model = try base.map { try BaseModel(path: $0) }
+        let adapters = try adapter.map { argument in
+            WeightedAdapter(try argument.readUnweighted(naming: model), weight: argument.weight)
+        }
+        let (combined, modules) = try Adapter.combined(
+            adapters, method, choice: ranks.choice, dtype: try elementType(dtype, allowingKeep: false) ?? .f32)
+        let remarks = adapters.flatMap(\.adapter.remarks)
+        Terminal.show(
+            modules, notes: remarks + (try written.write(combined, base: model)), schema: "oplora.combine/1", to: written.out, output: output)
+    }
+}

@@ -1,0 +1,66 @@
+internal import Adapters
+internal import ArgumentParser
+internal import JSON
+internal import Tensors
+
+struct ExtractCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "extract",
+        abstract: "Make an adapter of the difference between two models.",
+        discussion: """
+            Example:
+              oplora extract --base SmolLM2 --tuned SmolLM2-mine --rank 16 --out adapter
+
+            Each weight that differs becomes a module with the largest singular values of the difference. What no low-rank update can \
+            stand for, such as norms, goes into the adapter whole. The energy is the share of ‖ΔW‖² that the written factors give back; \
+            what a fine-tuning in BF16 has lost to rounding looks like noise and is in no factor.
+            """)
+
+    @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir")) var base: String
+    @Option(help: ArgumentHelp("Folder or file of the fine-tuned model.", valueName: "dir")) var tuned: String
+    @OptionGroup var ranks: RankOptions
+    @Option(help: ArgumentHelp("Element type of the factors: f32, bf16 or f16.", valueName: "type")) var dtype = "f32"
+    @OptionGroup var written: AdapterOutputOptions
+    @OptionGroup var threads: ThreadOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws { _ = try elementType(dtype, allowingKeep: false) }
+
+    func run() throws {
+        let choice = try ranks.required()
+        try refuseExisting(written.out, replacing: written.force, inputs: [base, tuned])
+        let showsProgress = Terminal.errorIsTerminal && !output.quiet && !output.json
+        var options = Extraction.Options(
+            choice: choice, dtype: try elementType(dtype, allowingKeep: false) ?? .f32, threads: threads.count,
+            isCancelled: { Interruption.isRequested })
+        if showsProgress { options.progress = { done, total in Terminal.progress("\(done) of \(total) weights") } }
+        let extraction = try Extraction(base: base, tuned: tuned, options: options)
+        if showsProgress { Terminal.progress("") }
+        let notes = try written.write(extraction.adapter, base: try BaseModel(path: base))
+        let modules = extraction.modules
+        if output.json {
+            return Terminal.line(
+                ([
+                    "schema": "oplora.extract/1",
+                    "modules": .array(
+                        modules.map {
+                            [
+                                "module": .string($0.path.text), "rank": .integer($0.rank), "energy": .real($0.energy),
+                                "relativeResidual": .real($0.relativeResidual), "norm": .real($0.norm),
+                            ]
+                        }),
+                    "whole": .array(extraction.adapter.replacements.map { .string($0.tensor) }), "unchanged": .integer(extraction.unchanged),
+                    "notes": .array(notes.map { .string($0) }),
+                ] as JSONValue).serialized())
+        }
+        output.say(
+            "\(written.out): \(Format.count(modules.count, "module")), \(Format.count(extraction.adapter.replacements.count, "tensor")) whole, \(extraction.unchanged) unchanged"
+        )
+        if let worst = modules.min(by: { $0.energy < $1.energy }) {
+            output.say(
+                "at least \(Format.fixed(worst.energy * 100, 2))% of each difference is in the factors (least: \(worst.path), ‖ΔW − BA‖ = \(Format.number(worst.relativeResidual))·‖ΔW‖)"
+            )
+        }
+        for note in notes { output.say(note) }
+    }
+}
