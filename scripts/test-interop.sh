@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compares the release build with torch, transformers, PEFT and tokenizers, on the fixture and on SmolLM2-135M, merges
-# adapters of every kind, interrupts merges, and packs real models.
+# Compares the release build with torch, transformers, PEFT, tokenizers and numpy, on the fixture and on SmolLM2-135M: merges
+# adapters of every kind, writes them in every layout, extracts and resizes them, interrupts merges, and packs real models.
 #
 # OPLORA names the program, without it .build/release/oplora; arguments go on to Tests/interop/interop.py.
 set -euo pipefail
@@ -18,6 +18,10 @@ scripts/kjv.sh >"$work/kjv.txt" </dev/null
 "$python" Tests/interop/interop.py --oplora "$oplora" --bible "$work/kjv.txt" --smollm2 "$smollm2" "$@"
 echo
 "$python" Tests/interop/adapters.py --oplora "$oplora"
+echo
+"$python" Tests/interop/roundtrips.py --oplora "$oplora"
+echo
+"$python" Tests/interop/low_rank.py --oplora "$oplora" --base "$smollm2"
 echo
 "$python" Tests/interop/interrupted_merge.py --oplora "$oplora" --model "$smollm2"
 echo
