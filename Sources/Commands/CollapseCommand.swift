@@ -2,6 +2,7 @@ internal import Adapters
 internal import ArgumentParser
 internal import HyperLoRA
 internal import JSON
+internal import NativeCheckpoint
 internal import Tensors
 internal import Training
 
@@ -14,12 +15,14 @@ struct CollapseCommand: ParsableCommand {
               oplora collapse run.opck --out adapter --verify
 
             Evaluates every hypernetwork once and keeps A and B. The result is a PEFT folder that PEFT and everything that reads its \
-            adapters loads.
+            adapters loads, or another layout (--layout). Hypernetworks that were trained in PyTorch come in the layout of \
+            formats/op-lora.md, or as a state dictionary of the first author's prototype.
             """)
 
-    @Argument(help: ArgumentHelp("The run.", valueName: "run.opck")) var runPath: String
+    @Argument(help: ArgumentHelp("The run, or hypernetworks in safetensors.", valueName: "run.opck|file.safetensors")) var runPath: String
     @Option(help: ArgumentHelp("Element type of the factors: f32, bf16 or f16.", valueName: "type")) var dtype = "f32"
-    @Option(help: ArgumentHelp("The model that it is for, which gguf needs.", valueName: "dir")) var base: String?
+    @Option(help: ArgumentHelp("The model that it is for, which gguf and the prototype's files need.", valueName: "dir")) var base: String?
+    @Option(help: ArgumentHelp("The alpha of an OP-DoRA of the prototype.", valueName: "alpha")) var alpha: Double?
     @Flag(help: "Verify the written adapter against the hypernetworks.") var verify = false
     @OptionGroup var written: AdapterOutputOptions
     @OptionGroup var output: OutputOptions
@@ -30,29 +33,41 @@ struct CollapseCommand: ParsableCommand {
 
     func run() throws {
         try refuseExisting(written.out, replacing: written.force, inputs: [runPath])
-        let collapsed = try CollapsedRun(path: runPath)
-        let adapter = try collapsed.adapter
-        let configuration = collapsed.checkpoint.subject.configuration
+        let model = try base.map { try BaseModel(path: $0) }
+        let collapsed = CheckpointFile.claims(runPath) ? try CollapsedRun(path: runPath) : nil
+        let adapter = try collapsed?.adapter ?? trainedElsewhere(base: model)
+        let configuration = collapsed?.checkpoint.subject.configuration
         let notes = try adapter.write(
-            written.layout, to: written.out,
-            base: try base.map { try BaseModel(path: $0) },
+            written.layout, to: written.out, base: model,
             options: AdapterOptions(
-                baseModel: adapter.baseModel, dtype: try elementType(dtype, allowingKeep: false), dropout: configuration.dropout,
+                baseModel: adapter.baseModel, dtype: try elementType(dtype, allowingKeep: false), dropout: configuration?.dropout ?? 0,
                 taskType: adapter.taskType, isReplacing: written.force))
         let factors = adapter.modules.reduce(0) { $0 + $1.rank * ($1.inputs + $1.outputs) }
+        let rank = adapter.modules.map(\.rank).max() ?? 0
         output.say(
-            "\(written.out): \(adapter.modules.count) modules, rank \(configuration.rank), \(Format.count(factors)) parameters of \(Format.count(collapsed.parameters.parameterCount)) that were trained"
-        )
+            "\(written.out): \(adapter.modules.count) modules, rank \(rank), \(Format.count(factors)) parameters"
+                + (collapsed.map { " of \(Format.count($0.parameters.parameterCount)) that were trained" } ?? ""))
         for note in notes { output.say(note) }
         if output.json {
             Terminal.line(
                 ([
-                    "schema": "oplora.collapse/1", "modules": .integer(adapter.modules.count), "rank": .integer(configuration.rank),
+                    "schema": "oplora.collapse/1", "modules": .integer(adapter.modules.count), "rank": .integer(rank),
                     "parameters": .integer(factors),
                 ]
                     as JSONValue).serialized())
         }
-        if verify { try report(try collapsed.verify(adapter: try Adapter.read(path: written.out)), output: output, quietJSON: true) }
+        if verify, let collapsed { try report(try collapsed.verify(adapter: try Adapter.read(path: written.out)), output: output, quietJSON: true) }
+    }
+
+    /// Hypernetworks that another program has trained.
+    private func trainedElsewhere(base: BaseModel?) throws -> Adapter {
+        let adapter = try Adapter.read(path: runPath, base: base, alpha: alpha)
+        let isLoRA = adapter.dialect != .opLoRA && !adapter.modules.contains(where: \.sharesInputs)
+        guard !isLoRA else {
+            throw UsageError("\(runPath): this is an adapter of \(adapter.dialect.rawValue) and needs no collapsing; use oplora convert", status: .usage)
+        }
+        guard !verify else { throw UsageError("\(runPath): --verify is for training runs (.opck)", status: .usage) }
+        return try base.map { try $0.naming(adapter) } ?? adapter
     }
 }
 

@@ -12,17 +12,11 @@ extension BaseModel {
             // What does not fit is said in the merge's words.
             let updates = try updates(of: module, weight: 1, adapter: adapter.path)
             let places = places(of: module)
-            let b = try straightened(module, adapter: adapter.path)
             for place in places {
+                guard let path = ModulePath(place.module), let update = updates.first(where: { $0.tensor == place.tensor }) else { continue }
                 let isDenoiser = place.component == DiffusionNames.denoiser
                 let component = files.component(of: place.tensor) ?? (isDenoiser ? nil : place.component) ?? module.component
-                guard let path = ModulePath(place.module) else { continue }
-                var factors = module.factors
-                if module.isInterleaved { factors = [.init(a: module.loraA, b: b)] }
-                if places.count > 1, let part = updates.first(where: { $0.tensor == place.tensor }) {
-                    factors = [.init(a: module.loraA, b: part.left)]
-                }
-                named.append(module.with(component: component, path: path, factors: factors, isInterleaved: false))
+                named.append(module.with(component: component, path: path, factors: [update.lowRankFactors]))
             }
             // Stacks of experts have the name that they have in memory, in transformers.
             if places.isEmpty {

@@ -226,8 +226,9 @@ public struct BaseModel: Sendable {
         }
 
         private func update(of name: String, shape: [Int], b: FactorMatrix) throws(MergeError) -> TensorUpdate {
-            let a = module.loraA
             let isTransposed = model.storesTransposed(module, shape: shape)
+            let inputs = shape.count < 2 ? 0 : isTransposed ? shape[0] : shape[1]
+            let a = module.sharesInputs && inputs <= module.inputs ? module.loraA.columns(from: 0, count: inputs) : module.loraA
             let left = isTransposed ? a.transposed : b
             let right = isTransposed ? b.transposed : a
             // A convolution over single points is a linear layer, and either may be stored as the other.

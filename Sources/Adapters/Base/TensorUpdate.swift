@@ -34,6 +34,9 @@ public struct TensorUpdate: Sendable {
     /// The adapter's file or folder.
     public let adapterPath: String
 
+    /// A [rank, in] and B [out, rank], whichever way the weight is stored.
+    var lowRankFactors: AdapterModule.Factors { bIsRight ? .init(a: left.transposed, b: right.transposed) : .init(a: right, b: left) }
+
     public var rank: Int { right.rows }
     public var columns: Int { right.columns }
 

@@ -35,6 +35,11 @@ extension Adapter {
                 .unsupportedFeature, path: self.path, subject: module.label.text,
                 "ggml has interleaved the rows of each head, and only the base tells how many heads there are; name it with --base")
         }
+        if let module = modules.first(where: \.sharesInputs) {
+            throw AdapterError(
+                .unsupportedFeature, path: self.path, subject: module.label.text,
+                "its A is as wide as the widest module's (VeRA), and only the base tells how many inputs it has; name it with --base")
+        }
         switch layout {
         case .peft:
             try requireOneModel(path: path, layout: "PEFT")
@@ -114,10 +119,14 @@ extension Adapter {
 }
 
 extension AdapterModule {
-    func with(component: String?, path: ModulePath, factors: [Factors]? = nil, isInterleaved: Bool? = nil) -> AdapterModule {
+    func with(component: String?, path: ModulePath) -> AdapterModule {
+        with(component: component, path: path, factors: factors, isInterleaved: isInterleaved, sharesInputs: sharesInputs)
+    }
+
+    func with(component: String?, path: ModulePath, factors: [Factors], isInterleaved: Bool = false, sharesInputs: Bool = false) -> AdapterModule {
         AdapterModule(
-            component: component, path: path, parameter: parameter, kind: kind, factors: factors ?? self.factors, alpha: alpha, scale: scale,
-            magnitude: magnitude, bias: bias, kernel: kernel, isInterleaved: isInterleaved ?? self.isInterleaved)
+            component: component, path: path, parameter: parameter, kind: kind, factors: factors, alpha: alpha, scale: scale,
+            magnitude: magnitude, bias: bias, kernel: kernel, isInterleaved: isInterleaved, sharesInputs: sharesInputs)
     }
 
     /// - Throws: `AdapterError` where the module is of a kind that the layout has no form for.

@@ -1,4 +1,5 @@
 internal import FileIO
+internal import JSON
 internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
@@ -37,8 +38,13 @@ public enum PEFT {
                     ? "the weights are a pickle (adapter_model.bin), which is not read; save the adapter again as safetensors"
                     : "the folder has no \(weightsName)")
         }
-        let configuration = try PEFTConfiguration(path: configurationPath)
-        var reading = try PEFTReading(file: try SafetensorsFile(path: weightsPath), configuration: configuration)
+        let fields = try PEFTConfiguration.fields(path: configurationPath)
+        let file = try SafetensorsFile(path: weightsPath)
+        if fields["peft_type"]?.stringValue == VeRA.kind {
+            return try VeRA.read(file, configuration: fields, configurationPath: configurationPath, path: path)
+        }
+        let configuration = try PEFTConfiguration(fields, path: configurationPath)
+        var reading = try PEFTReading(file: file, configuration: configuration)
         try reading.read()
         return Adapter(
             path: path, dialect: .peft, weightsPath: weightsPath, baseModel: configuration.baseModel, targets: configuration.targets,

@@ -33,15 +33,15 @@ struct PEFTConfiguration {
     /// The tokens whose embeddings were trained: for the modules of a name, or for the input embedding (`nil`).
     let trainedTokens: [(module: String?, tokens: [Int])]
 
+    /// The fields of a file.
+    ///
     /// - Throws: `AdapterError` or `FileError`.
-    init(path: String) throws {
-        let root: JSONValue
+    static func fields(path: String) throws -> JSONValue {
         do {
-            root = try JSONValue(parsing: try FileSystem.contents(of: path, limit: Self.maximumBytes))
+            return try JSONValue(parsing: try FileSystem.contents(of: path, limit: maximumBytes))
         } catch let error as JSONError {
             throw AdapterError(.invalidConfiguration, path: path, "\(error)")
         }
-        try self.init(root, path: path)
     }
 
     /// - Throws: `AdapterError`.
@@ -63,7 +63,7 @@ struct PEFTConfiguration {
         }
         guard let kind = fields["peft_type"]?.stringValue else { throw wrong("peft_type", "a string") }
         guard kind == "LORA" else {
-            throw AdapterError(.unsupportedFeature, path: path, subject: "peft_type", "adapters of type \(kind) are not supported, only LORA")
+            throw AdapterError(.unsupportedFeature, path: path, subject: "peft_type", "adapters of type \(kind) are not supported, only LORA and VERA")
         }
         guard let rank = fields["r"]?.integerValue, rank > 0 else { throw wrong("r", "a positive integer") }
         guard let alpha = fields["lora_alpha"]?.doubleValue else { throw wrong("lora_alpha", "a number") }

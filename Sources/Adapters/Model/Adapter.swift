@@ -17,6 +17,8 @@ public struct Adapter: Sendable {
         case gguf
         /// A training run of this project, collapsed in memory.
         case opck
+        /// Hypernetworks that were trained elsewhere, collapsed in memory.
+        case opLoRA = "op-lora"
         /// The difference between two models.
         case extraction
     }
@@ -65,7 +67,7 @@ public struct Adapter: Sendable {
             let names = [MLX.weightsName, PEFT.weightsName, Diffusers.weightsName]
             guard !names.contains(FileSystem.lastComponent(path)) else { return path }
             guard path.hasSuffix(".safetensors"), let file = try? SafetensorsFile(path: path) else { return nil }
-            return Kohya.claims(file) || Diffusers.claims(file) ? path : nil
+            return Kohya.claims(file) || Diffusers.claims(file) || OpLoRA.claims(file) || OpLoRAPrototype.claims(file) ? path : nil
         }
         let folder = (try? PEFT.adapterFolder(in: path)) ?? path
         let names = [MLX.weightsName, PEFT.weightsName, Diffusers.weightsName]
@@ -75,9 +77,12 @@ public struct Adapter: Sendable {
     /// Opens an adapter of any dialect that is read.
     ///
     /// - Parameter path: a folder of PEFT or mlx-lm, the safetensors file in it, or a file of kohya's trainers or diffusers, or the
-    ///   folder in which diffusers wrote it.
+    ///   folder in which diffusers wrote it; or a GGUF file, or hypernetworks in safetensors.
+    /// - Parameters:
+    ///   - base: the model that the adapter is for, and
+    ///   - alpha: its alpha; only the OP-LoRA prototype's files need them.
     /// - Throws: `AdapterError`, `SafetensorsError` or `FileError`.
-    public static func read(path: String) throws -> Adapter {
+    public static func read(path: String, base: BaseModel? = nil, alpha: Double? = nil) throws -> Adapter {
         if MLX.claims(path) { return try MLX.read(path: path) }
         var single = path
         if FileSystem.isFolder(path) {
@@ -86,6 +91,8 @@ public struct Adapter: Sendable {
         }
         if GGUFFile.claims(single) { return try GGUFAdapter.read(path: path) }
         let file = try SafetensorsFile(path: single)
+        if OpLoRA.claims(file) { return try OpLoRA.read(file, path: path) }
+        if OpLoRAPrototype.claims(file) { return try OpLoRAPrototype.read(file, path: path, base: base, alpha: alpha) }
         if Kohya.claims(file) { return try Kohya.read(file, path: path) }
         let isPEFT = file.tensors.keys.contains { $0.hasPrefix(PEFT.keyPrefix) }
         return !isPEFT && Diffusers.claims(file) ? try Diffusers.read(file, path: path) : try PEFT.read(path: path)

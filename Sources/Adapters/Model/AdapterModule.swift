@@ -63,11 +63,14 @@ public struct AdapterModule: Sendable {
     /// Whether the rows of B are in the order in which ggml keeps the query or key projections of some families: the two
     /// halves of each head are interleaved.
     public let isInterleaved: Bool
+    /// Whether A is one that modules share and of which this one takes the first columns, as many as its weight has inputs (VeRA).
+    public let sharesInputs: Bool
 
     /// - Precondition: there are factors.
     public init(
         component: String? = nil, path: ModulePath, parameter: String = "weight", kind: Kind, factors: [Factors], alpha: Double, scale: Double,
-        magnitude: Magnitude? = nil, bias: FactorMatrix? = nil, kernel: [Int] = [], isInterleaved: Bool = false
+        magnitude: Magnitude? = nil, bias: FactorMatrix? = nil, kernel: [Int] = [], isInterleaved: Bool = false,
+        sharesInputs: Bool = false
     ) {
         precondition(!factors.isEmpty)
         self.component = component
@@ -81,6 +84,7 @@ public struct AdapterModule: Sendable {
         self.bias = bias
         self.kernel = kernel
         self.isInterleaved = isInterleaved
+        self.sharesInputs = sharesInputs
     }
 
     public init(path: ModulePath, kind: Kind, loraA: FactorMatrix, loraB: FactorMatrix, alpha: Double, scale: Double) {

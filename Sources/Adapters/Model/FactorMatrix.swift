@@ -22,6 +22,8 @@ public struct FactorMatrix: Sendable {
         /// The tensor's bytes in its file.
         case file(MappedFile, Range<Int>)
         case memory([UInt8])
+        /// Each row of a matrix multiplied by its factor, anew each time that the elements are asked for.
+        indirect case scaled(FactorMatrix, rows: [Double])
     }
 
     private init(
@@ -80,6 +82,14 @@ public struct FactorMatrix: Sendable {
     private static func bytes(of patterns: [some FixedWidthInteger]) -> [UInt8] {
         // Sound: every bit pattern of a number may be read as raw bytes.
         unsafe patterns.withUnsafeBytes { unsafe [UInt8]($0) }
+    }
+
+    /// The matrix in binary64 with each row multiplied by its factor.
+    ///
+    /// - Precondition: there is a factor for each row.
+    func scaled(rows factors: [Double]) -> FactorMatrix {
+        precondition(factors.count == rows)
+        return FactorMatrix(name: name, dtype: .f64, shape: shape, storage: .scaled(self, rows: factors))
     }
 
     /// The matrix [1, 1] that holds the number one: what makes a vector a product of two factors.
@@ -147,6 +157,11 @@ public struct FactorMatrix: Sendable {
         case .memory(let bytes):
             // Sound: every bit pattern of a byte may be read as a raw byte.
             return try visible(unsafe bytes.span.bytes)
+        case .scaled(let matrix, let factors):
+            var values = matrix.doubles()
+            for place in values.indices { values[place] *= factors[place / matrix.columns] }
+            // Sound: every bit pattern of a number may be read as raw bytes.
+            return try visible(unsafe values.span.bytes)
         }
     }
 
