@@ -64,7 +64,8 @@ struct CollapseCommand: ParsableCommand {
         let adapter = try Adapter.read(path: runPath, base: base, alpha: alpha)
         let isLoRA = adapter.dialect != .opLoRA && !adapter.modules.contains(where: \.sharesInputs)
         guard !isLoRA else {
-            throw UsageError("\(runPath): this is an adapter of \(adapter.dialect.rawValue) and needs no collapsing; use oplora convert", status: .usage)
+            throw UsageError(
+                "\(runPath): this is an adapter of \(adapter.dialect.rawValue) and needs no collapsing; use oplora convert", status: .usage)
         }
         guard !verify else { throw UsageError("\(runPath): --verify is for training runs (.opck)", status: .usage) }
         return try base.map { try $0.naming(adapter) } ?? adapter

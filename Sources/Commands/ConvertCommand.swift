@@ -23,6 +23,7 @@ struct ConvertCommand: ParsableCommand {
     @Option(help: ArgumentHelp("The component of a pipeline: the one to take, or the one that the adapter is of.", valueName: "name"))
     var component: String?
     @Option(help: ArgumentHelp("Element type of the factors: keep, f32, bf16 or f16.", valueName: "type")) var dtype = "keep"
+    @Flag(help: "Give all modules one rank and one scale, for what reads no others (vLLM).") var uniform = false
     @Flag(help: "Replace an existing output.") var force = false
     @OptionGroup var output: OutputOptions
 
@@ -38,7 +39,13 @@ struct ConvertCommand: ParsableCommand {
         let dialect = adapter.dialect
         if let component { adapter = try adapter.taking(component: component) }
         if let model { adapter = try model.naming(adapter) }
-        let notes = try adapter.write(
+        var notes = adapter.remarks
+        if uniform {
+            let (made, said) = try adapter.uniform()
+            adapter = made
+            notes += said
+        }
+        notes += try adapter.write(
             to, to: out, base: model,
             options: AdapterOptions(
                 baseModel: adapter.baseModel, dtype: try elementType(dtype, allowingKeep: true), taskType: adapter.taskType, isReplacing: force))
@@ -47,10 +54,10 @@ struct ConvertCommand: ParsableCommand {
                 ([
                     "schema": "oplora.convert/1", "dialect": .string(dialect.rawValue), "layout": .string(to.rawValue),
                     "modules": .integer(adapter.modules.count), "replaced": .integer(adapter.replacements.count),
-                    "notes": .array((adapter.remarks + notes).map { .string($0) }),
+                    "notes": .array(notes.map { .string($0) }),
                 ] as JSONValue).serialized())
         }
         output.say("\(out): \(Format.count(adapter.modules.count, "module")) from \(dialect.rawValue) to \(to.rawValue)")
-        for note in adapter.remarks + notes { output.say(note) }
+        for note in notes { output.say(note) }
     }
 }

@@ -34,7 +34,7 @@ struct RootCommand: ParsableCommand {
         version: "oplora 0.1.0",
         subcommands: [
             InspectCommand.self, TrainCommand.self, CollapseCommand.self, MergeCommand.self, UnmergeCommand.self, ConvertCommand.self,
-            ExtractCommand.self, ResizeCommand.self, CombineCommand.self, VerifyCommand.self,
+            ExtractCommand.self, ResizeCommand.self, CombineCommand.self, LintCommand.self, VerifyCommand.self,
             CheckCommand.self,
             PackCommand.self, UnpackCommand.self, SalvageCommand.self, TokenizeCommand.self, LogitsCommand.self,
         ])

@@ -99,23 +99,6 @@ extension Adapter {
             .unsupportedFeature, path: path,
             "an adapter of \(layout) is for one model, and this one is for \(components.joined(separator: ", ")); choose one with --component")
     }
-
-    /// What a layout with one scale for all modules takes, and what each B is multiplied by to make up for it.
-    func commonScale() -> (scale: Double, factors: [Double], notes: [String]) {
-        let scales = modules.map(\.scale)
-        let common = scales.contains { $0 != 0 } ? PEFT.mostFrequent(scales.filter { $0 != 0 }) : 0
-        let factors = scales.map { common == 0 ? 1 : $0 / common }
-        let baked = factors.count { $0 != 1 }
-        guard baked > 0 else { return (common, factors, []) }
-        let inexact = zip(scales, factors).count { $0.1 != 1 && !($0.1.significand == 1 && common * $0.1 == $0.0) }
-        return (
-            common, factors,
-            [
-                "the layout has one scale for all modules, \(common): the B of \(baked) was multiplied by what is missing"
-                    + (inexact == 0 ? ", a power of two, and no bit is lost" : ", for \(inexact) of them rounded once")
-            ]
-        )
-    }
 }
 
 extension AdapterModule {

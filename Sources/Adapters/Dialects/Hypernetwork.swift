@@ -82,6 +82,7 @@ struct ModuleTensors {
         guard let odd = found.symmetricDifference(parts).min() else { return }
         throw AdapterError(
             parts.contains(odd) ? .missingFactor : .unexpectedTensor, path: file.path, subject: modules[module]?[odd]?.name ?? module,
-            parts.contains(odd) ? "the module has no \(odd)" : "the module has \(found.sorted().joined(separator: ", ")), and \(odd) does not belong to them")
+            parts.contains(odd)
+                ? "the module has no \(odd)" : "the module has \(found.sorted().joined(separator: ", ")), and \(odd) does not belong to them")
     }
 }

@@ -2,7 +2,7 @@ internal import FileIO
 internal import JSON
 
 extension MLX {
-    /// Writes a folder that mlx-lm loads. Its loader wants the same rank in all modules, and one scale.
+    /// Writes a folder that mlx-lm loads.
     static func write(_ adapter: Adapter, to path: String, base: BaseModel?, options: AdapterOptions) throws -> [String] {
         let layout = "mlx-lm"
         try adapter.requireOneModel(path: path, layout: layout)
@@ -32,25 +32,23 @@ extension MLX {
                     "its magnitudes are the norms of inputs, and an adapter of mlx-lm has those of outputs")
             }
         }
-        let (scale, factors, scaleNotes) = adapter.with(modules: modules).commonScale()
-        let rank = modules.map(\.rank).max() ?? 0
+        // Its loader wants one rank and one scale.
+        let (uniform, notes) = try adapter.with(modules: modules).uniform()
+        let (rank, scale) = (uniform.modules.first?.rank ?? 0, uniform.modules.first?.scale ?? 0)
         var tensors: [OutputTensor] = []
-        for (module, factor) in zip(modules, factors) {
+        for module in uniform.modules {
             let name = name(of: module, base: base)
-            let all = module.factors.map { (a: $0.a.padded(rows: rank), b: $0.b.transposed.padded(rows: rank)) }
             if module.kind == .experts {
-                let a = FactorMatrix.stacked(all.map(\.a))
-                let b = FactorMatrix.stacked(all.map(\.b.transposed))
-                tensors.append(OutputTensor("\(name).lora_a", [all.count, rank, module.inputs], a))
-                tensors.append(OutputTensor("\(name).lora_b", [all.count, module.outputs, rank], b, factor: factor))
+                let a = FactorMatrix.stacked(module.factors.map(\.a))
+                let b = FactorMatrix.stacked(module.factors.map(\.b))
+                tensors.append(OutputTensor("\(name).lora_a", [module.factors.count, rank, module.inputs], a))
+                tensors.append(OutputTensor("\(name).lora_b", [module.factors.count, module.outputs, rank], b))
             } else {
-                tensors.append(OutputTensor("\(name).lora_a", [module.inputs, rank], all[0].a.transposed))
-                tensors.append(OutputTensor("\(name).lora_b", [rank, module.outputs], all[0].b, factor: factor))
+                tensors.append(OutputTensor("\(name).lora_a", [module.inputs, rank], module.loraA.transposed))
+                tensors.append(OutputTensor("\(name).lora_b", [rank, module.outputs], module.loraB.transposed))
             }
             if let magnitude = module.magnitude { tensors.append(OutputTensor("\(name).m", [module.outputs], magnitude.values)) }
         }
-        let padded = modules.count { $0.rank != rank }
-        let notes = padded == 0 ? [] : ["the layout has one rank for all modules: the factors of \(padded) got zeros up to rank \(rank)"]
         let keys = Set(modules.map { key(of: name(of: $0, base: base)) }).sorted()
         let configuration: JSONValue = [
             "fine_tune_type": usesMagnitudes ? "dora" : "lora",
@@ -69,7 +67,7 @@ extension MLX {
             try OutputTensor.write(tensors, to: folder.path(of: weightsName), metadata: [:], options: options, isInFolder: true)
         }
         try folder.publish(durable: options.isDurable)
-        return scaleNotes + notes
+        return notes
     }
 
     /// The name that mlx-lm has for a module.
@@ -88,13 +86,5 @@ extension MLX {
         let components = path.split(separator: ".")
         guard let number = components.firstIndex(where: { Int($0) != nil }), number + 1 < components.count else { return path }
         return components[(number + 1)...].joined(separator: ".")
-    }
-}
-
-extension FactorMatrix {
-    /// The matrix with rows of zeros below it.
-    fileprivate func padded(rows wanted: Int) -> FactorMatrix {
-        guard wanted > rows else { return self }
-        return .stacked([self, .zeros(like: self, rows: wanted - rows, columns: columns)])
     }
 }

@@ -59,7 +59,9 @@ public enum OpLoRA {
     }
 
     private static func path(_ name: String, in file: SafetensorsFile) throws(AdapterError) -> ModulePath {
-        guard let path = ModulePath(name) else { throw AdapterError(.unexpectedTensor, path: file.path, subject: name, "this is not a module's name") }
+        guard let path = ModulePath(name) else {
+            throw AdapterError(.unexpectedTensor, path: file.path, subject: name, "this is not a module's name")
+        }
         return path
     }
 

@@ -63,7 +63,8 @@ struct PEFTConfiguration {
         }
         guard let kind = fields["peft_type"]?.stringValue else { throw wrong("peft_type", "a string") }
         guard kind == "LORA" else {
-            throw AdapterError(.unsupportedFeature, path: path, subject: "peft_type", "adapters of type \(kind) are not supported, only LORA and VERA")
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: "peft_type", "adapters of type \(kind) are not supported, only LORA and VERA")
         }
         guard let rank = fields["r"]?.integerValue, rank > 0 else { throw wrong("r", "a positive integer") }
         guard let alpha = fields["lora_alpha"]?.doubleValue else { throw wrong("lora_alpha", "a number") }

@@ -34,7 +34,9 @@ enum VeRA {
             throw refuse(name, "the field is not known and might change the result; it is \(value.serialized())")
         }
         if let bias = configuration["bias"]?.stringValue, bias != "none" { throw refuse("bias", "trained biases of VeRA are not supported") }
-        if let saved = configuration["modules_to_save"], !isEmpty(saved) { throw refuse("modules_to_save", "modules trained whole beside VeRA are not supported") }
+        if let saved = configuration["modules_to_save"], !isEmpty(saved) {
+            throw refuse("modules_to_save", "modules trained whole beside VeRA are not supported")
+        }
         var (sharedA, sharedB): (FactorMatrix?, FactorMatrix?)
         var modules: OrderedDictionary<ModulePath, Parts> = [:]
         for tensor in file.tensors.values {
@@ -59,7 +61,8 @@ enum VeRA {
         guard let sharedA, let sharedB else {
             throw AdapterError(
                 .missingFactor, path: file.path,
-                "the file does not hold the frozen vera_A and vera_B, which only PEFT's random numbers could give back; save the adapter with save_projection")
+                "the file does not hold the frozen vera_A and vera_B, which only PEFT's random numbers could give back; save the adapter with save_projection"
+            )
         }
         var made: [AdapterModule] = []
         for (path, parts) in modules {
@@ -88,7 +91,8 @@ enum VeRA {
         guard d.count == rank, sharedB.columns == rank, outputs <= sharedB.rows, rank > 0, sharedA.columns > 0, outputs > 0 else {
             throw AdapterError(
                 .invalidShape, path: file, subject: path.text,
-                "vectors of \(d.count) and \(outputs) elements do not fit the shared A \(describe(shape: sharedA.shape)) and B \(describe(shape: sharedB.shape))")
+                "vectors of \(d.count) and \(outputs) elements do not fit the shared A \(describe(shape: sharedA.shape)) and B \(describe(shape: sharedB.shape))"
+            )
         }
         // Products of two binary32 numbers are exact in binary64.
         let factors = AdapterModule.Factors(a: sharedA.scaled(rows: d), b: sharedB.rows(from: 0, count: outputs).scaled(rows: b))

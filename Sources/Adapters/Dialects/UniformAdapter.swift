@@ -1,0 +1,60 @@
+internal import Kernels
+internal import Tensors
+
+extension Adapter {
+    /// The same updates with one rank and one scale for all modules, for what reads no others: the scale that most have is kept and the
+    /// B of the others multiplied by what is missing; ranks are filled up with zeros.
+    ///
+    /// A B of few bits that is multiplied becomes F32, so that only a factor that is no power of two costs a rounding.
+    ///
+    /// - Returns: the adapter, and what was done, each one sentence.
+    /// - Throws: `AdapterError.notFinite`.
+    public func uniform() throws -> (adapter: Adapter, notes: [String]) {
+        guard let rank = modules.map(\.rank).max() else { return (self, []) }
+        let scales = modules.map(\.scale).filter { $0 != 0 }
+        let common = scales.isEmpty ? 0 : PEFT.mostFrequent(scales)
+        var (baked, inexact, padded) = (0, 0, 0)
+        let made = try modules.map { module in
+            let factor = common == 0 ? 1 : module.scale / common
+            if factor != 1 {
+                baked += 1
+                if factor.significand != 1 || common * factor != module.scale { inexact += 1 }
+            }
+            if module.rank != rank { padded += 1 }
+            let factors = try module.factors.map { old in
+                let dtype = old.b.dtype == .f64 ? old.b.dtype : .f32
+                let b = factor == 1 ? old.b : try FactorMatrix(name: old.b.name, old.b.matrix.scaled(by: factor), dtype: dtype, path: path)
+                return AdapterModule.Factors(a: old.a.padded(rows: rank), b: b.transposed.padded(rows: rank).transposed)
+            }
+            // What is added to the bias is multiplied by the scale, too.
+            let bias = try module.bias.map {
+                factor == 1 ? $0 : try FactorMatrix(name: $0.name, $0.matrix.scaled(by: factor), dtype: $0.dtype == .f64 ? .f64 : .f32, path: path)
+            }
+            return module.with(factors: factors, scale: common, bias: bias)
+        }
+        var notes: [String] = []
+        if baked > 0 {
+            notes.append(
+                "one scale for all modules, \(common): the B of \(baked) was multiplied by what is missing"
+                    + (inexact == 0 ? ", a power of two, and no bit is lost" : ", for \(inexact) of them rounded once"))
+        }
+        if padded > 0 { notes.append("one rank for all modules: the factors of \(padded) were filled up with zeros to rank \(rank)") }
+        return (with(modules: made), notes)
+    }
+}
+
+extension AdapterModule {
+    fileprivate func with(factors: [Factors], scale: Double, bias: FactorMatrix?) -> AdapterModule {
+        AdapterModule(
+            component: component, path: path, parameter: parameter, kind: kind, factors: factors, alpha: scale * Double(factors[0].a.rows),
+            scale: scale, magnitude: magnitude, bias: bias, kernel: kernel, isInterleaved: isInterleaved, sharesInputs: sharesInputs)
+    }
+}
+
+extension FactorMatrix {
+    /// The matrix with rows of zeros below it.
+    fileprivate func padded(rows wanted: Int) -> FactorMatrix {
+        guard wanted > rows else { return self }
+        return .stacked([self, .zeros(like: self, rows: wanted - rows, columns: columns)])
+    }
+}

@@ -1,0 +1,54 @@
+internal import Adapters
+internal import ArgumentParser
+internal import JSON
+
+struct LintCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "lint",
+        abstract: "Say which serving programs take an adapter as it is.",
+        discussion: """
+            Example:
+              oplora lint adapter --for vllm
+
+            Answers for vLLM, llama.cpp, mlx-lm and diffusers: whether they take the file, and if not, or not rightly, why and what to do. \
+            With --for, the exit code is 1 if one of those named does not take it.
+            """)
+
+    @Argument(help: ArgumentHelp("The adapter, of any dialect.", valueName: "adapter")) var adapter: String
+    @Option(
+        name: .customLong("for"), help: ArgumentHelp("vllm, llama.cpp, mlx or diffusers; may be repeated.", valueName: "program"),
+        transform: { text throws in
+            guard let stack = ServingStack(rawValue: text) else {
+                throw ValidationError("the program \"\(text)\" must be one of \(ServingStack.allCases.map(\.rawValue).joined(separator: ", "))")
+            }
+            return stack
+        }) var programs: [ServingStack] = []
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let read = try Adapter.read(path: adapter)
+        let verdicts = (programs.isEmpty ? ServingStack.allCases : programs).map { $0.verdict(on: read) }
+        if output.json {
+            Terminal.line(
+                ([
+                    "schema": "oplora.lint/1", "dialect": .string(read.dialect.rawValue),
+                    "programs": .array(
+                        verdicts.map { verdict in
+                            [
+                                "program": .string(verdict.stack.rawValue), "takes": .bool(verdict.isTaken),
+                                "reasons": .array(verdict.reasons.map { .string($0) }), "remedy": verdict.remedy.map { .string($0) } ?? .null,
+                                "notes": .array(verdict.notes.map { .string($0) }),
+                            ]
+                        }),
+                ] as JSONValue).serialized())
+        } else {
+            for verdict in verdicts {
+                output.say("\(verdict.stack.rawValue): \(verdict.isTaken ? "yes" : "no")")
+                for reason in verdict.reasons { output.say("  \(reason)") }
+                if let remedy = verdict.remedy { output.say("  \(remedy)") }
+                for note in verdict.notes { output.say("  \(note)") }
+            }
+        }
+        if !programs.isEmpty, verdicts.contains(where: { !$0.isTaken }) { throw Verdict(status: .checkFailed) }
+    }
+}
