@@ -8,7 +8,8 @@ Small random pipelines (Stable Diffusion 1.5, XL and Flux) are saved by diffuser
 LyCORIS, or written under the older names, those of kohya's sd-scripts and those of the original models, for diffusers or LyCORIS to
 read. The reference is what the same library fuses, in F32: every tensor of a component that `oplora merge` wrote must be within 1e-5
 of the largest element in it, tensors that the reference leaves alone must be the base's, every other file must be copied byte for
-byte, and diffusers must load the merged pipeline. One line a case; exits 1 if any fails. --generate-only makes adapters and references,
+byte, and diffusers must load the merged pipeline. Then the adapter is converted: diffusers reads the file of its layout, and LyCORIS
+that of kohya's where the U-Net alone is adapted, and each must fuse the same weights. One line a case; exits 1 if any fails. --generate-only makes adapters and references,
 and merges nothing. Needs diffusers, transformers, peft and lycoris-lora.
 """
 
@@ -456,7 +457,32 @@ def check(oplora, build, maker, folder):
         wrong.append(f"{modules} modules change only {sum(changed)} tensors")
     if not wrong and base == folder / "base":
         kind.from_pretrained(merged)
+        if oplora:
+            wrong += converted(oplora, base, adapter, expected, lambda: kind.from_pretrained(folder / "base"), folder)
     return f"{max(errors):.1e}, {sum(changed)} tensors" if oplora else f"{len(keys)} tensors change {sum(changed)}", "; ".join(wrong[:3])
+
+
+def converted(oplora, base, adapter, expected, load, folder):
+    """What is wrong with the files that `oplora convert` makes of the adapter."""
+    readers = {"diffusers": read} | ({"kohya": read_lycoris} if expected.keys() == {"unet"} else {})
+    wrong = []
+    if any("text_encoder" in key or "lora_te" in key for key in load_file(adapter) if "magnitude" in key or "dora_scale" in key):
+        del readers["diffusers"]  # which does not load them
+    for layout, reader in readers.items():
+        out = folder / ("converted.safetensors" if layout == "kohya" else "converted")
+        run = subprocess.run([oplora, "convert", adapter, "--to", layout, "--base", base, "--out", out, "--quiet"], capture_output=True, text=True)
+        if run.returncode == 65 and re.search("norms of inputs|no form for a bias on B", run.stderr):
+            continue
+        if run.returncode:
+            wrong.append(f"convert to {layout}: {run.stderr.strip()}")
+            continue
+        found = reader(out if layout == "kohya" else out / "pytorch_lora_weights.safetensors", load)
+        for name, tensors in expected.items():
+            error = max(((found[name][key].double() - value.double()).abs().max() / value.double().abs().max().clamp_min(1e-30)).item()
+                        for key, value in tensors.items() if value.is_floating_point())
+            if error > BOUND:
+                wrong.append(f"what was converted to {layout} gives {name} {error:.1e} off")
+    return wrong
 
 
 def main():

@@ -5,8 +5,9 @@
 
 Small random models (Llama, and Qwen3-MoE with a tensor for each expert) are written as Hugging Face checkpoints, mlx-lm loads
 them, puts its LoRA or DoRA layers on them, and saves the adapter as its trainer does. Its fused weights, in F32, must be those
-of `oplora merge` within 1e-6 of the largest; `oplora verify` must pass the merge. One line a case; exits 1 if any fails. Needs
-the packages of requirements-mlx.txt.
+of `oplora merge` within 1e-6 of the largest; `oplora verify` must pass the merge. Converted to PEFT and back to mlx-lm's
+layout, the adapter is loaded by mlx-lm and must fuse to the same weights. One line a case; exits 1 if any fails. Needs the
+packages of requirements-mlx.txt.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import tempfile
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from mlx_lm.utils import load_model
 from safetensors.numpy import load_file, save_file
 
@@ -124,7 +125,16 @@ def check(oplora, case, folder):
     changed = sum(not np.array_equal(merged[key], base[key]) for key in merged)
     if error > 1e-6 or not changed or not count:
         return f"off by {error:.1e}, {changed} tensors changed", None
-    return "", f"{error:.1e}, {changed} tensors"
+    for source, layout, target in (("adapter", "peft", "peft"), ("peft", "mlx", "back")):
+        convert = run("convert", folder / source, "--to", layout, "--base", folder / "base", "--out", folder / target, "--quiet")
+        if convert.returncode:
+            return f"convert to {layout}: {convert.stderr.strip()}", None
+    loaded, _ = load_model(folder / "base")
+    returned, _ = fused_weights(load_adapters(loaded, str(folder / "back")))
+    off = max(float(np.abs(returned[key] - expected[key]).max() / np.abs(expected[key]).max()) for key in expected)
+    if off > 1e-6:
+        return f"what was converted is off by {off:.1e}", None
+    return "", f"{error:.1e}, {changed} tensors; converted to PEFT and back {off:.1e}"
 
 
 def main():

@@ -18,7 +18,9 @@ extension Diffusers {
             let part = adapter.selecting(component: component)
             let content = try PEFT.Content(part.modules, replacements: part.replacements, path: path)
             tensors += content.tensors.map { $0.renamed("\(name).\($0.name)") }
-            for (key, value) in content.configuration(options).objectValue ?? [:] { fields["\(name).\(key)"] = value }
+            for (key, value) in content.configuration(options).objectValue ?? [:] {
+                fields["\(name).\(key)"] = key.hasSuffix("_pattern") && name.hasPrefix("text_encoder") ? withoutOuterModel(value) : value
+            }
         }
         let folder = try AtomicFolder(path: path, replacing: options.isReplacing)
         try folder.fill {
@@ -27,6 +29,18 @@ extension Diffusers {
         }
         try folder.publish(durable: options.isDurable)
         return []
+    }
+
+    /// The patterns of a text encoder without the name of its outer model, which transformers has given up in some versions: they match
+    /// the ends of paths, with it and without.
+    private static func withoutOuterModel(_ patterns: JSONValue) -> JSONValue {
+        guard let members = patterns.objectValue else { return patterns }
+        let outer = ["text_model.", "^text_model\\."]
+        return .object(
+            OrderedDictionary(
+                members.map { key, value in
+                    (String(key.dropFirst(outer.first(where: key.hasPrefix)?.count ?? 0)), value)
+                }, uniquingKeysWith: { first, _ in first }))
     }
 
     /// Writes the file that `save_lora_adapter` of a model writes: PEFT's names, and the configuration in the header.
