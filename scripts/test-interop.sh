@@ -21,6 +21,10 @@ echo
 echo
 "$python" Tests/interop/roundtrips.py --oplora "$oplora"
 echo
+"$python" Tests/interop/adapters_gguf.py --oplora "$oplora"
+echo
+"$python" Tests/interop/op_lora.py --oplora "$oplora"
+echo
 "$python" Tests/interop/low_rank.py --oplora "$oplora" --base "$smollm2"
 echo
 "$python" Tests/interop/interrupted_merge.py --oplora "$oplora" --model "$smollm2"
