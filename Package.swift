@@ -71,7 +71,7 @@ let package = Package(
             swiftSettings: strict),
         .executableTarget(
             name: "MakeCorpus",
-            dependencies: ["TestSupport", "NativeCheckpoint", "Safetensors", "CKernels", "FileIO", "JSON", "Tensors", orderedCollections],
+            dependencies: ["TestSupport", "NativeCheckpoint", "Safetensors", "GGUF", "CKernels", "FileIO", "JSON", "Tensors", orderedCollections],
             path: "Fuzz/MakeCorpus",
             swiftSettings: strict),
         .target(name: "FaultyCalls", path: "Tests/FaultyCalls", cSettings: [.treatAllWarnings(as: .error)]),

@@ -7,6 +7,7 @@
 
 import CKernels
 import FileIO
+import GGUF
 import JSON
 import NativeCheckpoint
 import OrderedCollections
@@ -163,6 +164,71 @@ let mlx = #"{"fine_tune_type":"lora","lora_parameters":{"scale":2.0}}"#
 try adapter(
     "mlx", dialect: 1, mlx, ["l.0.q_proj.lora_a F32 4 2", "l.0.q_proj.lora_b F32 2 4", "lm_head.lora_a BF16 4 1", "lm_head.lora_b BF16 1 8"])
 try adapter("mlx-experts", dialect: 1, mlx, ["l.0.mlp.switch_mlp.down_proj.lora_a F32 2 1 3", "l.0.mlp.switch_mlp.down_proj.lora_b F32 2 4 1"])
+let llama = #"{"format":"op-lora","version":"1","alpha":"2"}"#
+try adapter(
+    "kohya", dialect: 2, "{}",
+    [
+        "lora_unet_l_0_q_proj.lora_down.weight F32 2 4", "lora_unet_l_0_q_proj.lora_up.weight F32 4 2", "lora_unet_l_0_q_proj.alpha F32",
+        "lora_unet_l_0_conv.lora_down.weight F32 1 4 1 1", "lora_unet_l_0_conv.lora_mid.weight F32 1 1 2 2",
+        "lora_unet_l_0_conv.lora_up.weight F32 3 1 1 1", "lora_unet_l_0_conv.dora_scale F32 1 4 1 1",
+    ])
+try adapter(
+    "diffusers", dialect: 2, #"{"lora_adapter_metadata":"{\"unet.peft_type\":\"LORA\",\"unet.r\":1,\"unet.lora_alpha\":3}"}"#,
+    ["unet.l.0.q_proj.lora_A.weight F16 1 4", "unet.l.0.q_proj.lora_B.weight F16 4 1"])
+try adapter(
+    "diffusers-old", dialect: 2, "{}",
+    [
+        "unet.l.0.processor.to_q_lora.down.weight F32 1 4", "unet.l.0.processor.to_q_lora.up.weight F32 4 1",
+        "text_encoder.l.0.q_proj.lora_linear_layer.down.weight F32 1 4", "text_encoder.l.0.q_proj.lora_linear_layer.up.weight F32 4 1",
+        "text_encoder.l.0.q_proj.alpha F32",
+    ])
+try adapter(
+    "op-lora", dialect: 2, llama,
+    [
+        "l.0.q_proj.op_lora.z F32 2", "l.0.q_proj.op_lora.trunk.weight F32 3 2", "l.0.q_proj.op_lora.trunk.bias F32 3",
+        "l.0.q_proj.op_lora.a.weight F32 1 4 3", "l.0.q_proj.op_lora.a.bias F32 1 4", "l.0.q_proj.op_lora.b.weight F32 4 1 3",
+        "l.0.q_proj.op_lora.b.bias F32 4 1", "l.0.q_proj.op_lora.m.weight F32 4 3", "l.0.q_proj.op_lora.m.bias F32 4",
+        "l.0.q_proj.op_lora.m.norm F32 4",
+    ])
+try adapter(
+    "op-vera", dialect: 2, llama,
+    [
+        "op_lora.vera_A F32 2 6", "op_lora.vera_B F32 6 2", "l.0.q_proj.op_lora.z F32 2", "l.0.q_proj.op_lora.trunk.weight F32 3 2",
+        "l.0.q_proj.op_lora.trunk.bias F32 3", "l.0.q_proj.op_lora.d.weight F32 2 3", "l.0.q_proj.op_lora.d.bias F32 2",
+        "l.0.q_proj.op_lora.l.weight F32 4 3", "l.0.q_proj.op_lora.l.bias F32 4",
+    ])
+let prototype = "base_model.model.l.0.q_proj."
+try adapter(
+    "prototype", dialect: 2, "{}",
+    [
+        prototype + "hypernetwork.mlp.0.weight F32 3 2", prototype + "hypernetwork.mlp.0.bias F32 3", prototype + "hypernetwork.mlp.2.weight F32 8 3",
+        prototype + "hypernetwork.mlp.2.bias F32 8", prototype + "input_vector F32 1 2", prototype + "rescale F32",
+    ])
+try adapter(
+    "prototype-dora", dialect: 2, "{}",
+    ["0.weight F32 3 2", "0.bias F32 3"].map { prototype + "hypernetwork.mlp." + $0 }
+        + ["A.weight F32 4 3", "A.bias F32 4", "B.weight F32 4 3", "B.bias F32 4", "C.weight F32 4 3", "C.bias F32 4"].map {
+            prototype + "hypernetwork.mlp_" + $0
+        } + [prototype + "input_vector F32 1 2", prototype + "weight_m_wdecomp.weight F32 4 1"])
+try adapter(
+    "vera", dialect: 0, #"{"peft_type":"VERA","r":2,"save_projection":true}"#,
+    ["base_model.vera_A F32 2 6", "base_model.vera_B F32 6 2", key + "l.0.q_proj.vera_lambda_d F32 2", key + "l.0.q_proj.vera_lambda_b F32 4"])
+let ggufPath = "adapter.gguf"
+let gguf = try GGUFWriter(
+    path: ggufPath,
+    metadata: [
+        "general.architecture": .string("llama"), "general.type": .string("adapter"), "adapter.type": .string("lora"),
+        "adapter.lora.alpha": .real(3),
+    ],
+    tensors: [
+        .init(name: "blk.0.attn_q.weight.lora_a", type: .f32, shape: [1, 4]), .init(name: "blk.0.attn_q.weight.lora_b", type: .f32, shape: [4, 1]),
+    ], replacing: true)
+let numbers = [UInt8](repeating: 0x3C, count: 16)
+// Sound: every bit pattern of a byte may be read as a raw byte.
+for _ in 0..<2 { try gguf.write(unsafe numbers.span.bytes) }
+try gguf.publish(durable: false)
+try write([3] + Array(FileSystem.contents(of: ggufPath, limit: 4096)), "adapter", "gguf")
+try FileSystem.remove(ggufPath)
 try adapter(
     "mlx-dora", dialect: 1, #"{"fine_tune_type":"dora","lora_parameters":{"scale":1}}"#,
     ["l.0.up_proj.lora_a F32 4 2", "l.0.up_proj.lora_b F32 2 6", "l.0.up_proj.m F32 6"])

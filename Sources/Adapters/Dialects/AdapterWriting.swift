@@ -22,7 +22,9 @@ extension Adapter {
         try OutputTensor.check(options, path: path)
         guard !modules.isEmpty || !replacements.isEmpty else { throw AdapterError(.empty, path: self.path, "there is no module to write") }
         let holdsOneModel = ![.kohya, .diffusers].contains(layout)
-        if holdsOneModel, components.count == 1, modules.allSatisfy({ $0.component != nil }) {
+        if holdsOneModel, components.count == 1, modules.allSatisfy({ $0.component != nil }),
+            replacements.allSatisfy({ $0.tensor.hasPrefix(components[0] + ".") })
+        {
             return try selecting(component: components[0]).write(layout, to: path, base: base, options: options)
         }
         if namesAreFlattened, layout != .kohya {

@@ -10,6 +10,12 @@ extension Diffusers {
                 .unsupportedFeature, path: path, subject: module.label.text,
                 "diffusers wants to know of which component of a pipeline the module is; say it with --component")
         }
+        // The name of a tensor that was trained whole begins with its component's.
+        if let stray = adapter.replacements.first(where: { item in !adapter.components.contains { item.tensor.hasPrefix($0 + ".") } }) {
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: stray.tensor,
+                "the tensor is of no component that has an adapted module, and diffusers has no form for it")
+        }
         var tensors: [OutputTensor] = []
         var fields: OrderedDictionary<String, JSONValue> = [:]
         for component in adapter.components {

@@ -93,7 +93,7 @@ public struct FactorMatrix: Sendable {
     }
 
     /// The matrix [1, 1] that holds the number one: what makes a vector a product of two factors.
-    static let one = FactorMatrix(name: "one", rows: 1, columns: 1, values: [1 as Float])
+    static var one: FactorMatrix { FactorMatrix(name: "one", rows: 1, columns: 1, values: [1 as Float]) }
 
     public var shape: [Int] { [rows, columns] }
 
