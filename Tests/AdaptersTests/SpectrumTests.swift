@@ -1,0 +1,126 @@
+import Adapters
+import FileIO
+import Kernels
+import OrderedCollections
+import Safetensors
+import Tensors
+import TestModels
+import TestSupport
+import Testing
+
+/// Extracting, resizing, combining and taking out again.
+struct SpectrumTests {
+    private let folder: TemporaryFolder
+    private let adapter: Adapter
+
+    init() throws {
+        folder = try TemporaryFolder()
+        try TestModel.write(to: folder.path("base"), dtype: .f32, seed: 1)
+        adapter = try TestModel.writeAdapter(to: folder.path("adapter"), seed: 2)
+    }
+
+    private func update(_ module: AdapterModule) -> [Double] {
+        let product =
+            Matrix(rows: module.outputs, columns: module.rank, values: module.loraB.doubles())
+            * Matrix(rows: module.rank, columns: module.inputs, values: module.loraA.doubles())
+        return product.scaled(by: module.scale).values
+    }
+
+    private func relativeDistance(_ a: [Double], _ b: [Double]) -> Double {
+        (zip(a, b).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) } / b.reduce(0) { $0 + $1 * $1 }).squareRoot()
+    }
+
+    private func merge(_ name: String, dtype: DType? = nil) throws {
+        _ = try MergePlan(base: folder.path("base"), adapters: [.init(adapter)], dtype: dtype).run(to: folder.path(name), options: .init(isDurable: false))
+    }
+
+    @Test(arguments: [1, 2])
+    func extractGivesTheAdapterBack(threads: Int) throws {
+        try merge("merged")
+        let extraction = try Extraction(base: folder.path("base"), tuned: folder.path("merged"), options: .init(choice: .init(rank: 5), threads: threads))
+        #expect(extraction.adapter.modules.map(\.path) == adapter.modules.map(\.path) && extraction.adapter.replacements.isEmpty)
+        #expect(extraction.unchanged == 4)
+        for (module, original) in zip(extraction.adapter.modules, adapter.modules) {
+            #expect(module.rank == 5 && relativeDistance(update(module), update(original)) < 1e-6)
+        }
+        #expect(extraction.modules.allSatisfy { $0.energy > 1 - 1e-12 && $0.relativeResidual < 1e-6 })
+        // The same factors from any number of threads.
+        let again = try Extraction(base: folder.path("base"), tuned: folder.path("merged"), options: .init(choice: .init(rank: 5), threads: 3 - threads))
+        #expect(zip(extraction.adapter.modules, again.adapter.modules).allSatisfy { $0.loraB.doubles() == $1.loraB.doubles() })
+        // All of the energy takes the adapter's rank, but for the noise of rounding.
+        let most = try Extraction(base: folder.path("base"), tuned: folder.path("merged"), options: .init(choice: .init(energy: 1 - 1e-9)))
+        #expect(most.adapter.modules.allSatisfy { $0.rank == 5 })
+    }
+
+    @Test func extractTakesWholeWhatNoUpdateStandsFor() throws {
+        let shards = try TestModel.write(to: folder.path("tuned"), dtype: .f32, seed: 1)
+        var changed = shards[1]
+        let norm = changed.firstIndex { $0.name == "model.norm.weight" }!
+        changed[norm].bytes[2] ^= 1
+        try writeSafetensors(changed, to: folder.path("tuned/model-00002-of-00002.safetensors"))
+        let extraction = try Extraction(base: folder.path("base"), tuned: folder.path("tuned"), options: .init(choice: .init(rank: 1)))
+        #expect(extraction.adapter.modules.isEmpty && extraction.adapter.replacements.map(\.tensor) == ["model.norm.weight"])
+        #expect(throws: AdapterError.self) {
+            try Extraction(base: folder.path("base"), tuned: folder.path("base"), options: .init(choice: .init(rank: 1)))
+        }
+        // Not one architecture.
+        try writeSafetensors(Array(changed.dropLast()), to: folder.path("one.safetensors"))
+        #expect(throws: AdapterError.self) {
+            try Extraction(base: folder.path("base"), tuned: folder.path("one.safetensors"), options: .init(choice: .init(rank: 1)))
+        }
+    }
+
+    @Test func resizeKeepsTheLargestValues() throws {
+        let (same, reports) = try adapter.resized(to: .init(rank: 9))
+        #expect(reports.allSatisfy { $0.rank == 5 && $0.energy == 1 })
+        for (module, original) in zip(same.modules, adapter.modules) {
+            #expect(module.scale == original.scale && relativeDistance(update(module), update(original)) < 1e-6)
+        }
+        let (small, cut) = try adapter.resized(to: .init(rank: 2), dtype: .bf16)
+        for ((module, report), original) in zip(zip(small.modules, cut), adapter.modules) {
+            #expect(module.rank == 2 && module.loraA.dtype == .bf16 && report.rankBefore == 5)
+            let values = Matrix(rows: original.outputs, columns: original.inputs, values: update(original)).svd().s
+            let kept = values.prefix(2).reduce(0) { $0 + $1 * $1 } / values.reduce(0) { $0 + $1 * $1 }
+            #expect(abs(report.energy - kept) < 1e-12)
+        }
+        let (energetic, _) = try adapter.resized(to: .init(energy: 0.5))
+        #expect(energetic.modules.allSatisfy { (1..<5).contains($0.rank) })
+    }
+
+    @Test func combineAddsUpdates() throws {
+        let other = try TestModel.writeAdapter(to: folder.path("other"), modules: [TestModel.modules[0]], rank: 2, alpha: 3, seed: 6)
+        let adapters = [WeightedAdapter(adapter, weight: 0.5), WeightedAdapter(other, weight: -2)]
+        let (sum, _) = try Adapter.combined(adapters, .concatenation)
+        #expect(sum.modules.map(\.rank) == [5, 7, 5, 5] && sum.modules.allSatisfy { $0.scale == 1 })
+        let number = adapter.modules.firstIndex { $0.path.text == TestModel.modules[0] }!
+        let expected = zip(update(adapter.modules[number]), update(other.modules[0])).map { 0.5 * $0 - 2 * $1 }
+        #expect(relativeDistance(update(sum.modules[number]), expected) < 1e-6)
+        let (cut, reports) = try Adapter.combined(adapters, .svd, choice: .init(rank: 3))
+        #expect(cut.modules.allSatisfy { $0.rank == 3 } && reports.allSatisfy { $0.energy < 1 })
+        #expect(throws: AdapterError.self) { try Adapter.combined(adapters, .linear) }
+        #expect(throws: AdapterError.self) { try Adapter.combined([], .concatenation) }
+    }
+
+    @Test(arguments: [DType.bf16, .f16, .f32])
+    func unmergingNamesWhatItCannotKnow(dtype: DType) throws {
+        _ = try MergePlan(base: folder.path("base"), adapters: [.init(try TestModel.writeAdapter(to: folder.path("zero"), seed: 1))], dtype: dtype)
+        try TestModel.write(to: folder.path("typed"), dtype: dtype, seed: 1)
+        _ = try MergePlan(base: folder.path("typed"), adapters: [.init(adapter)]).run(to: folder.path("merged"), options: .init(isDurable: false))
+        let result = try Unmerging(
+            merged: folder.path("merged"), adapters: [.init(adapter)], to: folder.path("again"), options: .init(isDurable: false))
+        let (original, found) = (try WeightFiles(path: folder.path("typed")), try WeightFiles(path: folder.path("again")))
+        #expect(result.modules.count == 4 && result.elements == 2 * (24 * 24 + 53 * 24))
+        var differing = 0
+        for module in result.modules {
+            let (before, after) = (try original.location(of: module.tensor), try found.location(of: module.tensor))
+            let pairs = zip(FactorMatrix(before.info, in: before.file).doubles(), FactorMatrix(after.info, in: after.file).doubles())
+            let off = pairs.filter { $0 != $1 }
+            #expect(off.count <= module.uncertain && off.allSatisfy { abs($0 - $1) <= module.maximumError })
+            differing += off.count
+        }
+        #expect(differing > 0 && result.uncertain < result.elements)
+        for name in original.tensors.keys where !result.modules.contains(where: { $0.tensor == name }) {
+            #expect(try read(name, from: original) == read(name, from: found))
+        }
+    }
+}
