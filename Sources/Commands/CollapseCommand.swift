@@ -1,8 +1,10 @@
 internal import Adapters
 internal import ArgumentParser
+internal import FileIO
 internal import HyperLoRA
 internal import JSON
 internal import NativeCheckpoint
+internal import Safetensors
 internal import Tensors
 internal import Training
 
@@ -34,7 +36,8 @@ struct CollapseCommand: ParsableCommand {
     func run() throws {
         try refuseExisting(written.out, replacing: written.force, inputs: [runPath])
         let model = try base.map { try BaseModel(path: $0) }
-        let collapsed = CheckpointFile.claims(runPath) ? try CollapsedRun(path: runPath) : nil
+        let isRun = CheckpointFile.claims(runPath) || runPath.hasSuffix(".opck")
+        let collapsed = isRun ? try CollapsedRun(path: runPath) : nil
         let adapter = try collapsed?.adapter ?? trainedElsewhere(base: model)
         let configuration = collapsed?.checkpoint.subject.configuration
         let notes = try adapter.write(
@@ -61,6 +64,11 @@ struct CollapseCommand: ParsableCommand {
 
     /// Hypernetworks that another program has trained.
     private func trainedElsewhere(base: BaseModel?) throws -> Adapter {
+        guard FileSystem.isFolder(runPath) || Adapter.weightsPath(at: runPath) != nil else {
+            // What is wrong with the file itself comes first.
+            _ = try SafetensorsFile(path: runPath)
+            throw UsageError("\(runPath): the file holds neither a training run nor hypernetworks", status: .malformedInput)
+        }
         let adapter = try Adapter.read(path: runPath, base: base, alpha: alpha)
         let isLoRA = adapter.dialect != .opLoRA && !adapter.modules.contains(where: \.sharesInputs)
         guard !isLoRA else {

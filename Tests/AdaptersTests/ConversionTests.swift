@@ -58,7 +58,9 @@ struct ConversionTests {
             let (a, b) = (module.loraA.doubles(), module.loraB.doubles())
             return (0..<module.outputs * module.inputs).map { place in
                 module.scale
-                    * (0..<module.rank).reduce(0.0) { $0 + b[place / module.inputs * module.rank + $1] * a[$1 * module.inputs + place % module.inputs] }
+                    * (0..<module.rank).reduce(0.0) {
+                        $0 + b[place / module.inputs * module.rank + $1] * a[$1 * module.inputs + place % module.inputs]
+                    }
             }
         }
     }
@@ -168,7 +170,8 @@ struct ConversionTests {
         #expect(!ServingStack.mlx.verdict(on: plain).isTaken && !ServingStack.diffusers.verdict(on: plain).isTaken)
         let patterned = ServingStack.vLLM.verdict(on: try write(try uneven(), .peft).read)
         #expect(!patterned.isTaken && patterned.remedy?.contains("--uniform") == true)
-        for (layout, stack) in [(.mlx, .mlx), (.gguf, .llamaCpp), (.diffusers, .diffusers), (.kohya, .diffusers)] as [(Adapter.Layout, ServingStack)] {
+        for (layout, stack) in [(.mlx, .mlx), (.gguf, .llamaCpp), (.diffusers, .diffusers), (.kohya, .diffusers)] as [(Adapter.Layout, ServingStack)]
+        {
             _ = try write(plain, layout)
             #expect(stack.verdict(on: try Adapter.read(path: path(layout))).isTaken)
         }

@@ -54,7 +54,8 @@ struct SingleFileTests {
         for (shape, isOfOutputs) in [([4, 1], true), ([4], true), ([1, 3], false)] {
             let module = try #require(
                 try read([
-                    tensor("lora_unet_c.lora_down.weight", [2, 3]), tensor("lora_unet_c.lora_up.weight", [4, 2]), tensor("lora_unet_c.dora_scale", shape),
+                    tensor("lora_unet_c.lora_down.weight", [2, 3]), tensor("lora_unet_c.lora_up.weight", [4, 2]),
+                    tensor("lora_unet_c.dora_scale", shape),
                 ]).modules.first)
             switch try #require(module.magnitude) {
             case .ofOutputs(let values): #expect(isOfOutputs && values.columns == 4)
@@ -69,7 +70,8 @@ struct SingleFileTests {
         ("ranks that differ", [("lora_unet_a.lora_down.weight", [2, 3]), ("lora_unet_a.lora_up.weight", [4, 3])], .invalidShape, "lora_up"),
         ("no elements", [("lora_unet_a.lora_down.weight", [0, 3]), ("lora_unet_a.lora_up.weight", [4, 0])], .invalidShape, "lora_up"),
         (
-            "a kernel on lora_up", [("lora_unet_a.lora_down.weight", [2, 3, 3, 3]), ("lora_unet_a.lora_up.weight", [4, 2, 3, 3])], .invalidShape, "lora_up"
+            "a kernel on lora_up", [("lora_unet_a.lora_down.weight", [2, 3, 3, 3]), ("lora_unet_a.lora_up.weight", [4, 2, 3, 3])], .invalidShape,
+            "lora_up"
         ),
         (
             "an alpha of two", [("lora_unet_a.lora_down.weight", [2, 3]), ("lora_unet_a.lora_up.weight", [4, 2]), ("lora_unet_a.alpha", [2])],
@@ -83,7 +85,10 @@ struct SingleFileTests {
         ("LoHa", [("lora_unet_a.hada_w1_a", [2, 3])], .unsupportedFeature, "LoHa"),
         ("LoKr", [("lycoris_a.lokr_w1", [2, 3])], .unsupportedFeature, "LoKr"),
         ("another tensor", [("lora_unet_a.lora_down.weight", [2, 3]), ("lora_unet_a.something", [3])], .unexpectedTensor, "something"),
-        ("a name without a module", [("lora_unet_.lora_down.weight", [2, 3]), ("lora_unet_.lora_up.weight", [4, 2])], .unexpectedTensor, "lora_unet_"),
+        (
+            "a name without a module", [("lora_unet_.lora_down.weight", [2, 3]), ("lora_unet_.lora_up.weight", [4, 2])], .unexpectedTensor,
+            "lora_unet_"
+        ),
         // diffusers
         ("an alpha without factors", [("unet.a.to_q.lora_A.weight", [2, 3]), ("unet.b.alpha", [])], .unexpectedTensor, "b"),
         ("no B", [("unet.a.to_q.lora.down.weight", [2, 3])], .missingFactor, "to_q"),
@@ -108,12 +113,14 @@ struct SingleFileTests {
             tensor("unet.a.attn1.processor.to_q_lora.down.weight", [2, 3]), tensor("unet.a.attn1.processor.to_q_lora.up.weight", [4, 2]),
             tensor("unet.a.attn1.processor.to_out_lora.down.weight", [2, 3]), tensor("unet.a.attn1.processor.to_out_lora.up.weight", [4, 2]),
             tensor("unet.b.to_k.lora.down.weight", [1, 3]), tensor("unet.b.to_k.lora.up.weight", [4, 1]), tensor("unet.b.to_k.alpha", [], 5),
-            tensor("text_encoder.t.q_proj.lora_linear_layer.down.weight", [2, 3]), tensor("text_encoder.t.q_proj.lora_linear_layer.up.weight", [4, 2]),
+            tensor("text_encoder.t.q_proj.lora_linear_layer.down.weight", [2, 3]),
+            tensor("text_encoder.t.q_proj.lora_linear_layer.up.weight", [4, 2]),
             tensor("text_encoder.s.to_v_lora.down.weight", [2, 3]), tensor("text_encoder.s.to_v_lora.up.weight", [4, 2]),
         ])
         #expect(adapter.dialect == .diffusers && adapter.components == ["text_encoder", "unet"])
         let found = Dictionary(uniqueKeysWithValues: adapter.modules.map { ($0.label.text, $0.scale) })
-        #expect(found == ["unet.a.attn1.to_q": 1, "unet.a.attn1.to_out.0": 1, "unet.b.to_k": 5, "text_encoder.t.q_proj": 1, "text_encoder.s.v_proj": 1])
+        #expect(
+            found == ["unet.a.attn1.to_q": 1, "unet.a.attn1.to_out.0": 1, "unet.b.to_k": 5, "text_encoder.t.q_proj": 1, "text_encoder.s.v_proj": 1])
     }
 
     @Test func theHeaderHoldsAConfigurationForEachComponent() throws {
@@ -133,7 +140,9 @@ struct SingleFileTests {
     // MARK: OP-LoRA
 
     private func opLoRA(_ changes: (inout [String: [Int]]) -> Void = { _ in }) -> [TestTensor] {
-        var shapes = ["z": [2], "trunk.weight": [3, 2], "trunk.bias": [3], "a.weight": [1, 4, 3], "a.bias": [1, 4], "b.weight": [5, 1, 3], "b.bias": [5, 1]]
+        var shapes = [
+            "z": [2], "trunk.weight": [3, 2], "trunk.bias": [3], "a.weight": [1, 4, 3], "a.bias": [1, 4], "b.weight": [5, 1, 3], "b.bias": [5, 1],
+        ]
         changes(&shapes)
         return shapes.sorted { $0.key < $1.key }.map { tensor("m.x.op_lora.\($0.key)", $0.value) }
     }
@@ -157,8 +166,10 @@ struct SingleFileTests {
         ("another version", ["format": "op-lora", "version": "2", "alpha": "6"], "z", [2]),
         ("no alpha", ["format": "op-lora", "version": "1"], "z", [2]),
         ("an alpha that is no number", ["format": "op-lora", "version": "1", "alpha": "nan"], "z", [2]),
-        ("no trunk", header, "trunk.bias", nil), ("a z of another size", header, "z", [4]), ("a head of another size", header, "a.weight", [1, 4, 2]),
-        ("another rank", header, "b.bias", [5, 2]), ("no elements", header, "a.bias", [0, 4]), ("a magnitude without norms", header, "m.weight", [5, 3]),
+        ("no trunk", header, "trunk.bias", nil), ("a z of another size", header, "z", [4]),
+        ("a head of another size", header, "a.weight", [1, 4, 2]),
+        ("another rank", header, "b.bias", [5, 2]), ("no elements", header, "a.bias", [0, 4]),
+        ("a magnitude without norms", header, "m.weight", [5, 3]),
         ("another tensor", header, "c.weight", [5, 3]), ("too many dimensions", header, "z", [1, 2]),
     ]
 

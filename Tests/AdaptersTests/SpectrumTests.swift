@@ -31,13 +31,15 @@ struct SpectrumTests {
     }
 
     private func merge(_ name: String, dtype: DType? = nil) throws {
-        _ = try MergePlan(base: folder.path("base"), adapters: [.init(adapter)], dtype: dtype).run(to: folder.path(name), options: .init(isDurable: false))
+        _ = try MergePlan(base: folder.path("base"), adapters: [.init(adapter)], dtype: dtype).run(
+            to: folder.path(name), options: .init(isDurable: false))
     }
 
     @Test(arguments: [1, 2])
     func extractGivesTheAdapterBack(threads: Int) throws {
         try merge("merged")
-        let extraction = try Extraction(base: folder.path("base"), tuned: folder.path("merged"), options: .init(choice: .init(rank: 5), threads: threads))
+        let extraction = try Extraction(
+            base: folder.path("base"), tuned: folder.path("merged"), options: .init(choice: .init(rank: 5), threads: threads))
         #expect(extraction.adapter.modules.map(\.path) == adapter.modules.map(\.path) && extraction.adapter.replacements.isEmpty)
         #expect(extraction.unchanged == 4)
         for (module, original) in zip(extraction.adapter.modules, adapter.modules) {
@@ -45,7 +47,8 @@ struct SpectrumTests {
         }
         #expect(extraction.modules.allSatisfy { $0.energy > 1 - 1e-12 && $0.relativeResidual < 1e-6 })
         // The same factors from any number of threads.
-        let again = try Extraction(base: folder.path("base"), tuned: folder.path("merged"), options: .init(choice: .init(rank: 5), threads: 3 - threads))
+        let again = try Extraction(
+            base: folder.path("base"), tuned: folder.path("merged"), options: .init(choice: .init(rank: 5), threads: 3 - threads))
         #expect(zip(extraction.adapter.modules, again.adapter.modules).allSatisfy { $0.loraB.doubles() == $1.loraB.doubles() })
         // All of the energy takes the adapter's rank, but for the noise of rounding.
         let most = try Extraction(base: folder.path("base"), tuned: folder.path("merged"), options: .init(choice: .init(energy: 1 - 1e-9)))

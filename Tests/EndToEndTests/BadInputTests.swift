@@ -228,6 +228,73 @@ struct BadInputTests {
         },
     ]
 
+    // MARK: Layouts and spectra
+
+    /// A PEFT adapter of one module of the small model.
+    private static func plainAdapter(_ space: Workspace, changes: String = "") throws -> String {
+        let path = space.path("adapter")
+        let module = "base_model.model.model.layers.0.self_attn.q_proj"
+        let shape = try WeightFiles(path: Repository.tinyLlama).location(of: "model.layers.0.self_attn.q_proj.weight").info.shape
+        try FileSystem.createFolder(path)
+        try writeSafetensors(
+            [
+                TestTensor(module + ".lora_A.weight", .f32, [1, shape[1]], values: [Float](repeating: 1, count: shape[1])),
+                TestTensor(module + ".lora_B.weight", .f32, [shape[0], 1], values: [Float](repeating: 1, count: shape[0])),
+            ], to: path + "/adapter_model.safetensors")
+        try writeText(#"{"peft_type": "LORA", "r": 1, "lora_alpha": 1\#(changes)}"#, path + "/adapter_config.json")
+        return path
+    }
+
+    static let layouts: [Case] = [
+        Case("an unknown layout", 64, "must be one of") { ["convert", try plainAdapter($0), "--to", "onnx", "--out", $0.path("out")] },
+        Case("no adapter to convert", 66, "nowhere") { ["convert", $0.path("nowhere"), "--to", "peft", "--out", $0.path("out")] },
+        Case("a weight to convert", 64, "no weight") { ["convert", try plainAdapter($0) + ":2", "--to", "peft", "--out", $0.path("out")] },
+        Case("convert over its input", 73, "one of the inputs") {
+            let path = try plainAdapter($0)
+            return ["convert", path, "--to", "peft", "--out", path, "--force"]
+        },
+        Case("GGUF without the base", 65, "--base") { ["convert", try plainAdapter($0), "--to", "gguf", "--out", $0.path("out")] },
+        Case("diffusers without a component", 65, "--component") { ["convert", try plainAdapter($0), "--to", "diffusers", "--out", $0.path("out")] },
+        Case("no component of this name", 65, "unet") {
+            try FileSystem.createFolder($0.path("in"))
+            try writeSafetensors(
+                [
+                    TestTensor("unet.a.lora_A.weight", .f32, [1, 2], values: [1, 1]),
+                    TestTensor("unet.a.lora_B.weight", .f32, [2, 1], values: [1, 1]),
+                ], to: $0.path("in/a.safetensors"))
+            return ["convert", $0.path("in/a.safetensors"), "--to", "peft", "--component", "vae", "--out", $0.path("out")]
+        },
+        Case("neither rank nor energy", 64, "--rank or --energy") { ["resize", try plainAdapter($0), "--out", $0.path("out")] },
+        Case("an energy above one", 64, "--energy") { ["resize", try plainAdapter($0), "--energy", "1.5", "--out", $0.path("out")] },
+        Case("svd without a rank", 64, "svd needs") { ["combine", "--adapter", try plainAdapter($0), "--method", "svd", "--out", $0.path("out")] },
+        Case("nothing to extract", 65, "nothing to extract") {
+            ["extract", "--base", Repository.tinyLlama, "--tuned", Repository.tinyLlama, "--rank", "1", "--out", $0.path("out")]
+        },
+        Case("extract from another model", 65, "not of one architecture") { space in
+            let other = try space.makeModel { $0.removeLast() }
+            return ["extract", "--base", Repository.tinyLlama, "--tuned", other, "--rank", "1", "--out", space.path("out")]
+        },
+        Case("a magnitude to unmerge", 65, "m_proj") { space in
+            try FileSystem.createFolder(space.path("in"))
+            try writeSafetensors(
+                [
+                    TestTensor("lora_unet_m_proj.lora_down.weight", .f32, [1, 2], values: [1, 1]),
+                    TestTensor("lora_unet_m_proj.lora_up.weight", .f32, [2, 1], values: [1, 1]),
+                    TestTensor("lora_unet_m_proj.dora_scale", .f32, [2, 1], values: [1, 1]),
+                ], to: space.path("in/a.safetensors"))
+            return ["unmerge", "--merged", Repository.tinyLlama, "--adapter", space.path("in/a.safetensors"), "--out", space.path("out")]
+        },
+        Case("an adapter to collapse", 64, "oplora convert") { ["collapse", try plainAdapter($0), "--out", $0.path("out")] },
+        Case("no program of this name", 64, "must be one of") { ["lint", try plainAdapter($0), "--for", "tgi"] },
+        Case("GGUF that is cut short", 65, "a.gguf") { space in
+            try FileSystem.createFolder(space.path("in"))
+            try writeText("GGUF", space.path("in/a.gguf"))
+            return ["convert", space.path("in/a.gguf"), "--to", "peft", "--out", space.path("out")]
+        },
+    ]
+
+    @Test(arguments: layouts) func badLayout(_ bad: Case) throws { try check(bad) }
+
     @Test(arguments: adapters) func badAdapter(_ bad: Case) throws { try check(bad) }
 
     // MARK: Nothing is lost

@@ -36,7 +36,9 @@ public enum Diffusers {
 
     /// Whether a file may be of this dialect, by the names of its tensors.
     static func claims(_ file: SafetensorsFile) -> Bool {
-        file.tensors.keys.contains { name in factorEndings.contains(where: name.hasSuffix) || endings.contains { name.hasSuffix($0.old) } }
+        file.tensors.keys.prefix(Adapter.claimedNames).contains { name in
+            factorEndings.contains(where: name.hasSuffix) || endings.contains { name.hasSuffix($0.old) }
+        }
     }
 
     /// A tensor's name as PEFT has it.

@@ -26,7 +26,7 @@ public enum Kohya {
 
     /// Whether a file may be of this dialect, by the names of its tensors.
     static func claims(_ file: SafetensorsFile) -> Bool {
-        file.tensors.keys.contains { name in prefixes.contains { name.hasPrefix($0.prefix) } }
+        file.tensors.keys.prefix(Adapter.claimedNames).contains { name in prefixes.contains { name.hasPrefix($0.prefix) } }
     }
 
     private struct Parts {

@@ -12,7 +12,9 @@ enum OpLoRAPrototype {
     ]
     private static let scale = 2.0
 
-    static func claims(_ file: SafetensorsFile) -> Bool { file.tensors.keys.contains { $0.contains(".hypernetwork.mlp") } }
+    static func claims(_ file: SafetensorsFile) -> Bool {
+        file.tensors.keys.prefix(Adapter.claimedNames).contains { $0.contains(".hypernetwork.mlp") }
+    }
 
     /// - Parameters:
     ///   - base: what tells the shapes of the weights; OP-LoRA needs it.

@@ -66,13 +66,25 @@ public struct Adapter: Sendable {
         guard FileSystem.isFolder(path) else {
             let names = [MLX.weightsName, PEFT.weightsName, Diffusers.weightsName]
             guard !names.contains(FileSystem.lastComponent(path)) else { return path }
-            guard path.hasSuffix(".safetensors"), let file = try? SafetensorsFile(path: path) else { return nil }
-            return Kohya.claims(file) || Diffusers.claims(file) || OpLoRA.claims(file) || OpLoRAPrototype.claims(file) ? path : nil
+            guard let file = try? SafetensorsFile(path: path) else { return nil }
+            return isWhole(file) ? path : nil
         }
         let folder = (try? PEFT.adapterFolder(in: path)) ?? path
         let names = [MLX.weightsName, PEFT.weightsName, Diffusers.weightsName]
         return names.map { FileSystem.join(folder, $0) }.first(where: FileSystem.exists)
     }
+
+    /// Whether a file holds hypernetworks of OP-LoRA, which reading evaluates.
+    public static func holdsHypernetworks(_ file: SafetensorsFile) -> Bool { OpLoRA.claims(file) || OpLoRAPrototype.claims(file) }
+
+    /// Whether a file is an adapter by itself, with no configuration beside it, by the names of its first tensors.
+    public static func isWhole(_ file: SafetensorsFile) -> Bool {
+        holdsHypernetworks(file) || Kohya.claims(file)
+            || Diffusers.claims(file) && !file.tensors.keys.prefix(claimedNames).contains { $0.hasPrefix(PEFT.keyPrefix) }
+    }
+
+    /// How many names are looked at: a file of a model may have a hundred thousand, and an adapter shows itself at once.
+    static let claimedNames = 16
 
     /// Opens an adapter of any dialect that is read.
     ///

@@ -31,14 +31,21 @@ final class Inspection {
     init(path: String) throws {
         self.path = path
         let status = try FileSystem.status(of: path)
-        if let files = try Self.adapterFiles(path, isFolder: status.isFolder) {
+        let isOther = status.isFolder || CheckpointFile.claims(path) || GGUFFile.claims(path)
+        let single = !isOther && path.hasSuffix(".safetensors") ? try SafetensorsFile(path: path) : nil
+        if let files = try Self.adapterFiles(path, isFolder: status.isFolder, single: single) {
             kind = .adapter
             source = .safetensors([files])
             metadata = Self.json(files.metadata)
-            do {
-                adapter = AdapterDescription(try Adapter.read(path: path))
-            } catch let error as AdapterError where error.isOfWhatIsNotSupported {
-                remarks.append("cannot be merged here: \(error)")
+            if Adapter.holdsHypernetworks(files) {
+                // To say more of them, all would have to be evaluated.
+                remarks.append("hypernetworks of OP-LoRA, which collapse, merge and verify take")
+            } else {
+                do {
+                    adapter = AdapterDescription(try Adapter.read(path: path))
+                } catch let error as AdapterError where error.isOfWhatIsNotSupported {
+                    remarks.append("cannot be merged here: \(error)")
+                }
             }
         } else if !status.isFolder, CheckpointFile.claims(path) {
             let file = try CheckpointFile(path: path)
@@ -69,7 +76,7 @@ final class Inspection {
             kind = .model
             model = ModelDescription(folder: path, shards: shards.count)
         } else {
-            let file = try SafetensorsFile(path: path)
+            let file = try single ?? SafetensorsFile(path: path)
             source = .safetensors([file])
             metadata = Self.json(file.metadata)
             kind = .tensors
@@ -78,11 +85,13 @@ final class Inspection {
         totals = TensorTotals(groups)
     }
 
-    /// The weights of a PEFT adapter, where `path` is its folder or they themselves.
-    private static func adapterFiles(_ path: String, isFolder: Bool) throws -> SafetensorsFile? {
-        if let weights = Adapter.weightsPath(at: path) {
-            return FileSystem.exists(FileSystem.join(FileSystem.parent(of: weights), PEFT.configurationName))
-                ? try SafetensorsFile(path: weights) : nil
+    /// The weights of an adapter, where `path` is its folder or they themselves.
+    private static func adapterFiles(_ path: String, isFolder: Bool, single: SafetensorsFile?) throws -> SafetensorsFile? {
+        let weights = isFolder ? Adapter.weightsPath(at: path) : path
+        if let weights, let file = try isFolder ? SafetensorsFile(path: weights) : single {
+            let hasConfiguration = FileSystem.exists(FileSystem.join(FileSystem.parent(of: weights), PEFT.configurationName))
+            let isNamed = isFolder || [PEFT.weightsName, MLX.weightsName].contains(FileSystem.lastComponent(weights))
+            return isNamed && hasConfiguration || Adapter.isWhole(file) ? file : nil
         }
         // It finds the words for what is missing.
         if isFolder, FileSystem.exists(FileSystem.join(path, PEFT.configurationName)) { _ = try Adapter.read(path: path) }
