@@ -100,7 +100,7 @@ extension Adapter {
     /// - Parameter weight: the user's, which multiplies each module's scale.
     /// - Throws: `UsageError` for a module that the model does not have.
     func updates(configuration: TransformerConfiguration, weight: Double) throws -> LowRankUpdates {
-        var left = Dictionary(uniqueKeysWithValues: modules.map { ($0.path.text, $0) })
+        var left = Dictionary(modules.map { ($0.label.text, $0) }, uniquingKeysWith: { first, _ in first })
         var found: [String: LowRankUpdate] = [:]
         for layer in 0..<configuration.layers {
             for projection in Projection.allCases {

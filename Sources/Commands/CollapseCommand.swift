@@ -31,10 +31,11 @@ struct CollapseCommand: ParsableCommand {
 
     func validate() throws {
         _ = try elementType(dtype, allowingKeep: false)
+        if let alpha, !alpha.isFinite { throw ValidationError("--alpha must be a finite number") }
     }
 
     func run() throws {
-        try refuseExisting(written.out, replacing: written.force, inputs: [runPath])
+        try refuseExisting(written.out, replacing: written.force, inputs: [runPath] + (base.map { [$0] } ?? []))
         let model = try base.map { try BaseModel(path: $0) }
         let isRun = CheckpointFile.claims(runPath) || runPath.hasSuffix(".opck")
         let collapsed = isRun ? try CollapsedRun(path: runPath) : nil

@@ -11,7 +11,8 @@ struct UnmergeCommand: ParsableCommand {
               oplora unmerge --merged merged --adapter adapter --out base-again
 
             Subtracts the updates in the arithmetic of the merge. A merge rounds, and where a weight has grown by it, the bits below its \
-            new last place are lost: the output says of how many elements that is true and by how much they may be off.
+            new last place are lost: the output says of how many elements that is true and by how much they may be off. This is of a \
+            base that had the element types of the merged model; one that was merged with --dtype cannot be given back.
             """)
 
     @Option(help: ArgumentHelp("Folder or file of the merged model.", valueName: "dir")) var merged: String
@@ -50,7 +51,7 @@ struct UnmergeCommand: ParsableCommand {
         output.say("\(out): \(Format.count(result.modules.count, "tensor")) changed back, \(result.report.tensorsCopied) copied")
         output.say(
             result.uncertain == 0
-                ? "every element is the only one that the merge turns into what was there"
+                ? "of a base in the same element types every element is the only one that the merge turns into what was there"
                 : "\(Format.count(result.uncertain)) of \(Format.count(result.elements)) elements (\(Format.fixed(100 * Double(result.uncertain) / Double(max(1, result.elements)), 2))%) are uncertain: the merge rounded their last bits away; they may be off by half a unit in the last place of the merged element, \(Format.number(result.maximumError)) at most"
         )
     }

@@ -12,7 +12,7 @@ public struct GGUFTensor: Sendable, Hashable {
     public let byteRange: Range<Int>
 }
 
-/// A GGUF file, mapped into memory: metadata and tensor table, read and checked. Nothing writes such files.
+/// A GGUF file, mapped into memory: metadata and tensor table, read and checked. Nothing writes models as such files.
 ///
 /// Layout: `GGUF`, version, counts of tensors and fields, the fields, the tensor table, padding, the tensors' bytes.
 /// Source: `docs/gguf.md` of ggml, versions 2 and 3, little-endian.

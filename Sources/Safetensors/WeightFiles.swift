@@ -127,6 +127,9 @@ public final class WeightFiles: Sendable {
             let indexPath = FileSystem.join(folder, indexName)
             if FileSystem.exists(indexPath) {
                 let index = try readIndex(indexPath)
+                if index["weight_map"]?.objectValue?.isEmpty == true {
+                    throw SafetensorsError(.invalidIndex, path: indexPath, "the index names no tensor")
+                }
                 let files = try Set(try shardNames(in: index, path: indexPath).values).sorted().map { name in
                     let shard = FileSystem.join(folder, name)
                     guard FileSystem.exists(shard) else {

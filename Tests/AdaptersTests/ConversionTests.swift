@@ -161,6 +161,102 @@ struct ConversionTests {
         }
     }
 
+    // MARK: Adapters that were made to do harm
+
+    @Test func elementsThatShareBytesAreKeptWhole() throws {
+        let path = folder.path("adapter")
+        _ = try TestModel.writeAdapter(to: path, modules: [TestModel.modules[0]], seed: 1)
+        var tensors = [
+            TestTensor("base_model.model.\(TestModel.modules[0]).lora_A.weight", .f32, [1, 24], values: [Float](repeating: 1, count: 24)),
+            TestTensor("base_model.model.\(TestModel.modules[0]).lora_B.weight", .f32, [24, 1], values: [Float](repeating: 1, count: 24)),
+        ]
+        tensors.append(TestTensor("base_model.model.model.odd.weight", .f4, [4], bytes: [0x12, 0x34]))
+        try writeSafetensors(tensors, to: path + "/adapter_model.safetensors")
+        try writeText(#"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "modules_to_save": ["odd"]}"#, path + "/adapter_config.json")
+        _ = try Adapter.read(path: path).write(.peft, to: folder.path("copy"), options: .init(isDurable: false))
+        let file = try WeightFiles(path: folder.path("copy/adapter_model.safetensors"))
+        #expect(try read("base_model.model.model.odd.weight", from: file) == [0x12, 0x34])
+    }
+
+    private func kohya(_ tensors: [(String, [Int])]) throws -> Adapter {
+        let path = folder.path("k.safetensors")
+        try writeSafetensors(
+            tensors.map { name, shape in TestTensor(name, .f32, shape, values: [Float](repeating: 1, count: shape.reduce(1, *))) }, to: path)
+        return try Adapter.read(path: path)
+    }
+
+    @Test func sizesThatMultiplyAreBounded() throws {
+        #expect(throws: AdapterError.self) {
+            try kohya([
+                ("lora_unet_a.lora_down.weight", [1, 20_000, 1, 1]), ("lora_unet_a.lora_mid.weight", [20_000, 1, 1, 1]),
+                ("lora_unet_a.lora_up.weight", [1, 20_000, 1, 1]),
+            ])
+        }
+        let uneven = try kohya([
+            ("lora_unet_a.lora_down.weight", [100_000, 1]), ("lora_unet_a.lora_up.weight", [1, 100_000]),
+            ("lora_unet_b.lora_down.weight", [1, 100_000]),
+            ("lora_unet_b.lora_up.weight", [1, 1]),
+        ])
+        #expect(throws: AdapterError.self) { try uneven.uniform() }
+    }
+
+    @Test func oneParameterHasOneUpdate() throws {
+        let parts = ["lora_te_a", "lora_te1_a"].flatMap { [($0 + ".lora_down.weight", [1, 2]), ($0 + ".lora_up.weight", [2, 1])] }
+        #expect(throws: AdapterError.self) { try kohya(parts) }
+        // Two names of one module of the base.
+        let twice = try kohya(
+            ["lora_unet_model_layers_0_self_attn_q_proj", "lora_te_model_layers_0_self_attn_q_proj"].flatMap {
+                [($0 + ".lora_down.weight", [1, 24]), ($0 + ".lora_up.weight", [24, 1])]
+            })
+        #expect(throws: MergeError.self) { try MergePlan(base: base.path, adapters: [.init(twice)]) }
+        #expect(throws: AdapterError.self) { try base.naming(twice).write(.gguf, to: folder.path("g"), base: base, options: .init(isDurable: false)) }
+    }
+
+    @Test(arguments: [Double(0), 1e-50, 1e39])
+    func alphasThatALayoutCannotHoldAreRefused(alpha: Double) throws {
+        let module = AdapterModule(
+            path: ModulePath("model.layers.0.self_attn.q_proj")!, rank: 1, alpha: alpha, loraA: [Float](repeating: 1, count: 24),
+            loraB: [Float](repeating: 1, count: 24))
+        let adapter = Adapter(path: "a", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
+        for layout in [Adapter.Layout.gguf, .kohya] {
+            #expect(throws: AdapterError.self) { try adapter.write(layout, to: folder.path("x"), base: base, options: .init(isDurable: false)) }
+        }
+        _ = try adapter.write(.peft, to: folder.path("p"), options: .init(isDurable: false))
+        #expect(try Adapter.read(path: folder.path("p")).modules[0].scale == alpha)
+    }
+
+    @Test func headsThatNoModelHas() throws {
+        let adapter = try TestModel.writeAdapter(to: folder.path("adapter"), seed: 7)
+        try writeText(
+            #"{"model_type": "llama", "num_attention_heads": 9223372036854775807, "tie_word_embeddings": false}"#, folder.path("base/config.json"))
+        let odd = try BaseModel(path: folder.path("base"))
+        #expect(throws: MergeError.self) { try adapter.write(.gguf, to: folder.path("g"), base: odd, options: .init(isDurable: false)) }
+    }
+
+    @Test func emptyNamesOfParametersAreRefused() throws {
+        let path = folder.path("adapter")
+        _ = try TestModel.writeAdapter(to: path, seed: 1)
+        for name in ["", "experts."] {
+            try writeText(#"{"peft_type": "LORA", "r": 5, "lora_alpha": 8, "target_parameters": ["\#(name)"]}"#, path + "/adapter_config.json")
+            #expect(throws: AdapterError.self) { try Adapter.read(path: path) }
+        }
+    }
+
+    @Test func stacksOfExpertsKeepAllOfThem() throws {
+        try writeSafetensors(
+            [TestTensor("l.0.mlp.experts.gate_up_proj", .f32, [3, 4, 2], values: [Float](repeating: 1, count: 24))], to: folder.path("e.safetensors"))
+        let experts = try BaseModel(path: folder.path("e.safetensors"))
+        let factors = (0..<3).map { number in
+            AdapterModule.Factors(
+                a: FactorMatrix(name: "a", rows: 1, columns: 2, values: [Float(number), 1]),
+                b: FactorMatrix(name: "b", rows: 4, columns: 1, values: [Float](repeating: Float(number), count: 4)))
+        }
+        let module = AdapterModule(
+            path: ModulePath("l.0.mlp.experts")!, parameter: "gate_up_proj", kind: .experts, factors: factors, alpha: 1, scale: 1)
+        let adapter = Adapter(path: "e", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
+        #expect(try experts.naming(adapter).modules[0].factors.count == 3)
+    }
+
     // MARK: What serving programs take
 
     @Test func servingProgramsAndWhy() throws {

@@ -60,9 +60,12 @@ struct SpectrumTests {
         var changed = shards[1]
         let norm = changed.firstIndex { $0.name == "model.norm.weight" }!
         changed[norm].bytes[2] ^= 1
+        let projection = changed.firstIndex { $0.name == "model.layers.1.self_attn.q_proj.weight" }!
+        changed[projection].bytes[2] ^= 1
         try writeSafetensors(changed, to: folder.path("tuned/model-00002-of-00002.safetensors"))
         let extraction = try Extraction(base: folder.path("base"), tuned: folder.path("tuned"), options: .init(choice: .init(rank: 1)))
-        #expect(extraction.adapter.modules.isEmpty && extraction.adapter.replacements.map(\.tensor) == ["model.norm.weight"])
+        #expect(extraction.adapter.modules.map(\.path.text) == ["model.layers.1.self_attn.q_proj"])
+        #expect(extraction.modules[0].energy > 1 - 1e-12 && extraction.adapter.replacements.map(\.tensor) == ["model.norm.weight"])
         #expect(throws: AdapterError.self) {
             try Extraction(base: folder.path("base"), tuned: folder.path("base"), options: .init(choice: .init(rank: 1)))
         }
@@ -84,7 +87,8 @@ struct SpectrumTests {
             #expect(module.rank == 2 && module.loraA.dtype == .bf16 && report.rankBefore == 5)
             let values = Matrix(rows: original.outputs, columns: original.inputs, values: update(original)).svd().s
             let kept = values.prefix(2).reduce(0) { $0 + $1 * $1 } / values.reduce(0) { $0 + $1 * $1 }
-            #expect(abs(report.energy - kept) < 1e-12)
+            // The factors were rounded to BF16, which costs a little of it.
+            #expect(report.energy < kept + 1e-12 && report.energy > kept - 1e-4)
         }
         let (energetic, _) = try adapter.resized(to: .init(energy: 0.5))
         #expect(energetic.modules.allSatisfy { (1..<5).contains($0.rank) })
@@ -125,5 +129,39 @@ struct SpectrumTests {
         for name in original.tensors.keys where !result.modules.contains(where: { $0.tensor == name }) {
             #expect(try read(name, from: original) == read(name, from: found))
         }
+    }
+
+    @Test func anEmbeddingThatIsTheHeadIsExtractedForBoth() throws {
+        for name in ["tied", "tuned"] { try TestModel.write(to: folder.path(name), dtype: .f32, seed: 1, isTied: true) }
+        var generator = SeededGenerator(seed: 1)
+        var shards = TestModel.tensors(dtype: .f32, generator: &generator)
+        shards[1].removeAll { $0.name == "lm_head.weight" }
+        for name in ["tied", "tuned"] {
+            if name == "tuned" { shards[0][0].bytes[2] ^= 0x40 }
+            try writeSafetensors(shards.flatMap(\.self), to: folder.path(name + "/model.safetensors"))
+            try FileSystem.remove(folder.path(name + "/model.safetensors.index.json"))
+        }
+        let extraction = try Extraction(base: folder.path("tied"), tuned: folder.path("tuned"), options: .init(choice: .init(rank: .max)))
+        #expect(extraction.adapter.modules.map(\.path.text) == ["lm_head", "model.embed_tokens"])
+        _ = try MergePlan(base: folder.path("tied"), adapters: [.init(extraction.adapter)]).run(
+            to: folder.path("again"), options: .init(isDurable: false))
+        let (tuned, again) = (try WeightFiles(path: folder.path("tuned")), try WeightFiles(path: folder.path("again")))
+        func values(_ name: String, _ files: WeightFiles) throws -> [Double] {
+            let location = try files.location(of: name)
+            return FactorMatrix(location.info, in: location.file).doubles()
+        }
+        let wanted = try values("model.embed_tokens.weight", tuned)
+        for name in ["model.embed_tokens.weight", "lm_head.weight"] { #expect(relativeDistance(try values(name, again), wanted) < 1e-6) }
+    }
+
+    /// W = 1 + 2⁻⁷ and ΔW = 2⁻⁸ in BF16: the sum lies half-way, and so does what is left.
+    @Test func tiesAreUncertain() throws {
+        try writeSafetensors([TestTensor("m.weight", .bf16, [1, 2], values: [1.0078125, 1])], to: folder.path("w.safetensors"))
+        let module = AdapterModule(path: ModulePath("m")!, rank: 1, alpha: 1, loraA: [0.00390625, 0.00390625], loraB: [1])
+        let tie = Adapter(path: "tie", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
+        _ = try MergePlan(base: folder.path("w.safetensors"), adapters: [.init(tie)]).run(to: folder.path("m"), options: .init(isDurable: false))
+        let result = try Unmerging(
+            merged: folder.path("m/w.safetensors"), adapters: [.init(tie)], to: folder.path("u"), options: .init(isDurable: false))
+        #expect(result.uncertain == 2)
     }
 }

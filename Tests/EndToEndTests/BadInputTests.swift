@@ -253,6 +253,18 @@ struct BadInputTests {
             let path = try plainAdapter($0)
             return ["convert", path, "--to", "peft", "--out", path, "--force"]
         },
+        Case("convert over the folder of its input", 73, "a part of one") {
+            let path = try plainAdapter($0)
+            return ["convert", path + "/adapter_model.safetensors", "--to", "mlx", "--out", path, "--force"]
+        },
+        Case("convert over a file of its input", 73, "a part of one") {
+            let path = try plainAdapter($0)
+            return ["convert", path + ":1", "--to", "safetensors", "--out", path + "/../adapter/adapter_model.safetensors", "--force"]
+        },
+        Case("resize over the base", 73, "one of the inputs") {
+            let model = try $0.makeModel()
+            return ["resize", try plainAdapter($0), "--rank", "1", "--base", model, "--out", model, "--force"]
+        },
         Case("GGUF without the base", 65, "--base") { ["convert", try plainAdapter($0), "--to", "gguf", "--out", $0.path("out")] },
         Case("diffusers without a component", 65, "--component") { ["convert", try plainAdapter($0), "--to", "diffusers", "--out", $0.path("out")] },
         Case("no component of this name", 65, "unet") {

@@ -149,8 +149,8 @@ def op_vera(model, inputs, file):
     return adapters.outputs_of(model, inputs), {}, []
 
 
-def vera(model, inputs, file):
-    peft = get_peft_model(model, VeraConfig(r=8, target_modules=list(TARGETS), save_projection=True))
+def vera(model, inputs, file, **fields):
+    peft = get_peft_model(model, VeraConfig(**{"r": 8, "target_modules": list(TARGETS), "save_projection": True, **fields}))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in peft.named_parameters():
@@ -160,16 +160,23 @@ def vera(model, inputs, file):
     return adapters.outputs_of(peft, inputs), {}, []
 
 
+def vera_of_conv1d(model, inputs, file):
+    return vera(model, inputs, file, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True)
+
+
+vera_of_conv1d.build = adapters.gpt2
+
+
 CASES = [
     ("OP-LoRA", documented(False)), ("OP-DoRA", documented(True)), ("OP-VeRA", op_vera), ("the prototype's OP-LoRA", prototype(False)),
-    ("the prototype's OP-DoRA", prototype(True)), ("PEFT's VeRA", vera),
+    ("the prototype's OP-DoRA", prototype(True)), ("PEFT's VeRA", vera), ("PEFT's VeRA of Conv1D", vera_of_conv1d),
 ]
 
 
 def check(oplora, make, folder):
     torch.manual_seed(3)
-    adapters.llama().save_pretrained(folder / "base")
-    model = hf.LlamaForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    getattr(make, "build", adapters.llama)().save_pretrained(folder / "base")
+    model = hf.AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
     inputs = adapters.inputs_of(model)
     before = adapters.outputs_of(model, inputs)
     file = folder / "state.safetensors"
@@ -189,7 +196,7 @@ def check(oplora, make, folder):
         merged = folder / f"merged{number}"
         run(oplora, "merge", "--base", folder / "base", "--adapter", source, "--out", merged, "--no-fsync")
         run(oplora, "verify", "--base", folder / "base", "--adapter", source, "--merged", merged)
-        found = adapters.outputs_of(hf.LlamaForCausalLM.from_pretrained(merged, dtype=torch.float32), inputs)
+        found = adapters.outputs_of(hf.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), inputs)
         errors.append(((found - outputs).abs().max() / outputs.abs().max()).item())
     text = f"outputs {max(errors):.1e} off" + (f", factors {off:.1e}" if factors else "") + f"; the adapter changes them by {changed:.2g}"
     return max(errors) <= 1e-5 and off <= 1e-6 and changed > 1e-3, text

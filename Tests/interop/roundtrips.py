@@ -69,7 +69,8 @@ def check(oplora, folder, layout, original, kind, inputs, outputs):
         reason = result.stderr.strip()
         if result.returncode != 65 or list(target.parent.iterdir()):
             return "", f"exit code {result.returncode}, {list(target.parent.iterdir())}: {reason}"
-        return "no form for " + reason.split("no form for ")[-1] if "no form for" in reason else "no: " + reason.split(": ", 1)[-1], ""
+        # Without the program's name, the path and what to do.
+        return "no: " + reason.split(": ", 2)[-1].split(";")[0], ""
     there = difference(merged(oplora, folder, target, "merged"), original)
     back = target.parent / "back"
     result = convert(oplora, folder, target, "peft", back)

@@ -11,18 +11,22 @@ extension BaseModel {
         for module in adapter.modules {
             // What does not fit is said in the merge's words.
             let updates = try updates(of: module, weight: 1, adapter: adapter.path)
-            let places = places(of: module)
-            for place in places {
+            if module.kind == .experts {
+                // A stack has the name that it has in memory, in transformers.
+                let path = module.path.components.map { $0 == "block_sparse_moe" ? "mlp" : $0 }.joined(separator: ".")
+                named.append(module.with(component: module.component, path: ModulePath(path) ?? module.path))
+                continue
+            }
+            for place in places(of: module) {
                 guard let path = ModulePath(place.module), let update = updates.first(where: { $0.tensor == place.tensor }) else { continue }
                 let isDenoiser = place.component == DiffusionNames.denoiser
                 let component = files.component(of: place.tensor) ?? (isDenoiser ? nil : place.component) ?? module.component
                 named.append(module.with(component: component, path: path, factors: [update.lowRankFactors]))
             }
-            // Stacks of experts have the name that they have in memory, in transformers.
-            if places.isEmpty {
-                let path = module.path.components.map { $0 == "block_sparse_moe" ? "mlp" : $0 }.joined(separator: ".")
-                named.append(module.with(component: module.component, path: ModulePath(path) ?? module.path))
-            }
+        }
+        if let twice = Adapter.firstTwice(named) {
+            throw MergeError(
+                .unsupportedCombination, path: adapter.path, tensor: twice.parameterName, "two modules of the adapter are this one of the base")
         }
         // PEFT stores what an adapted embedding has itself beside the update.
         let replacements = adapter.replacements.filter { replacement in
@@ -57,7 +61,7 @@ extension BaseModel {
         func number(_ key: String) -> Int? { (configuration?[key] ?? configuration?["text_config"]?[key])?.integerValue }
         let isKey = module.path.lastComponent == "k_proj"
         guard let heads = isKey ? number("num_key_value_heads") ?? number("num_attention_heads") : number("num_attention_heads"), heads > 0,
-            module.outputs % (2 * heads) == 0
+            heads <= module.outputs, module.outputs % (2 * heads) == 0
         else {
             throw MergeError(
                 .invalidConfiguration, path: adapter, tensor: module.parameterName,

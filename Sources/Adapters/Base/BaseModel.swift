@@ -78,6 +78,7 @@ public struct BaseModel: Sendable {
 
     /// A causal language model is tied where its configuration says so, or says nothing and the files hold no head.
     private static func tie(of files: WeightFiles, configuration: JSONValue?) -> Tie? {
+        guard !files.isPipeline else { return nil }
         let embeddings = files.tensors.keys.filter(isEmbedding)
         guard embeddings.count == 1, let embedding = embeddings.first else { return nil }
         let isStated = configuration?["tie_word_embeddings"]?.boolValue ?? configuration?["text_config"]?["tie_word_embeddings"]?.boolValue
@@ -188,6 +189,11 @@ public struct BaseModel: Sendable {
                 guard case .contains(let number)? = places.first?.relation else { return [try update(of: name, shape: info.shape, b: b)] }
                 return [try update(ofPart: number, of: name, shape: info.shape, b: b)]
             }
+            guard module.bias == nil else {
+                throw MergeError(
+                    .unsupportedCombination, path: adapter, tensor: module.parameterName,
+                    "the B of a module that is several matrices of the base has a bias (lora_bias), which cannot be cut")
+            }
             // The module is several matrices of the model, one below the other.
             var updates: [TensorUpdate] = []
             var row = 0
@@ -257,7 +263,9 @@ public struct BaseModel: Sendable {
         }
 
         func biasUpdate(_ bias: FactorMatrix) throws(MergeError) -> TensorUpdate {
-            let (name, info) = try model.tensor("\(module.path).bias", adapter: adapter, replaced: replaced)
+            let weight = model.places(of: module).first?.tensor
+            let own = weight.map { String($0.dropLast("weight".count)) + "bias" } ?? "\(module.place).bias"
+            let (name, info) = try model.tensor(own, adapter: adapter, replaced: replaced)
             guard info.shape == [bias.columns] else {
                 throw MergeError(
                     .shapeMismatch, path: adapter, tensor: name,
@@ -310,7 +318,8 @@ public struct BaseModel: Sendable {
         case .convolution, .experts: return false
         case .linear, .transposedLinear:
             let isTransposed = storesTransposed(module.path) || module.kind == .transposedLinear
-            return isTransposed && shape == [module.inputs, module.outputs]
+            // A shared A is as wide as the widest module's.
+            return isTransposed && shape.count == 2 && shape[1] == module.outputs && (module.sharesInputs || shape[0] == module.inputs)
         }
     }
 
@@ -324,6 +333,9 @@ public struct BaseModel: Sendable {
         "up_proj": [["up_proj"], ["w3"], ["fc3"]],
         "down_proj": [["down_proj"], ["w2"], ["fc2"]],
     ]
+
+    /// Whether a bare parameter of this name holds the matrices of all experts.
+    static func isStackOfExperts(_ parameter: String) -> Bool { expertMatrices[parameter] != nil }
 
     /// The updates of a stack of experts: of one tensor that holds the stack, or of the tensors of each expert.
     private func expertUpdates(of module: AdapterModule, scale: Double, adapter: String) throws(MergeError) -> [TensorUpdate] {

@@ -46,13 +46,20 @@ extension Adapter {
         case .peft:
             try requireOneModel(path: path, layout: "PEFT")
             try PEFT.write(modules, replacements: replacements, to: path, options: options)
-            return []
+            return roundedScales
         case .mlx: return try MLX.write(self, to: path, base: base, options: options)
         case .kohya: return try Kohya.write(self, to: path, options: options)
-        case .diffusers: return try Diffusers.write(self, to: path, options: options)
-        case .safetensors: return try Diffusers.writeSingleModel(self, to: path, options: options)
+        case .diffusers: return try Diffusers.write(self, to: path, options: options) + roundedScales
+        case .safetensors: return try Diffusers.writeSingleModel(self, to: path, options: options) + roundedScales
         case .gguf: return try GGUFAdapter.write(self, to: path, base: base, options: options)
         }
+    }
+
+    /// What happens to scales that no alpha gives: alpha/rank, or alpha/√rank for all modules, is what PEFT computes.
+    private var roundedScales: [String] {
+        let count = modules.count { $0.scale != $0.plainAlpha / Double($0.rank) && $0.scale != $0.alpha / Double($0.rank).squareRoot() }
+        return count == 0
+            ? [] : ["the scales of \(count) modules are no alpha divided by the rank, and change by a unit in the last place of binary64"]
     }
 
     /// The components of the pipeline that the adapter is for.

@@ -16,6 +16,9 @@ extension Diffusers {
                 .unsupportedFeature, path: path, subject: stray.tensor,
                 "the tensor is of no component that has an adapted module, and diffusers has no form for it")
         }
+        if adapter.components.contains("diffusion_model"), adapter.components.contains("transformer") {
+            throw AdapterError(.unsupportedFeature, path: path, "the components diffusion_model and transformer are one for diffusers")
+        }
         var tensors: [OutputTensor] = []
         var fields: OrderedDictionary<String, JSONValue> = [:]
         for component in adapter.components {

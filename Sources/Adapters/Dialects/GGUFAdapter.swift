@@ -55,8 +55,8 @@ public enum GGUFAdapter {
     /// Reads an adapter. Every tensor of the file is part of a module, or the error names it.
     ///
     /// - Throws: `AdapterError` or `GGUFError`.
-    static func read(path: String) throws -> Adapter {
-        let file = try GGUFFile(path: path)
+    static func read(_ name: String, path: String) throws -> Adapter {
+        let file = try GGUFFile(path: name)
         func fault(_ code: AdapterError.Code, _ subject: String, _ message: String) -> AdapterError {
             AdapterError(code, path: path, subject: subject, message)
         }
@@ -114,7 +114,7 @@ public enum GGUFAdapter {
         }
         guard !modules.isEmpty else { throw AdapterError(.empty, path: path, "the file holds no tensor of an adapter") }
         return Adapter(
-            path: path, dialect: .gguf, weightsPath: path, baseModel: file.metadata["general.base_model.0.name"]?.stringValue, targets: [],
+            path: path, dialect: .gguf, weightsPath: name, baseModel: file.metadata["general.base_model.0.name"]?.stringValue, targets: [],
             taskType: "CAUSAL_LM", modules: modules)
     }
 
@@ -136,7 +136,12 @@ public enum GGUFAdapter {
         }
         // llama.cpp divides one alpha by the rank of each module.
         let alphas = adapter.modules.map(\.plainAlpha)
-        let alpha = alphas.contains { $0 != 0 } ? Double(Float(PEFT.mostFrequent(alphas.filter { $0 != 0 }))) : 0
+        let alpha = Double(Float(PEFT.mostFrequent(alphas.filter { $0 != 0 } + (alphas.allSatisfy { $0 == 0 } ? [0] : []))))
+        guard alpha != 0, alpha.isFinite else {
+            throw AdapterError(
+                .invalidScale, path: path,
+                "\(layout) has one alpha in F32, in which zero means a scale of one, and the adapter's is \(alphas.first ?? 0)")
+        }
         var tensors: [OutputTensor] = []
         for (module, own) in zip(adapter.modules, alphas) {
             try module.require([.linear, .embedding], path: path, layout: layout)
@@ -150,7 +155,7 @@ public enum GGUFAdapter {
             let b = isInterleaved ? try base.interleaved(straight, of: module, adapter: adapter.path) : straight
             let a = module.kind == .embedding ? module.loraA.transposed : module.loraA
             tensors.append(OutputTensor(name + endings.a, a.shape, a))
-            tensors.append(OutputTensor(name + endings.b, b.shape, b, factor: alpha == 0 ? 1 : own / alpha))
+            tensors.append(OutputTensor(name + endings.b, b.shape, b, factor: own / alpha))
         }
         let baked = tensors.filter { $0.factor != 1 }
         let metadata: OrderedDictionary<String, GGUFValue> = [

@@ -13,28 +13,28 @@ struct Hypernetwork {
     /// - Parameters:
     ///   - z: e elements.
     ///   - weight: [k, e].
-    ///   - bias: k elements.
+    ///   - bias: [k].
     ///   - path: the file, for errors.
     /// - Throws: `AdapterError.invalidShape`.
     init(z: FactorMatrix, weight: FactorMatrix, bias: FactorMatrix, path: String) throws(AdapterError) {
         self.path = path
-        hidden = try Self.product(weight, z.doubles(), bias: bias, path: path).map { max(0, $0) }
+        hidden = try Self.product(weight, z.doubles(), bias: bias, path: path).map { $0 < 0 ? 0 : $0 }
     }
 
     /// weight·h + bias, rounded to F32: as many elements as the bias has.
     ///
-    /// - Parameter weight: a tensor of any shape whose last dimension is k.
+    /// - Parameter weight: the bias's shape, and k behind it.
     /// - Throws: `AdapterError.invalidShape`.
     func head(weight: FactorMatrix, bias: FactorMatrix) throws(AdapterError) -> [Float] {
         try Self.product(weight, hidden, bias: bias, path: path).map { Float($0) }
     }
 
     private static func product(_ weight: FactorMatrix, _ vector: [Double], bias: FactorMatrix, path: String) throws(AdapterError) -> [Double] {
-        let (count, width) = (bias.rows * bias.columns, vector.count)
-        guard weight.rows * weight.columns == count * width else {
+        let width = vector.count
+        guard weight.tensorShape == bias.tensorShape + [width] else {
             throw AdapterError(
                 .invalidShape, path: path, subject: weight.name,
-                "it has \(weight.rows * weight.columns) elements, and \(count) outputs of \(width) inputs take \(count * width)")
+                "its shape is \(describe(shape: weight.tensorShape)) and must be \(describe(shape: bias.tensorShape + [width]))")
         }
         let (weights, biases) = (weight.doubles(), bias.doubles())
         return biases.indices.map { row in

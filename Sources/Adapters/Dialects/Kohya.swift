@@ -24,6 +24,9 @@ public enum Kohya {
         ("boft_", "BOFT"), ("t1", "LoHa"), ("t2", "LoHa"), ("bias_", "sparse biases"),
     ]
 
+    /// The most elements that the factor of a LoCon with a middle one may have; half a gigabyte.
+    private static let maximumComposedCount = 1 << 26
+
     /// Whether a file may be of this dialect, by the names of its tensors.
     static func claims(_ file: SafetensorsFile) -> Bool {
         file.tensors.keys.prefix(Adapter.claimedNames).contains { name in prefixes.contains { name.hasPrefix($0.prefix) } }
@@ -104,6 +107,12 @@ public enum Kohya {
                     "lora_mid \(describe(shape: mid.shape)) does not stand between lora_up and lora_down \(describe(shape: down.shape))")
             }
             kernel = Array(mid.shape.dropFirst(2))
+            guard let count = CheckedSize.elementCount(of: [mid.shape[0], down.shape[1]] + kernel), count <= maximumComposedCount else {
+                throw fault(
+                    .invalidShape, mid.name,
+                    "lora_mid \(describe(shape: mid.shape)) and lora_down \(describe(shape: down.shape)) make a factor that is larger than any convolution's"
+                )
+            }
             a = composed(FactorMatrix(mid, in: file), a, positions: kernel.reduce(1, &*))
         }
         guard a.rows == b.columns else {

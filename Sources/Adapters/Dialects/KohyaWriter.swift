@@ -10,7 +10,11 @@ extension Kohya {
         var roundedAlphas = 0
         for module in adapter.modules {
             try module.require([.linear, .convolution], path: path, layout: layout, magnitudes: true)
-            let name = prefix(of: module.component, among: adapter.components) + ModuleIndex.flattened(module.path.text)
+            guard let prefix = prefix(of: module.component, among: adapter.components) else {
+                throw AdapterError(
+                    .unsupportedFeature, path: path, subject: module.label.text, "\(layout) has no name for the component \(module.component ?? "")")
+            }
+            let name = prefix + ModuleIndex.flattened(module.path.text)
             if let other = names.updateValue(module.label, forKey: name) {
                 throw AdapterError(
                     .unsupportedFeature, path: path, subject: module.label.text, "it and \(other) would have the same flattened name, \(name)")
@@ -20,10 +24,10 @@ extension Kohya {
             tensors.append(OutputTensor("\(name).lora_down.weight", [module.rank, inputs] + module.kernel, module.loraA))
             tensors.append(OutputTensor("\(name).lora_up.weight", [module.outputs, module.rank] + ones, module.loraB))
             let alpha = module.plainAlpha
-            guard alpha != 0 else {
+            guard Float(alpha) != 0, Float(alpha).isFinite else {
                 throw AdapterError(
-                    .unsupportedFeature, path: path, subject: module.label.text, "its scale is zero, and an alpha of zero means the rank in \(layout)"
-                )
+                    .invalidScale, path: path, subject: module.label.text,
+                    "its alpha is \(alpha); \(layout) has alphas in F32, and zero means the rank there")
             }
             if Double(Float(alpha)) != alpha { roundedAlphas += 1 }
             let number = FactorMatrix(name: name + ".alpha", rows: 1, columns: 1, values: [Float(alpha)])
@@ -38,13 +42,14 @@ extension Kohya {
         return roundedAlphas == 0 ? [] : ["the layout's alphas are F32: those of \(roundedAlphas) modules were rounded, and their scales with them"]
     }
 
-    private static func prefix(of component: String?, among components: [String]) -> String {
+    private static func prefix(of component: String?, among components: [String]) -> String? {
         switch component {
         case nil: "lycoris_"
         case "text_encoder": components.contains("text_encoder_2") ? "lora_te1_" : "lora_te_"
         case "text_encoder_2": "lora_te2_"
         case "text_encoder_3": "lora_te3_"
-        default: "lora_unet_"
+        case "unet", "transformer", "diffusion_model": "lora_unet_"
+        default: nil
         }
     }
 

@@ -35,6 +35,10 @@ public enum OpLoRA {
                 throw fault(.unexpectedTensor, tensor.name, "the key is none of those of the layout; nothing of an adapter may be left out")
             }
         }
+        guard ["true", "false", nil].contains(file.metadata["rank_stabilized"]) else {
+            throw fault(
+                .invalidConfiguration, "rank_stabilized", "the header's field must be true or false and is \(file.metadata["rank_stabilized"] ?? "")")
+        }
         let isRankStabilised = file.metadata["rank_stabilized"] == "true"
         var modules: [AdapterModule] = []
         for name in tensors.modules.keys {

@@ -7,8 +7,6 @@ public import Tensors
 public struct AdapterOptions: Sendable {
     /// The model that the adapter is for: a hub name or path.
     public var baseModel: String?
-    /// The names that PEFT looks for at the end of module paths; `nil` takes the last components of the paths.
-    public var targets: [String]?
     /// The element type of the factors: F32, BF16 or F16; `nil` keeps each one's own.
     public var dtype: DType?
     public var dropout: Double
@@ -18,11 +16,10 @@ public struct AdapterOptions: Sendable {
     public var isDurable: Bool
 
     public init(
-        baseModel: String? = nil, targets: [String]? = nil, dtype: DType? = nil, dropout: Double = 0, taskType: String? = "CAUSAL_LM",
+        baseModel: String? = nil, dtype: DType? = nil, dropout: Double = 0, taskType: String? = "CAUSAL_LM",
         isReplacing: Bool = false, isDurable: Bool = true
     ) {
         self.baseModel = baseModel
-        self.targets = targets
         self.dtype = dtype
         self.dropout = dropout
         self.taskType = taskType

@@ -234,6 +234,9 @@ struct PEFTConfiguration {
             guard value.isNull || value.arrayValue?.allSatisfy({ $0.stringValue != nil }) == true else {
                 throw AdapterError(.invalidConfiguration, path: path, subject: name, "the field must be a list of names and is \(value.kind)")
             }
+            for item in value.arrayValue ?? [] where item.stringValue.flatMap({ ModulePath($0) }) == nil {
+                throw AdapterError(.invalidConfiguration, path: path, subject: name, "\(item.serialized()) is no module's name")
+            }
         case .initialisation?:
             guard let scheme = value.stringValue else {
                 guard value.boolValue != nil || value.isNull else { throw refuse("an initialisation of this kind") }

@@ -35,6 +35,7 @@ extension PEFT {
         var joined = modules
         for gate in modules where gate.kind == .experts && gate.parameter == AdapterModule.halves[0] {
             guard
+                !modules.contains(where: { $0.path == gate.path && $0.component == gate.component && $0.parameter == AdapterModule.fused }),
                 let up = modules.first(where: { $0.path == gate.path && $0.component == gate.component && $0.parameter == AdapterModule.halves[1] }),
                 let both = AdapterModule.joined(gate: gate, up: up)
             else { continue }
@@ -72,6 +73,9 @@ extension PEFT {
             alphas = isRankStabilised ? modules.map(\.alpha) : modules.map(\.plainAlpha)
             usesMagnitudes = modules.contains { $0.magnitude != nil }
             hasFactorBias = modules.contains { $0.bias != nil }
+            if let (module, alpha) = zip(modules, alphas).first(where: { !$1.isFinite }) {
+                throw AdapterError(.invalidScale, path: path, subject: module.label.text, "its scale \(module.scale) makes an alpha of \(alpha)")
+            }
             for module in modules {
                 if usesMagnitudes, module.magnitude == nil {
                     throw refuse(module, "other modules have magnitudes (DoRA) and this one has none; in an adapter of PEFT all have or none")
@@ -97,7 +101,15 @@ extension PEFT {
             }
             precondition(Set(tensors.map(\.name)).count == tensors.count, "a module is to be written twice")
             let wholeTensors = Set(replacements.map(\.tensor))
-            for replacement in replacements { add(replacement, among: wholeTensors) }
+            for replacement in replacements {
+                let owner = replacement.tensor.split(separator: ".").dropLast().joined(separator: ".")
+                guard !owner.isEmpty, !modules.contains(where: { $0.kind == .experts && $0.path.text == owner }) else {
+                    throw AdapterError(
+                        .unsupportedFeature, path: path, subject: replacement.tensor,
+                        "PEFT has no form for whole values of a parameter that is no module's, or lies beside the experts that are adapted")
+                }
+                add(replacement, among: wholeTensors)
+            }
         }
 
         private mutating func add(_ module: AdapterModule) {
@@ -157,7 +169,7 @@ extension PEFT {
             func patterns(_ values: [(ModulePath, JSONValue)]) -> JSONValue {
                 .object(OrderedDictionary(values.map { (patternKey(of: $0.0, among: names), $0.1) }, uniquingKeysWith: { $1 }))
             }
-            let targets = Set(options.targets ?? modules.filter { $0.kind != .experts }.map(\.path.lastComponent)).sorted {
+            let targets = Set(modules.filter { $0.kind != .experts }.map(\.path.lastComponent)).sorted {
                 $0.utf8.lexicographicallyPrecedes($1.utf8)
             }
             func list(_ values: some Sequence<String>) -> JSONValue {

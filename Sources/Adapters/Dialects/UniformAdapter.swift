@@ -2,6 +2,9 @@ internal import Kernels
 internal import Tensors
 
 extension Adapter {
+    /// Elements up to which ranks are filled up without asking, and how many times as many as there were may come of it beyond.
+    private static let freelyPadded = 0x1p26, maximumPadding = 8.0
+
     /// The same updates with one rank and one scale for all modules, for what reads no others: the scale that most have is kept and the
     /// B of the others multiplied by what is missing; ranks are filled up with zeros.
     ///
@@ -11,6 +14,14 @@ extension Adapter {
     /// - Throws: `AdapterError.notFinite`.
     public func uniform() throws -> (adapter: Adapter, notes: [String]) {
         guard let rank = modules.map(\.rank).max() else { return (self, []) }
+        let sizes = modules.map { ($0.inputs + $0.outputs) * $0.factors.count }
+        let (own, all) = (
+            zip(modules, sizes).reduce(0.0) { $0 + Double($1.0.rank) * Double($1.1) }, sizes.reduce(0.0) { $0 + Double($1) } * Double(rank)
+        )
+        guard all <= max(Self.freelyPadded, Self.maximumPadding * own) else {
+            throw AdapterError(
+                .unsupportedFeature, path: path, "one rank for all modules would be \(rank) and make the adapter \(Int(all / own)) times as large")
+        }
         let scales = modules.map(\.scale).filter { $0 != 0 }
         let common = scales.isEmpty ? 0 : PEFT.mostFrequent(scales)
         var (baked, inexact, padded) = (0, 0, 0)

@@ -9,7 +9,7 @@ public struct Unmerging: Sendable {
     public struct Module: Sendable {
         public let tensor: String
         public let elements: Int
-        /// Elements of which several values would have become the merged one.
+        /// Elements of which several values would have become the merged one, or may have.
         public let uncertain: Int
         /// How far off such an element may be: half a unit in the last place of the merged one, and half of its own.
         public let maximumError: Double
@@ -25,7 +25,8 @@ public struct Unmerging: Sendable {
 
     /// Takes adapters out of a merged model: W = round(W′ − s·B·A), in the merge's arithmetic.
     ///
-    /// W′ was rounded to its type's place; where W is smaller than W′, so that its own places are finer, more than one W gives this W′.
+    /// W′ was rounded to its type's place. Where W is smaller than W′, so that its own places are finer, or W′ − s·B·A lies half-way between
+    /// two, more than one W gives this W′; all this for a base in the type of the merged model, as without `--dtype`.
     ///
     /// - Parameter adapters: with the weights with which they were merged.
     /// - Throws: as `MergePlan`; `.unsupportedCombination` for what cannot be taken out: magnitudes, whose old norms are gone, and
@@ -47,41 +48,67 @@ public struct Unmerging: Sendable {
         report = try plan.run(to: output, options: options)
         let isFile = plan.base.shards.count == 1 && plan.base.shards[0].path == merged
         let result = try WeightFiles(path: isFile ? output + "/" + (merged.split(separator: "/").last.map(String.init) ?? "") : output)
-        modules = plan.jobs.filter(\.isChanged).compactMap { job in
-            result.tensors[job.tensor.name].map { Module(job.tensor.name, before: job.source, after: $0) }
+        modules = try plan.jobs.filter(\.isChanged).compactMap { job in
+            try result.tensors[job.tensor.name].map { try Module(job, after: $0) }
         }
     }
 }
 
 extension Unmerging.Module {
-    /// Compares the places of the merged and of the unmerged elements.
-    fileprivate init(_ name: String, before: WeightFiles.Location, after: WeightFiles.Location) {
-        let merged = FactorMatrix(before.info, in: before.file)
+    /// Looks for every element whether a neighbour of the unmerged value would have become the merged one, too.
+    fileprivate init(_ job: TensorJob, after: WeightFiles.Location) throws {
+        let merged = FactorMatrix(job.source.info, in: job.source.file)
         let unmerged = FactorMatrix(after.info, in: after.file)
-        let digits = Self.digits(after.info.dtype)
+        let factors = try job.updates.map { try $0.factors() }
+        let (columns, dtype) = (job.columns, after.info.dtype)
+        let rows = job.elementCount / max(1, columns)
+        let (old, new) = (merged.reshaped(rows: rows, columns: columns), unmerged.reshaped(rows: rows, columns: columns))
         var (uncertain, largest) = (0, 0.0)
         // In pieces, so that a large tensor is never whole in memory.
-        let step = max(1, MergePlan.pieceBytes / max(1, merged.columns))
-        for first in stride(from: 0, to: merged.rows, by: step) {
-            let count = min(step, merged.rows - first)
-            let old = merged.rows(from: first, count: count).doubles()
-            let new = unmerged.rows(from: first, count: count).doubles()
-            for place in old.indices where old[place] != 0 && (new[place] == 0 || new[place].exponent < old[place].exponent) {
+        let step = max(1, MergePlan.pieceBytes / 8 / max(1, columns))
+        for first in stride(from: 0, to: rows, by: step) {
+            let count = min(step, rows - first)
+            let (before, after) = (old.rows(from: first, count: count).doubles(), new.rows(from: first, count: count).doubles())
+            let exact = Self.sums(before, rows: first..<first + count, columns: columns, factors: factors)
+            for place in before.indices where before[place] != 0 || after[place] != 0 {
+                let half = Self.place(before[place], dtype) / 2
+                // W′ − s·B·A, seen from the value that it was rounded to.
+                let rest = exact[place] - after[place]
+                let up = Self.place(after[place], dtype)
+                let isPower = after[place] != 0 && abs(after[place].significand) == 1
+                let down = isPower ? up / 2 : up
+                // Towards zero the next value may be nearer.
+                let (above, below) = after[place] < 0 ? (down, up) : (up, down)
+                let reach = half * (1 + 0x1p-20)
+                guard abs(rest - above) <= reach || abs(rest + below) <= reach else { continue }
                 uncertain += 1
-                func half(_ value: Double) -> Double { value == 0 ? 0 : Double(sign: .plus, exponent: Int(value.exponent) - digits, significand: 1) }
-                largest = max(largest, half(old[place]) + half(new[place]))
+                largest = max(largest, half + up / 2)
             }
         }
-        self.init(tensor: name, elements: merged.rows * merged.columns, uncertain: uncertain, maximumError: largest)
+        self.init(tensor: job.tensor.name, elements: rows * columns, uncertain: uncertain, maximumError: largest)
     }
 
-    /// The binary digits of a number's significand.
-    private static func digits(_ dtype: DType) -> Int {
-        switch dtype {
-        case .bf16: 8
-        case .f16: 11
-        case .f32: 24
-        default: 53
-        }
+    /// W′ − s·B·A in binary64.
+    private static func sums(_ weights: [Double], rows: Range<Int>, columns: Int, factors: [MergeFactors]) -> [Double] {
+        var result = [Double](repeating: 0, count: weights.count)
+        var target = result.mutableSpan
+        // Sound: every bit pattern of a number may be read and written as raw bytes.
+        var raw = unsafe target.mutableBytes
+        _ = MergeKernel.mergeRows(
+            weights: unsafe weights.span.bytes, weightType: .f64, into: &raw, mergedType: .f64, rows: rows, columns: columns, factors: factors)
+        return result
+    }
+
+    /// A unit in the last place of a number in an element type.
+    private static func place(_ value: Double, _ dtype: DType) -> Double {
+        // The binary digits of a significand, and the exponent of the least number.
+        let (digits, least) =
+            switch dtype {
+            case .bf16: (8, -133)
+            case .f16: (11, -24)
+            case .f32: (24, -149)
+            default: (53, -1074)
+            }
+        return Double(sign: .plus, exponent: value == 0 ? least : max(least, Int(value.exponent) - digits + 1), significand: 1)
     }
 }

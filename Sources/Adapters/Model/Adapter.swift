@@ -95,13 +95,26 @@ public struct Adapter: Sendable {
     ///   - alpha: its alpha; only the OP-LoRA prototype's files need them.
     /// - Throws: `AdapterError`, `SafetensorsError` or `FileError`.
     public static func read(path: String, base: BaseModel? = nil, alpha: Double? = nil) throws -> Adapter {
+        let adapter = try readUnchecked(path: path, base: base, alpha: alpha)
+        guard let twice = firstTwice(adapter.modules) else { return adapter }
+        throw AdapterError(.unexpectedTensor, path: path, subject: twice.label.text, "the adapter has two updates of the same parameter")
+    }
+
+    /// A module whose parameter another one of the modules updates, too.
+    static func firstTwice(_ modules: [AdapterModule]) -> AdapterModule? {
+        var seen: Set<String> = []
+        return modules.first { !seen.insert($0.parameterName).inserted }
+    }
+
+    private static func readUnchecked(path: String, base: BaseModel?, alpha: Double?) throws -> Adapter {
         if MLX.claims(path) { return try MLX.read(path: path) }
         var single = path
         if FileSystem.isFolder(path) {
             single = FileSystem.join(path, Diffusers.weightsName)
-            guard FileSystem.exists(single) else { return try PEFT.read(path: path) }
+            let isPEFT = FileSystem.exists(FileSystem.join(path, PEFT.weightsName))
+            guard !isPEFT, FileSystem.exists(single) else { return try PEFT.read(path: path) }
         }
-        if GGUFFile.claims(single) { return try GGUFAdapter.read(path: path) }
+        if GGUFFile.claims(single) { return try GGUFAdapter.read(single, path: path) }
         let file = try SafetensorsFile(path: single)
         if OpLoRA.claims(file) { return try OpLoRA.read(file, path: path) }
         if OpLoRAPrototype.claims(file) { return try OpLoRAPrototype.read(file, path: path, base: base, alpha: alpha) }

@@ -12,7 +12,7 @@ public struct FactorMatrix: Sendable {
     public let columns: Int
     private let storage: Storage
     /// The dimensions of the tensor that the matrix is a view of.
-    private let tensorShape: [Int]
+    let tensorShape: [Int]
     /// The tensor's element at [0,0] of the matrix, and the steps in elements to the next row and column.
     private let start: Int
     private let rowStride: Int
@@ -140,13 +140,14 @@ public struct FactorMatrix: Sendable {
     /// Calls `body` with the elements as they are stored, row-major; those of a view are gathered first.
     public func withBytes<Result>(_ body: (RawSpan) throws -> Result) rethrows -> Result {
         func visible(_ bytes: RawSpan) throws -> Result {
-            let size = dtype.bitWidth / 8
-            if isContiguous { return try body(bytes.extracting(start * size..<(start + rows * columns) * size)) }
+            if isContiguous { return try body(bytes.extracting(start * dtype.bitWidth / 8..<(start + rows * columns) * dtype.bitWidth / 8)) }
             // Sound: every bit pattern of a number may be read as raw bytes.
-            switch size {
-            case 2: return try body(unsafe gathered(bytes, UInt16.self).span.bytes)
-            case 4: return try body(unsafe gathered(bytes, UInt32.self).span.bytes)
-            default: return try body(unsafe gathered(bytes, UInt64.self).span.bytes)
+            switch dtype.bitWidth {
+            case 8: return try body(unsafe gathered(bytes, UInt8.self).span.bytes)
+            case 16: return try body(unsafe gathered(bytes, UInt16.self).span.bytes)
+            case 32: return try body(unsafe gathered(bytes, UInt32.self).span.bytes)
+            case 64: return try body(unsafe gathered(bytes, UInt64.self).span.bytes)
+            default: preconditionFailure("elements of \(dtype) share bytes, and only whole tensors of them can be read")
             }
         }
         switch storage {

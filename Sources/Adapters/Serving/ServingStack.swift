@@ -37,27 +37,33 @@ public enum ServingStack: String, Sendable, CaseIterable {
 
     private func vLLM(_ adapter: Adapter) -> Verdict {
         var reasons = adapter.dialect == .peft ? [] : ["it reads folders of PEFT"]
-        var remedy = adapter.dialect == .peft ? nil : "oplora convert --to peft"
+        let isElsewhere = adapter.dialect != .peft
         if adapter.dialect == .peft, adapter.targets.isEmpty { reasons.append("it wants target_modules, and the configuration has none") }
-        if adapter.modules.contains(where: \.sharesInputs) { reasons.append("it has no VeRA") }
         reasons += adapter.wholeTensors("it takes no modules_to_save, trained tokens or trained biases")
         reasons += adapter.modulesThat("it has no DoRA") { $0.magnitude != nil }
         reasons += adapter.modulesThat("it takes no bias on B (lora_bias)") { $0.bias != nil }
         reasons += adapter.modulesThat("it adapts no convolutions") { $0.kind == .convolution }
+        // What no conversion can change.
+        let isHopeless = reasons.count > (isElsewhere ? 1 : 0)
+        let isVeRA = adapter.modules.contains(where: \.sharesInputs)
+        if isVeRA { reasons.append("it has no VeRA") }
         let isUniform = Set(adapter.modules.map(\.scale)).count <= 1 && Set(adapter.modules.map(\.rank)).count <= 1
-        if !isUniform {
-            reasons.append("it overlooks rank_pattern and alpha_pattern, and would scale some modules wrongly")
-            remedy = "oplora convert --to peft --uniform"
-        }
+        if !isUniform { reasons.append("it overlooks rank_pattern and alpha_pattern, and would scale some modules wrongly") }
         let rank = adapter.modules.map(\.rank).max() ?? 0
         var notes: [String] = []
         if let most = Self.vLLMRanks.first(where: { $0 >= rank }) {
             if rank > Self.vLLMDefaultRank { notes.append("start it with --max-lora-rank \(most)") }
         } else {
-            reasons.append("its largest rank is \(Self.vLLMRanks.last ?? 0), and the adapter has \(rank)")
-            remedy = remedy ?? "oplora resize --rank \(Self.vLLMRanks.last ?? 0)"
+            reasons.append("its largest rank is \(Self.vLLMRanks.last ?? 0), and the adapter has \(rank): oplora resize makes it smaller")
         }
-        return Verdict(stack: self, reasons: reasons, remedy: remedy, notes: notes)
+        let conversion = Self.conversion(of: adapter, to: "peft") + (isUniform ? "" : " --uniform")
+        return Verdict(stack: self, reasons: reasons, remedy: isHopeless || isUniform && !isElsewhere && !isVeRA ? nil : conversion, notes: notes)
+    }
+
+    /// The command that converts an adapter, with what it needs to be told.
+    private static func conversion(of adapter: Adapter, to layout: String) -> String {
+        let needsBase = adapter.namesAreFlattened || adapter.modules.contains { $0.isInterleaved || $0.sharesInputs } || layout == "gguf"
+        return "oplora convert --to \(layout)" + (needsBase ? " --base MODEL" : "") + (adapter.components.count > 1 ? " --component COMPONENT" : "")
     }
 
     private func llamaCpp(_ adapter: Adapter) -> Verdict {
@@ -68,7 +74,7 @@ public enum ServingStack: String, Sendable, CaseIterable {
             + adapter.modulesThat("it takes no bias on B (lora_bias)") { $0.bias != nil }
             + adapter.modulesThat("it adapts no convolutions") { $0.kind == .convolution }
         reasons += inside
-        let remedy = adapter.dialect == .gguf || !inside.isEmpty ? nil : "oplora convert --to gguf --base MODEL"
+        let remedy = adapter.dialect == .gguf || !inside.isEmpty ? nil : Self.conversion(of: adapter, to: "gguf")
         return Verdict(stack: self, reasons: reasons, remedy: remedy, notes: [])
     }
 
@@ -80,7 +86,7 @@ public enum ServingStack: String, Sendable, CaseIterable {
             + adapter.modulesThat("it adapts no convolutions") { $0.kind == .convolution }
         reasons += inside
         if adapter.dialect == .mlx, Set(adapter.modules.map(\.rank)).count > 1 { reasons.append("its loader wants the same rank in all modules") }
-        let remedy = reasons.isEmpty || !inside.isEmpty ? nil : "oplora convert --to mlx"
+        let remedy = reasons.isEmpty || !inside.isEmpty ? nil : Self.conversion(of: adapter, to: "mlx")
         return Verdict(stack: self, reasons: reasons, remedy: remedy, notes: [])
     }
 

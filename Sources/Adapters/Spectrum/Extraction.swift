@@ -9,7 +9,8 @@ public import Tensors
 /// A LoRA from a model and its fine-tuning: for each weight that differs the largest singular values of the difference.
 ///
 /// What no low-rank update can stand for (norms, biases, tensors of another shape) goes into the adapter whole, so that base and
-/// adapter are the fine-tuned model but for what the truncation left out.
+/// adapter are the fine-tuned model but for what the truncation left out. An embedding that is the head's matrix, too, becomes
+/// two modules, and their merge two matrices of the same values.
 public struct Extraction: Sendable {
     /// What became of one weight.
     public struct Module: Sendable {
@@ -84,9 +85,20 @@ public struct Extraction: Sendable {
         }
         let made = try Self.factors(of: changes, path: tunedPath, options: options)
         unchanged += made.count { $0 == nil }
-        let found = made.compactMap { $0 }.sorted { ($0.module.place, $0.module.parameter) < ($1.module.place, $1.module.parameter) }
-        guard !found.isEmpty || !replacements.isEmpty else {
-            throw AdapterError(.empty, path: tunedPath, "the two models have the same weights, and there is nothing to extract")
+        var all = made.compactMap { $0 }
+        // Where embedding and head are one matrix in both models, both have changed.
+        if let tie = base.tie, tuned.tensors[tie.head] == nil,
+            let embedding = all.first(where: { $0.module.kind == .embedding && $0.module.parameterName == tie.embedding })
+        {
+            all.append(embedding.module.asHead(ModulePath(tie.head.dropLast(".weight".count)), report: embedding.report))
+        }
+        let found = all.sorted { ($0.module.place, $0.module.parameter) < ($1.module.place, $1.module.parameter) }
+        guard !found.isEmpty else {
+            throw AdapterError(
+                .empty, path: tunedPath,
+                replacements.isEmpty
+                    ? "the two models have the same weights, and there is nothing to extract"
+                    : "only tensors that no low-rank update can stand for differ (\(replacements[0].tensor)), and there is nothing to extract")
         }
         adapter = Adapter(
             path: tunedPath, dialect: .extraction, weightsPath: nil, baseModel: base.configuration?["_name_or_path"]?.stringValue ?? basePath,
@@ -126,6 +138,18 @@ extension WeightDifference {
     }
 }
 
+extension AdapterModule {
+    /// The update of an embedding as that of the head that has the same matrix.
+    fileprivate func asHead(_ head: ModulePath?, report: Extraction.Module) -> (module: AdapterModule, report: Extraction.Module) {
+        let factors = factors.map { Factors(a: $0.b.transposed, b: $0.a.transposed) }
+        let module = AdapterModule(path: head ?? path, kind: .linear, factors: factors, alpha: alpha, scale: scale)
+        return (
+            module,
+            Extraction.Module(path: module.label, rank: rank, energy: report.energy, relativeResidual: report.relativeResidual, norm: report.norm)
+        )
+    }
+}
+
 /// A weight that differs, as a matrix or a stack of them.
 private struct Change: Sendable {
     let path: ModulePath
@@ -153,7 +177,7 @@ private struct Change: Sendable {
         let parts = name.dropFirst(component.map { $0.count + 1 } ?? 0).split(separator: ".")
         guard let parameter = parts.last, let module = ModulePath(parts.dropLast().joined(separator: ".")) else { return nil }
         let isWeight = parameter == "weight"
-        guard isWeight || shape.count == 3 else { return nil }
+        guard isWeight || shape.count == 3 && BaseModel.isStackOfExperts(String(parameter)) else { return nil }
         self.path = module
         self.component = component
         self.parameter = String(parameter)
@@ -161,7 +185,7 @@ private struct Change: Sendable {
         kernel = isWeight ? Array(shape.dropFirst(2)) : []
         if !isWeight {
             kind = .experts
-        } else if BaseModel.isEmbedding(name) {
+        } else if Self.isTable(module.lastComponent), shape.count == 2 {
             kind = .embedding
         } else if !kernel.isEmpty {
             kind = .convolution
@@ -169,11 +193,18 @@ private struct Change: Sendable {
             kind = base.storesTransposed(module) ? .transposedLinear : .linear
         }
         isTransposed = kind == .embedding || kind == .transposedLinear || kind == .experts && base.storesExpertsTransposed
-        let columns = count == 1 ? shape.dropFirst().reduce(1, &*) : shape[2]
+        let columns = isWeight ? shape.dropFirst().reduce(1, &*) : shape[2]
         func matrix(_ location: WeightFiles.Location) -> FactorMatrix {
             FactorMatrix(location.info, in: location.file).reshaped(rows: shape.reduce(1, &*) / columns, columns: columns)
         }
         (self.before, self.after) = (matrix(before), matrix(after))
+    }
+
+    /// Whether a module of this name is a table of embeddings, of tokens or of anything else, which PEFT adapts as such.
+    private static func isTable(_ name: String) -> Bool {
+        ["wte", "wpe", "shared", "embed_in"].contains(name) || name.hasPrefix("embed_") || name.hasSuffix("_embeddings")
+            || name.hasSuffix("_embedding")
+            || name == "word_embeddings" || name == "tok_embeddings"
     }
 
     /// The module and what it has kept; `nil` where the numbers are equal though the bytes are not.

@@ -43,6 +43,11 @@ struct LowRankProduct {
         return (left.q * small.v, small.s, right.q * small.u)
     }
 
+    /// ‖B·A‖², that of R_B·R_Aᵀ.
+    private var squaredNorm: Double {
+        (Self.orthogonal(b).r * Self.orthogonal(a.transposed).r.transposed).values.reduce(0) { $0 + $1 * $1 }
+    }
+
     /// Q·R of a matrix, which may be wider than it is high: then Q is the unit matrix.
     private static func orthogonal(_ matrix: Matrix) -> (q: Matrix, r: Matrix) {
         guard matrix.rows < matrix.columns else { return matrix.qr() }
@@ -51,14 +56,28 @@ struct LowRankProduct {
         return (unit, matrix)
     }
 
-    /// The largest singular values as factors, and the share of the energy ‖B·A‖² that they have; one for a product that is zero.
-    func truncated(_ choice: RankChoice) -> (b: Matrix, a: Matrix, energy: Double) {
+    /// The largest singular values as factors.
+    ///
+    /// - Parameters:
+    ///   - path: the adapter, and
+    ///   - name: the module, for errors.
+    /// - Throws: `AdapterError.notFinite` where the squares leave the range of numbers.
+    func truncated(_ choice: RankChoice, path: String, name: String) throws(AdapterError) -> LowRankProduct {
         let (u, values, v) = decomposition
         let total = values.reduce(0) { $0 + $1 * $1 }
+        guard total.isFinite else {
+            throw AdapterError(.notFinite, path: path, subject: name, "its update is too large to be decomposed, or no number")
+        }
         let count = choice.count(of: values, total: total)
-        let kept = Array(values.prefix(count))
-        let factors = Self.balanced(u: u.prefix(columns: count), values: kept, v: v.prefix(columns: count))
-        return (factors.b, factors.a, total > 0 ? kept.reduce(0) { $0 + $1 * $1 } / total : 1)
+        let factors = Self.balanced(u: u.prefix(columns: count), values: Array(values.prefix(count)), v: v.prefix(columns: count))
+        return LowRankProduct(b: factors.b, a: factors.a)
+    }
+
+    /// 1 − ‖ΔW − B·A‖² / ‖ΔW‖² for another product ΔW; one where that is zero.
+    func energy(of target: LowRankProduct) -> Double {
+        let total = target.squaredNorm
+        guard total > 0 else { return 1 }
+        return 1 - LowRankProduct.sum([target, LowRankProduct(b: b.scaled(by: -1), a: a)]).squaredNorm / total
     }
 
     /// B = U·√S and A = √S·Vᵀ: both of the same size, as element types of few bits want it.

@@ -7,15 +7,17 @@ extension Adapter {
         public let path: ModulePath
         public let rankBefore: Int
         public let rank: Int
-        /// The share of ‖B·A‖² that was kept.
+        /// 1 − ‖ΔW − ΔW′‖² / ‖ΔW‖² with the factors as they are written; of a stack of experts the least.
         public let energy: Double
     }
 
-    /// The adapter with each update in fewer singular values; scales, magnitudes and whole tensors stay.
+    /// The adapter with each update in fewer singular values; scales, magnitudes and whole tensors stay, and so do the factors of modules
+    /// that have no more than is asked for.
     ///
-    /// - Parameter dtype: of the new factors; `nil` for that of each A.
-    /// - Throws: `AdapterError.notFinite`.
+    /// - Parameter dtype: of the new factors; `nil` for those of the old.
+    /// - Throws: `AdapterError`: `.notFinite`, `.unsupportedFeature` for a VeRA whose inputs only the base tells.
     public func resized(to choice: RankChoice, dtype: DType? = nil) throws -> (adapter: Adapter, modules: [Resized]) {
+        try requireOwnInputs()
         var reports: [Resized] = []
         let made = try modules.map { module in
             let (resized, report) = try module.resized(to: choice, dtype: dtype, path: path)
@@ -25,9 +27,16 @@ extension Adapter {
         return (with(modules: made), reports)
     }
 
+    private func requireOwnInputs() throws(AdapterError) {
+        guard let module = modules.first(where: \.sharesInputs) else { return }
+        throw AdapterError(
+            .unsupportedFeature, path: path, subject: module.label.text,
+            "its A is as wide as the widest module's (VeRA), and only the base tells how many inputs it has; name it with --base")
+    }
+
     /// How adapters become one.
     public enum Combination: String, Sendable, CaseIterable {
-        /// The factors one beside the other: the sum of the updates, of the sum of the ranks.
+        /// The factors one beside the other: the sum of the updates but for the rounding of B, of the sum of the ranks.
         case concatenation = "cat"
         /// The largest singular values of the sum.
         case svd
@@ -38,7 +47,7 @@ extension Adapter {
     /// One adapter of several, each with its weight.
     ///
     /// - Parameters:
-    ///   - choice: how many singular values of a sum are kept, for `svd`.
+    ///   - choice: how many singular values of a sum are kept, for `svd`; without it as many as the first adapter has.
     ///   - dtype: of the factors.
     /// - Throws: `AdapterError`: `.unsupportedFeature` for what cannot be added, `.invalidShape`, `.empty`, `.notFinite`.
     public static func combined(
@@ -47,6 +56,7 @@ extension Adapter {
         guard let first = adapters.first?.adapter else { throw AdapterError(.empty, path: "", "no adapter was given") }
         var parts: [String: [(module: AdapterModule, weight: Double, path: String)]] = [:]
         for item in adapters {
+            try item.adapter.requireOwnInputs()
             if let replacement = item.adapter.replacements.first {
                 throw AdapterError(
                     .unsupportedFeature, path: item.adapter.path, subject: replacement.tensor,
@@ -71,9 +81,14 @@ extension Adapter {
 
 extension AdapterModule {
     fileprivate func resized(to choice: RankChoice, dtype: DType?, path file: String) throws -> (AdapterModule, Adapter.Resized) {
+        // A factorisation of what fits already would only round it again.
+        if choice.energy == nil, rank <= choice.rank ?? rank, [loraA.dtype, loraB.dtype].allSatisfy({ $0 == dtype ?? $0 }) {
+            return (self, Adapter.Resized(path: label, rankBefore: rank, rank: rank, energy: 1))
+        }
         let products = factors.map { LowRankProduct($0, scale: 1) }
-        let cut = products.map { $0.truncated(choice) }
-        let (made, energy) = try Self.factors(cut, name: path.text, dtypes: (dtype ?? loraA.dtype, dtype ?? loraB.dtype), path: file)
+        let (made, energy) = try Self.factors(
+            try products.map { try $0.truncated(choice, path: file, name: label.text) }, of: products, name: path.text,
+            dtypes: (dtype ?? loraA.dtype, dtype ?? loraB.dtype), path: file)
         let rank = made[0].a.rows
         let module = AdapterModule(
             component: component, path: path, parameter: parameter, kind: kind, factors: made, alpha: scale * Double(rank), scale: scale,
@@ -81,9 +96,9 @@ extension AdapterModule {
         return (module, Adapter.Resized(path: label, rankBefore: self.rank, rank: rank, energy: energy))
     }
 
-    /// Factors of one rank for all matrices of a stack, and the least energy among them.
+    /// Factors of one rank for all matrices of a stack, and the least energy among them, measured with what was rounded.
     private static func factors(
-        _ cut: [(b: Matrix, a: Matrix, energy: Double)], name: String, dtypes: (a: DType, b: DType), path: String
+        _ cut: [LowRankProduct], of targets: [LowRankProduct], name: String, dtypes: (a: DType, b: DType), path: String
     ) throws -> (factors: [Factors], energy: Double) {
         let rank = cut.map(\.b.columns).max() ?? 0
         let factors = try cut.map { part in
@@ -94,7 +109,8 @@ extension AdapterModule {
                 a: try FactorMatrix(name: name + ".lora_A", a, dtype: dtypes.a, path: path),
                 b: try FactorMatrix(name: name + ".lora_B", b, dtype: dtypes.b, path: path))
         }
-        return (factors, cut.map(\.energy).min() ?? 1)
+        let energies = zip(factors, targets).map { LowRankProduct($0, scale: 1).energy(of: $1) }
+        return (factors, energies.min() ?? 1)
     }
 
     fileprivate static func combined(
@@ -106,19 +122,28 @@ extension AdapterModule {
             guard module.magnitude == nil, module.bias == nil else {
                 throw refuse(.unsupportedFeature, "magnitudes (DoRA) and biases on B cannot be added; merge the adapters into the base instead")
             }
-            guard module.kind == first.kind, module.inputs == first.inputs, module.outputs == first.outputs, module.kernel == first.kernel,
-                module.factors.count == first.factors.count, module.isInterleaved == first.isInterleaved
-            else {
+            guard module.inputs == first.inputs, module.outputs == first.outputs else {
                 throw refuse(
                     .invalidShape,
                     "its update is \(describe(shape: [module.outputs, module.inputs])) and that of another adapter \(describe(shape: [first.outputs, first.inputs]))"
+                )
+            }
+            guard module.kind == first.kind, module.kernel == first.kernel, module.factors.count == first.factors.count,
+                module.isInterleaved == first.isInterleaved
+            else {
+                throw refuse(
+                    .invalidShape,
+                    "it is \(module.kind.rawValue) with \(module.factors.count) matrices, and in another adapter \(first.kind.rawValue) with \(first.factors.count), of other kernels or another order of rows"
                 )
             }
             if combination == .linear, module.rank != first.rank {
                 throw refuse(.invalidShape, "factors of the ranks \(first.rank) and \(module.rank) cannot be added; combine them by cat or svd")
             }
         }
-        let cut: [(b: Matrix, a: Matrix, energy: Double)] = first.factors.indices.map { number in
+        let sums = first.factors.indices.map { number in
+            LowRankProduct.sum(parts.map { LowRankProduct($0.module.factors[number], scale: $0.module.scale * $0.weight) })
+        }
+        let cut = try first.factors.indices.map { number in
             switch combination {
             case .linear:
                 var (b, a) = (Matrix(zeros: first.outputs, first.rank), Matrix(zeros: first.rank, first.inputs))
@@ -128,14 +153,12 @@ extension AdapterModule {
                     b = b + module.factors[number].b.matrix.scaled(by: root)
                     a = a + module.factors[number].a.matrix.scaled(by: factor < 0 ? -root : root)
                 }
-                return (b, a, 1)
-            case .concatenation, .svd:
-                let sum = LowRankProduct.sum(parts.map { LowRankProduct($0.module.factors[number], scale: $0.module.scale * $0.weight) })
-                if combination == .svd, let choice { return sum.truncated(choice) }
-                return (sum.b, sum.a, 1)
+                return LowRankProduct(b: b, a: a)
+            case .concatenation: return sums[number]
+            case .svd: return try sums[number].truncated(choice ?? RankChoice(rank: first.rank), path: parts[0].path, name: first.label.text)
             }
         }
-        let (made, energy) = try factors(cut, name: first.path.text, dtypes: (dtype, dtype), path: parts[0].path)
+        let (made, energy) = try factors(cut, of: sums, name: first.path.text, dtypes: (dtype, dtype), path: parts[0].path)
         let rank = made[0].a.rows
         let module = AdapterModule(
             component: first.component, path: first.path, parameter: first.parameter, kind: first.kind, factors: made, alpha: Double(rank),

@@ -22,7 +22,7 @@ struct TruncatedSVD {
     /// - Parameter total: ‖ΔW‖², which is not zero.
     init(_ difference: WeightDifference, choice: RankChoice, total: Double) {
         let limit = min(difference.rows, difference.columns)
-        var width = min(limit, (choice.rank ?? 16) + Self.surplus)
+        var width = min(limit, min(choice.rank ?? 16, limit) + Self.surplus)
         var basis = Self.start(rows: difference.columns, columns: width)
         while true {
             let found = Self.iterate(difference, basis: basis, kept: min(width, choice.rank ?? width), total: total)
