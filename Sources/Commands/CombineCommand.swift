@@ -11,9 +11,9 @@ struct CombineCommand: ParsableCommand {
             Example:
               oplora combine --adapter style --adapter subject:0.7 --method svd --rank 16 --out both
 
-            cat puts the factors one beside the other: exactly the weighted sum of the updates, of the sum of the ranks. svd keeps the \
-            largest singular values of that sum. linear adds the factors, as PEFT's method of this name does; that is not the sum of \
-            the updates.
+            cat puts the factors one beside the other: the weighted sum of the updates but for the rounding of B, of the sum of the ranks. \
+            svd keeps the largest singular values of that sum. linear adds the factors, as PEFT's method of this name does; that is not \
+            the sum of the updates, and the energy says how far off it is.
             """)
 
     @Option(help: ArgumentHelp("An adapter, with a weight if not 1; to be repeated.", valueName: "adapter[:weight]")) var adapter: [AdapterArgument]

@@ -13,7 +13,7 @@ struct VerifyCommand: ParsableCommand {
               oplora verify --base SmolLM2 --adapter adapter --merged merged
               oplora verify --run run.opck --adapter adapter
 
-            Computes every merged weight from the definition, in code that shares nothing with merge, and accounts for every tensor of \
+            Computes every merged weight from the definition, in arithmetic that shares nothing with merge, and accounts for every tensor of \
             base, adapter and merged model. Exit code 0: all of it holds; 1: it does not, with the reason; 3: the updates are smaller than \
             the rounding, so the files cannot tell.
             """)

@@ -209,7 +209,7 @@ struct ConversionTests {
                 [($0 + ".lora_down.weight", [1, 24]), ($0 + ".lora_up.weight", [24, 1])]
             })
         #expect(throws: MergeError.self) { try MergePlan(base: base.path, adapters: [.init(twice)]) }
-        #expect(throws: AdapterError.self) { try base.naming(twice).write(.gguf, to: folder.path("g"), base: base, options: .init(isDurable: false)) }
+        #expect(throws: MergeError.self) { try base.naming(twice).write(.gguf, to: folder.path("g"), base: base, options: .init(isDurable: false)) }
     }
 
     @Test(arguments: [Double(0), 1e-50, 1e39])

@@ -8,9 +8,19 @@ extension BaseModel {
     /// - Throws: `MergeError` for a module that the model does not have, or has otherwise.
     public func naming(_ adapter: Adapter) throws(MergeError) -> Adapter {
         var named: [AdapterModule] = []
+        var met: [String: [Range<Int>]] = [:]
         for module in adapter.modules {
             // What does not fit is said in the merge's words.
             let updates = try updates(of: module, weight: 1, adapter: adapter.path)
+            // As the rows of a stored tensor they show whether two names mean one module.
+            for update in updates {
+                guard met[update.tensor]?.contains(where: { $0.overlaps(update.rows) }) != true else {
+                    throw MergeError(
+                        .unsupportedCombination, path: adapter.path, tensor: module.parameterName,
+                        "another module of the adapter is the same tensor of the base, \(update.tensor)")
+                }
+                met[update.tensor, default: []].append(update.rows)
+            }
             if module.kind == .experts {
                 // A stack has the name that it has in memory, in transformers.
                 let path = module.path.components.map { $0 == "block_sparse_moe" ? "mlp" : $0 }.joined(separator: ".")
@@ -23,10 +33,6 @@ extension BaseModel {
                 let component = files.component(of: place.tensor) ?? (isDenoiser ? nil : place.component) ?? module.component
                 named.append(module.with(component: component, path: path, factors: [update.lowRankFactors]))
             }
-        }
-        if let twice = Adapter.firstTwice(named) {
-            throw MergeError(
-                .unsupportedCombination, path: adapter.path, tensor: twice.parameterName, "two modules of the adapter are this one of the base")
         }
         // PEFT stores what an adapted embedding has itself beside the update.
         let replacements = adapter.replacements.filter { replacement in

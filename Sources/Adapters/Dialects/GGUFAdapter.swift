@@ -150,6 +150,9 @@ public enum GGUFAdapter {
                     .unsupportedFeature, path: path, subject: module.label.text,
                     "no name of ggml is known for the module in the family \(architecture.ggml)")
             }
+            guard !tensors.contains(where: { $0.name == name + endings.a }) else {
+                throw AdapterError(.unsupportedFeature, path: path, subject: module.label.text, "another module has the same name in ggml, \(name)")
+            }
             let isInterleaved = architecture.isInterleaved && interleaved.contains(where: { name.hasSuffix("." + $0) })
             let straight = try base.straightened(module, adapter: adapter.path)
             let b = isInterleaved ? try base.interleaved(straight, of: module, adapter: adapter.path) : straight

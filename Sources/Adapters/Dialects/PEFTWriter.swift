@@ -99,7 +99,10 @@ extension PEFT {
                     add(module)
                 }
             }
-            precondition(Set(tensors.map(\.name)).count == tensors.count, "a module is to be written twice")
+            var names: Set<String> = []
+            if let twice = tensors.first(where: { !names.insert($0.name).inserted }) {
+                throw AdapterError(.unsupportedFeature, path: path, subject: twice.name, "two modules would have this name in a file of PEFT")
+            }
             let wholeTensors = Set(replacements.map(\.tensor))
             for replacement in replacements {
                 let owner = replacement.tensor.split(separator: ".").dropLast().joined(separator: ".")

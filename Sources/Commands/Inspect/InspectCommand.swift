@@ -15,7 +15,7 @@ struct InspectCommand: ParsableCommand {
               oplora inspect --stats --filter 'layers\\.0\\.' SmolLM2
               oplora inspect --stats --html report.html SmolLM2
 
-            Takes safetensors files, model folders with or without shards, PEFT adapters, .opck and GGUF files. Only headers are read, \
+            Takes safetensors files, model folders with or without shards, adapters, .opck and GGUF files. Only headers are read, \
             except with --stats.
             """)
 
