@@ -1,0 +1,100 @@
+internal import JSON
+internal import Tensors
+
+extension BaseModel {
+    /// The names that a family of models gives the matrices of one expert in its files, for a parameter that holds the
+    /// matrices of all experts in memory: those that lie one below the other in it.
+    private static let expertMatrices: [String: [[String]]] = [
+        "gate_up_proj": [["gate_proj", "up_proj"], ["w1", "w3"], ["fc1", "fc3"]],
+        "gate_proj": [["gate_proj"], ["w1"], ["fc1"]],
+        "up_proj": [["up_proj"], ["w3"], ["fc3"]],
+        "down_proj": [["down_proj"], ["w2"], ["fc2"]],
+    ]
+
+    /// Whether a bare parameter of this name holds the matrices of all experts.
+    static func isStackOfExperts(_ parameter: String) -> Bool { expertMatrices[parameter] != nil }
+
+    /// The updates of a stack of experts: of one tensor that holds the stack, or of the tensors of each expert.
+    func expertUpdates(of module: AdapterModule, scale: Double, adapter: String) throws(MergeError) -> [TensorUpdate] {
+        let count = module.factors.count
+        if let name = resolve(module.parameterName) {
+            let (_, info) = try tensor(name, adapter: adapter)
+            if count == 1, info.shape == [module.outputs, module.inputs] {
+                return [
+                    TensorUpdate(
+                        tensor: name, module: module.label, rows: 0..<module.outputs, left: module.loraB, right: module.loraA, scale: scale,
+                        magnitude: nil, bIsRight: false, adapterPath: adapter)
+                ]
+            }
+            let straight = [count, module.outputs, module.inputs]
+            let transposed = [count, module.inputs, module.outputs]
+            guard info.shape == straight || info.shape == transposed else {
+                throw MergeError(
+                    .shapeMismatch, path: adapter, tensor: name,
+                    "its factors make \(describe(shape: straight)) and the weight is \(describe(shape: info.shape)); the adapter belongs to another model"
+                )
+            }
+            let isTransposed = info.shape != straight || (straight == transposed && storesExpertsTransposed)
+            return module.factors.enumerated().map { number, factors in
+                let left = isTransposed ? factors.a.transposed : factors.b
+                let right = isTransposed ? factors.b.transposed : factors.a
+                return TensorUpdate(
+                    tensor: name, module: module.label, rows: number * left.rows..<(number + 1) * left.rows, left: left, right: right, scale: scale,
+                    magnitude: nil, bIsRight: isTransposed, adapterPath: adapter)
+            }
+        }
+        for path in expertPaths(of: module.path.text) {
+            for matrices in Self.expertMatrices[module.parameter] ?? [] {
+                guard resolve("\(path).0.\(matrices[0]).weight") != nil else { continue }
+                guard resolve("\(path).\(count).\(matrices[0]).weight") == nil else {
+                    throw MergeError(
+                        .shapeMismatch, path: adapter, tensor: "\(path).\(count).\(matrices[0]).weight",
+                        "the adapter has factors for \(count) experts and the base has more; the adapter belongs to another model")
+                }
+                return try separateUpdates(of: module, in: path, matrices: matrices, scale: scale, adapter: adapter)
+            }
+        }
+        throw MergeError(.moduleNotInBase, path: adapter, tensor: module.parameterName, missing(module.parameterName))
+    }
+
+    private func separateUpdates(
+        of module: AdapterModule, in path: String, matrices: [String], scale: Double, adapter: String
+    ) throws(MergeError) -> [TensorUpdate] {
+        var updates: [TensorUpdate] = []
+        for (number, factors) in module.factors.enumerated() {
+            var row = 0
+            for matrix in matrices {
+                let (name, info) = try tensor("\(path).\(number).\(matrix).weight", adapter: adapter)
+                guard info.shape.count == 2, info.shape[1] == module.inputs, info.shape[0] <= module.outputs - row else {
+                    throw MergeError(
+                        .shapeMismatch, path: adapter, tensor: name,
+                        "the factors of an expert make \(describe(shape: [module.outputs, module.inputs])) and the weight, \(describe(shape: info.shape)), is no part of it; the adapter belongs to another model"
+                    )
+                }
+                updates.append(
+                    TensorUpdate(
+                        tensor: name, module: module.label, rows: 0..<info.shape[0], left: factors.b.rows(from: row, count: info.shape[0]),
+                        right: factors.a, scale: scale, magnitude: nil, bIsRight: false, adapterPath: adapter))
+                row += info.shape[0]
+            }
+            guard row == module.outputs else {
+                throw MergeError(
+                    .shapeMismatch, path: adapter, tensor: "\(path).\(number)",
+                    "its matrices \(matrices.joined(separator: ", ")) have \(row) rows together and the update of the adapter \(module.outputs); the adapter belongs to another model"
+                )
+            }
+        }
+        return updates
+    }
+
+    /// The paths at which the experts of a module may lie in the files.
+    private func expertPaths(of path: String) -> [String] {
+        let renamed = path.split(separator: ".").map { $0 == "mlp" ? "block_sparse_moe" : $0 }.joined(separator: ".")
+        return renamed == path ? [path] : [path, renamed]
+    }
+
+    /// Whether the family keeps the matrices of its experts as [in, out]; asked only where the shape cannot tell.
+    var storesExpertsTransposed: Bool {
+        ["gpt_oss", "llama4", "llama4_text"].contains(configuration?["model_type"]?.stringValue ?? "")
+    }
+}
