@@ -90,13 +90,16 @@
         }
     }
 
+    /// What Linux maps around a page when it is first touched, aligned to itself.
+    private static let window = 1 << 16
+
     /// Tells the system that the pages of `range` will not be needed again, so that a pass over a file larger than
-    /// memory does not keep all of it resident.
+    /// memory does not keep all of it resident. Pages that were mapped along with them go as well.
     public func release(_ range: Range<Int>) {
-        guard let base = unsafe base else { return }
+        guard let base = unsafe base, !range.isEmpty else { return }
         let page = Int(getpagesize())
-        let start = (range.lowerBound + page - 1) / page * page
-        let end = range.upperBound / page * page
+        let start = range.lowerBound / Self.window * Self.window
+        let end = min((range.upperBound + Self.window - 1) / Self.window * Self.window, (count + page - 1) / page * page)
         guard start < end else { return }
         // Sound: read-only private pages are read again from the file when touched later.
         unsafe madvise(UnsafeMutableRawPointer(mutating: base + start), end - start, MADV_DONTNEED)
