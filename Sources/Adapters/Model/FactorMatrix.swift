@@ -140,7 +140,7 @@ public struct FactorMatrix: Sendable {
     /// Calls `body` with the elements as they are stored, row-major; those of a view are gathered first.
     public func withBytes<Result>(_ body: (RawSpan) throws -> Result) rethrows -> Result {
         func visible(_ bytes: RawSpan) throws -> Result {
-            if isContiguous { return try body(bytes.extracting(start * dtype.bitWidth / 8..<(start + rows * columns) * dtype.bitWidth / 8)) }
+            if isContiguous { return try body(bytes.extracting(byteOffset..<byteOffset + byteCount)) }
             // Sound: every bit pattern of a number may be read as raw bytes.
             switch dtype.bitWidth {
             case 8: return try body(unsafe gathered(bytes, UInt8.self).span.bytes)
@@ -152,7 +152,12 @@ public struct FactorMatrix: Sendable {
         }
         switch storage {
         case .file(let file, let range):
-            // An adapter is not to stay in memory because it was looked at.
+            // Not through the mapping where the part is known: the system maps more than what is touched, and a third of a large adapter
+            // stayed in memory because it was looked at.
+            if isContiguous, byteCount <= Self.largestCopy, let part = Self.copy(of: file, range.lowerBound + byteOffset, byteCount) {
+                // Sound: every bit pattern of a byte may be read as a raw byte.
+                return try body(unsafe part.span.bytes)
+            }
             defer { file.release(range) }
             return try visible(file.bytes(in: range))
         case .memory(let bytes):
@@ -164,6 +169,22 @@ public struct FactorMatrix: Sendable {
             // Sound: every bit pattern of a number may be read as raw bytes.
             return try visible(unsafe values.span.bytes)
         }
+    }
+
+    /// Where the elements of a contiguous view begin in the tensor, and how many bytes they take.
+    private var byteOffset: Int { start * dtype.bitWidth / 8 }
+    private var byteCount: Int { rows * columns * dtype.bitWidth / 8 }
+
+    /// What is larger is no factor, and is looked at where it lies.
+    private static let largestCopy = 1 << 24
+
+    /// Bytes of a file; `nil` where they cannot be read, which whoever reads through the mapping then finds out.
+    private static func copy(of file: MappedFile, _ first: Int, _ count: Int) -> [UInt8]? {
+        var bytes = [UInt8](repeating: 0, count: count)
+        var span = bytes.mutableSpan
+        // Sound: every bit pattern of a byte may be written.
+        var raw = unsafe span.mutableBytes
+        return (try? file.copyBytes(in: first..<first + count, to: &raw)) == nil ? nil : bytes
     }
 
     private func gathered<Element: FixedWidthInteger & BitwiseCopyable>(_ bytes: RawSpan, _: Element.Type) -> [Element] {
