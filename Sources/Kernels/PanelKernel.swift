@@ -12,14 +12,8 @@ public enum PanelKernel {
     ) {
         precondition(path.isSupported && width % lanes == 0)
         precondition(left.count == rows * columns && right.count == columns * width && result.count == rows * width)
-        // Sound: the sizes have just been checked, and the buffers live as long as the call.
-        unsafe left.withUnsafeBufferPointer { left in
-            unsafe right.withUnsafeBufferPointer { right in
-                unsafe result.withUnsafeMutableBufferPointer { result in
-                    guard let left = left.baseAddress, let right = right.baseAddress, let result = result.baseAddress else { return }
-                    unsafe oplora_panel_product(path.rawValue, left, rows, columns, right, width, result)
-                }
-            }
+        unsafe call(left, right, &result) { left, right, result in
+            unsafe oplora_panel_product(path.rawValue, left, rows, columns, right, width, result)
         }
     }
 
@@ -29,12 +23,21 @@ public enum PanelKernel {
     ) {
         precondition(path.isSupported && width % lanes == 0)
         precondition(left.count == rows * columns && right.count == rows * width && result.count == columns * width)
-        // Sound: as above.
+        unsafe call(left, right, &result) { left, right, result in
+            unsafe oplora_panel_product_transposed(path.rawValue, left, rows, columns, right, width, result)
+        }
+    }
+
+    /// Calls a kernel, unless there is nothing to do. Sound: the callers have checked the sizes, and the buffers live as long as the call.
+    private static func call(
+        _ left: Span<Double>, _ right: Span<Double>, _ result: inout [Double],
+        _ kernel: (UnsafePointer<Double>, UnsafePointer<Double>, UnsafeMutablePointer<Double>) -> Void
+    ) {
         unsafe left.withUnsafeBufferPointer { left in
             unsafe right.withUnsafeBufferPointer { right in
                 unsafe result.withUnsafeMutableBufferPointer { result in
                     guard let left = left.baseAddress, let right = right.baseAddress, let result = result.baseAddress else { return }
-                    unsafe oplora_panel_product_transposed(path.rawValue, left, rows, columns, right, width, result)
+                    unsafe kernel(left, right, result)
                 }
             }
         }

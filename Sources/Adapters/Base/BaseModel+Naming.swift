@@ -24,14 +24,18 @@ extension BaseModel {
             if module.kind == .experts {
                 // A stack has the name that it has in memory, in transformers.
                 let path = module.path.components.map { $0 == "block_sparse_moe" ? "mlp" : $0 }.joined(separator: ".")
-                named.append(module.with(component: module.component, path: ModulePath(path) ?? module.path))
+                named.append(module.changing { $0.path = ModulePath(path) ?? $0.path })
                 continue
             }
             for place in places(of: module) {
                 guard let path = ModulePath(place.module), let update = updates.first(where: { $0.tensor == place.tensor }) else { continue }
                 let isDenoiser = place.component == DiffusionNames.denoiser
                 let component = files.component(of: place.tensor) ?? (isDenoiser ? nil : place.component) ?? module.component
-                named.append(module.with(component: component, path: path, factors: [update.lowRankFactors]))
+                named.append(
+                    module.changing {
+                        ($0.component, $0.path, $0.factors) = (component, path, [update.lowRankFactors])
+                        ($0.isInterleaved, $0.sharesInputs) = (false, false)
+                    })
             }
         }
         // PEFT stores what an adapted embedding has itself beside the update.

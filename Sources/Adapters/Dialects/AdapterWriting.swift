@@ -69,7 +69,7 @@ extension Adapter {
     public func selecting(component: String) -> Adapter {
         let prefix = component + "."
         return with(
-            modules: modules.filter { $0.component == component }.map { $0.with(component: nil, path: $0.path) },
+            modules: modules.filter { $0.component == component }.map { $0.changing { $0.component = nil } },
             replacements: replacements.filter { $0.tensor.hasPrefix(prefix) }.map {
                 Replacement(tensor: String($0.tensor.dropFirst(prefix.count)), values: $0.values, rows: $0.rows)
             })
@@ -81,7 +81,7 @@ extension Adapter {
     public func taking(component: String) throws(AdapterError) -> Adapter {
         guard !components.isEmpty else {
             return with(
-                modules: modules.map { $0.with(component: component, path: $0.path) },
+                modules: modules.map { $0.changing { $0.component = component } },
                 replacements: replacements.map { Replacement(tensor: "\(component).\($0.tensor)", values: $0.values, rows: $0.rows) })
         }
         let kept = modules.filter { $0.component == component }
@@ -111,16 +111,6 @@ extension Adapter {
 }
 
 extension AdapterModule {
-    func with(component: String?, path: ModulePath) -> AdapterModule {
-        with(component: component, path: path, factors: factors, isInterleaved: isInterleaved, sharesInputs: sharesInputs)
-    }
-
-    func with(component: String?, path: ModulePath, factors: [Factors], isInterleaved: Bool = false, sharesInputs: Bool = false) -> AdapterModule {
-        AdapterModule(
-            component: component, path: path, parameter: parameter, kind: kind, factors: factors, alpha: alpha, scale: scale,
-            magnitude: magnitude, bias: bias, kernel: kernel, isInterleaved: isInterleaved, sharesInputs: sharesInputs)
-    }
-
     /// - Throws: `AdapterError` where the module is of a kind that the layout has no form for.
     func require(_ kinds: Set<Kind>, path: String, layout: String, magnitudes: Bool = false) throws(AdapterError) {
         func refuse(_ what: String) -> AdapterError {

@@ -176,11 +176,6 @@ public enum GGUFAdapter {
             replacing: options.isReplacing)
         for tensor in tensors { try tensor.withBytes(as: options.dtype, path: path) { try writer.write($0) } }
         try writer.publish(durable: options.isDurable)
-        guard !baked.isEmpty else { return [] }
-        let inexact = baked.count { $0.factor.significand != 1 }
-        return [
-            "the layout has one alpha for all modules, \(alpha): the B of \(baked.count) was multiplied by what is missing"
-                + (inexact == 0 ? ", a power of two, and no bit is lost" : ", for \(inexact) of them rounded once")
-        ]
+        return baked.isEmpty ? [] : [Adapter.bakedNote("one alpha", alpha, baked: baked.count, inexact: baked.count { $0.factor.significand != 1 })]
     }
 }

@@ -10,6 +10,7 @@ enum OpLoRAPrototype {
         "hypernetwork.mlp_A.bias", "hypernetwork.mlp_B.weight", "hypernetwork.mlp_B.bias", "hypernetwork.mlp_C.weight", "hypernetwork.mlp_C.bias",
         "input_vector", "rescale", "weight_m_wdecomp.weight",
     ]
+    private static let trunkParts: Set<String> = ["hypernetwork.mlp.0.weight", "hypernetwork.mlp.0.bias", "input_vector"]
     private static let scale = 2.0
 
     static func claims(_ file: SafetensorsFile) -> Bool {
@@ -66,11 +67,7 @@ enum OpLoRAPrototype {
 
     private static func plain(_ name: String, _ tensors: ModuleTensors, base: BaseModel?) throws(AdapterError) -> AdapterModule {
         let file = tensors.file.path
-        try tensors.require(
-            [
-                "hypernetwork.mlp.0.weight", "hypernetwork.mlp.0.bias", "hypernetwork.mlp.2.weight", "hypernetwork.mlp.2.bias", "input_vector",
-                "rescale",
-            ], of: name)
+        try tensors.require(trunkParts.union(["hypernetwork.mlp.2.weight", "hypernetwork.mlp.2.bias", "rescale"]), of: name)
         guard let base else {
             throw AdapterError(
                 .unsupportedFeature, path: file, subject: name,
@@ -96,12 +93,8 @@ enum OpLoRAPrototype {
 
     private static func decomposed(_ name: String, _ tensors: ModuleTensors, alpha: Double?) throws(AdapterError) -> AdapterModule {
         let file = tensors.file.path
-        try tensors.require(
-            [
-                "hypernetwork.mlp.0.weight", "hypernetwork.mlp.0.bias", "hypernetwork.mlp_A.weight", "hypernetwork.mlp_A.bias",
-                "hypernetwork.mlp_B.weight", "hypernetwork.mlp_B.bias", "hypernetwork.mlp_C.weight", "hypernetwork.mlp_C.bias", "input_vector",
-                "weight_m_wdecomp.weight",
-            ], of: name)
+        let heads = ["A", "B", "C"].flatMap { ["hypernetwork.mlp_\($0).weight", "hypernetwork.mlp_\($0).bias"] }
+        try tensors.require(trunkParts.union(heads + ["weight_m_wdecomp.weight"]), of: name)
         guard let alpha else {
             throw AdapterError(
                 .unsupportedFeature, path: file, subject: name,

@@ -41,24 +41,18 @@ extension Adapter {
             let bias = try module.bias.map {
                 factor == 1 ? $0 : try FactorMatrix(name: $0.name, $0.matrix.scaled(by: factor), dtype: $0.dtype == .f64 ? .f64 : .f32, path: path)
             }
-            return module.with(factors: factors, scale: common, bias: bias)
+            return module.changing { ($0.factors, $0.scale, $0.alpha, $0.bias) = (factors, common, common * Double(rank), bias) }
         }
         var notes: [String] = []
-        if baked > 0 {
-            notes.append(
-                "one scale for all modules, \(common): the B of \(baked) was multiplied by what is missing"
-                    + (inexact == 0 ? ", a power of two, and no bit is lost" : ", for \(inexact) of them rounded once"))
-        }
+        if baked > 0 { notes.append(Self.bakedNote("one scale", common, baked: baked, inexact: inexact)) }
         if padded > 0 { notes.append("one rank for all modules: the factors of \(padded) were filled up with zeros to rank \(rank)") }
         return (with(modules: made), notes)
     }
-}
 
-extension AdapterModule {
-    fileprivate func with(factors: [Factors], scale: Double, bias: FactorMatrix?) -> AdapterModule {
-        AdapterModule(
-            component: component, path: path, parameter: parameter, kind: kind, factors: factors, alpha: scale * Double(factors[0].a.rows),
-            scale: scale, magnitude: magnitude, bias: bias, kernel: kernel, isInterleaved: isInterleaved, sharesInputs: sharesInputs)
+    /// What is said of B that was multiplied.
+    static func bakedNote(_ what: String, _ value: Double, baked: Int, inexact: Int) -> String {
+        "\(what) for all modules, \(value): the B of \(baked) was multiplied by what is missing"
+            + (inexact == 0 ? ", a power of two, and no bit is lost" : ", for \(inexact) of them rounded once")
     }
 }
 

@@ -88,9 +88,9 @@ public struct Adapter: Sendable {
 
     /// Opens an adapter of any dialect that is read.
     ///
-    /// - Parameter path: a folder of PEFT or mlx-lm, the safetensors file in it, or a file of kohya's trainers or diffusers, or the
-    ///   folder in which diffusers wrote it; or a GGUF file, or hypernetworks in safetensors.
     /// - Parameters:
+    ///   - path: a folder of PEFT or mlx-lm, the safetensors file in it, or a file of kohya's trainers or diffusers, or the
+    ///     folder in which diffusers wrote it; or a GGUF file, or hypernetworks in safetensors.
     ///   - base: the model that the adapter is for, and
     ///   - alpha: its alpha; only the OP-LoRA prototype's files need them.
     /// - Throws: `AdapterError`, `SafetensorsError` or `FileError`.

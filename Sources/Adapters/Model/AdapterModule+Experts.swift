@@ -11,7 +11,10 @@ extension AdapterModule {
         precondition(kind == .experts && parameter == Self.fused && outputs % 2 == 0)
         let half = outputs / 2
         return Self.halves.enumerated().map { number, name in
-            with(parameter: name, factors: factors.map { .init(a: $0.a, b: $0.b.rows(from: number * half, count: half)) })
+            changing {
+                $0.parameter = name
+                $0.factors = factors.map { .init(a: $0.a, b: $0.b.rows(from: number * half, count: half)) }
+            }
         }
     }
 
@@ -29,13 +32,6 @@ extension AdapterModule {
             let right = FactorMatrix.stacked([.zeros(like: up.b, rows: gate.b.rows, columns: up.b.columns), up.b])
             return Factors(a: .stacked([gate.a, up.a]), b: FactorMatrix.stacked([left.transposed, right.transposed]).transposed)
         }
-        return AdapterModule(
-            component: gate.component, path: gate.path, parameter: fused, kind: .experts, factors: factors,
-            alpha: gate.scale * Double(factors[0].a.rows), scale: gate.scale)
-    }
-
-    private func with(parameter: String, factors: [Factors]) -> AdapterModule {
-        AdapterModule(
-            component: component, path: path, parameter: parameter, kind: kind, factors: factors, alpha: alpha, scale: scale)
+        return gate.changing { ($0.parameter, $0.factors, $0.alpha) = (fused, factors, gate.scale * Double(factors[0].a.rows)) }
     }
 }

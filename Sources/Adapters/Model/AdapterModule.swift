@@ -43,28 +43,28 @@ public struct AdapterModule: Sendable {
 
     /// The part of a pipeline that has the module: `unet`, `transformer`, `text_encoder`, `text_encoder_2`; `nil` for a model
     /// that is no pipeline.
-    public let component: String?
+    public internal(set) var component: String?
     /// As the adapter names it; see `Adapter.namesAreFlattened`.
-    public let path: ModulePath
+    public internal(set) var path: ModulePath
     /// The name of the parameter in the module: `weight`, or that of a bare parameter such as `gate_up_proj`.
-    public let parameter: String
-    public let kind: Kind
+    public internal(set) var parameter: String
+    public internal(set) var kind: Kind
     /// One, or for a stack of experts one for each; all of the same shapes.
-    public let factors: [Factors]
-    public let alpha: Double
+    public internal(set) var factors: [Factors]
+    public internal(set) var alpha: Double
     /// What multiplies B·A: alpha/rank, or alpha/√rank for a rank-stabilised adapter, rounded in binary64.
-    public let scale: Double
+    public internal(set) var scale: Double
     /// m of a weight-decomposed adapter (DoRA).
-    public let magnitude: Magnitude?
+    public internal(set) var magnitude: Magnitude?
     /// What is added to the module's bias, times the scale: [1, out].
-    public let bias: FactorMatrix?
+    public internal(set) var bias: FactorMatrix?
     /// The dimensions of the kernel of a convolution, such as [3, 3]; empty for every other kind.
-    public let kernel: [Int]
+    public internal(set) var kernel: [Int]
     /// Whether the rows of B are in the order in which ggml keeps the query or key projections of some families: the two
     /// halves of each head are interleaved.
-    public let isInterleaved: Bool
+    public internal(set) var isInterleaved: Bool
     /// Whether A is one that modules share and of which this one takes the first columns, as many as its weight has inputs (VeRA).
-    public let sharesInputs: Bool
+    public internal(set) var sharesInputs: Bool
 
     /// - Precondition: there are factors.
     public init(
@@ -122,6 +122,13 @@ public struct AdapterModule: Sendable {
     var plainAlpha: Double { scale == alpha / Double(rank) ? alpha : scale * Double(rank) }
     /// The path of the parameter in its model, or the module's where it is the module's weight.
     var pathOfParameter: ModulePath { parameter == "weight" ? path : path.appending(parameter) }
+    /// The module with something in it changed.
+    func changing(_ change: (inout AdapterModule) -> Void) -> AdapterModule {
+        var copy = self
+        change(&copy)
+        return copy
+    }
+
     /// The path with the component in front.
     var place: ModulePath { component.map { path.prefixed(by: $0) } ?? path }
 }

@@ -202,15 +202,15 @@ private struct Change: Sendable {
 
     /// Whether a module of this name is a table of embeddings, of tokens or of anything else, which PEFT adapts as such.
     private static func isTable(_ name: String) -> Bool {
-        ["wte", "wpe", "shared", "embed_in"].contains(name) || name.hasPrefix("embed_") || name.hasSuffix("_embeddings")
+        // GPT-NeoX's embed_out is its head.
+        ["wte", "wpe", "shared"].contains(name) || name.hasPrefix("embed_") && name != "embed_out" || name.hasSuffix("_embeddings")
             || name.hasSuffix("_embedding")
-            || name == "word_embeddings" || name == "tok_embeddings"
     }
 
     /// The module and what it has kept; `nil` where the numbers are equal though the bytes are not.
     func factors(_ options: Extraction.Options, path file: String) throws -> (module: AdapterModule, report: Extraction.Module)? {
         let rows = before.rows / count
-        var found: [(b: Matrix, a: Matrix)] = []
+        var found: [LowRankProduct] = []
         var (total, rest) = (0.0, 0.0)
         let differences = (0..<count).map { part in
             WeightDifference(base: before.rows(from: part * rows, count: rows), tuned: after.rows(from: part * rows, count: rows))
@@ -222,30 +222,20 @@ private struct Change: Sendable {
             }
             total += squares
             guard squares > 0 else {
-                found.append((Matrix(zeros: rows, 0), Matrix(zeros: 0, before.columns)))
+                found.append(LowRankProduct(b: Matrix(zeros: rows, 0), a: Matrix(zeros: 0, before.columns)))
                 continue
             }
             let svd = TruncatedSVD(difference, choice: options.choice, total: squares)
             found.append(LowRankProduct.balanced(u: svd.u, values: svd.values, v: svd.v))
         }
         guard total > 0 else { return nil }
-        // The matrices of a stack have one rank.
-        let rank = found.map(\.b.columns).max() ?? 0
-        let factors = try found.map { b, a in
-            let missing = rank - b.columns
-            let left = try FactorMatrix(
-                name: "\(path).left", b.appending(columns: Matrix(zeros: rows, missing)), dtype: options.dtype, path: file)
-            let right = try FactorMatrix(
-                name: "\(path).right", a.transposed.appending(columns: Matrix(zeros: before.columns, missing)), dtype: options.dtype, path: file)
-            return (left, right)
-        }
-        for (difference, (left, right)) in zip(differences, factors) {
-            rest += difference.squaredDistance(b: left.matrix, a: right.transposed.matrix)
-        }
+        let factors = try LowRankProduct.factors(of: found, name: path.text, dtypes: (options.dtype, options.dtype), path: file)
+        for (difference, part) in zip(differences, factors) { rest += difference.squaredDistance(b: part.b.matrix, a: part.a.matrix) }
+        let rank = factors[0].a.rows
         let module = AdapterModule(
             component: component, path: path, parameter: parameter, kind: kind,
-            factors: factors.map { left, right in isTransposed ? .init(a: left.transposed, b: right) : .init(a: right.transposed, b: left) },
-            alpha: Double(rank), scale: 1, kernel: kernel)
+            factors: isTransposed ? factors.map { .init(a: $0.b.transposed, b: $0.a.transposed) } : factors, alpha: Double(rank), scale: 1,
+            kernel: kernel)
         return (
             module,
             Extraction.Module(

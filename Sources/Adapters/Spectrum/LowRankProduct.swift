@@ -69,8 +69,7 @@ struct LowRankProduct {
             throw AdapterError(.notFinite, path: path, subject: name, "its update is too large to be decomposed, or no number")
         }
         let count = choice.count(of: values, total: total)
-        let factors = Self.balanced(u: u.prefix(columns: count), values: Array(values.prefix(count)), v: v.prefix(columns: count))
-        return LowRankProduct(b: factors.b, a: factors.a)
+        return Self.balanced(u: u.prefix(columns: count), values: Array(values.prefix(count)), v: v.prefix(columns: count))
     }
 
     /// 1 − ‖ΔW − B·A‖² / ‖ΔW‖² for another product ΔW; one where that is zero.
@@ -80,10 +79,30 @@ struct LowRankProduct {
         return 1 - LowRankProduct.sum([target, LowRankProduct(b: b.scaled(by: -1), a: a)]).squaredNorm / total
     }
 
+    /// Factors of products that make one stack, in memory: they have one rank, and zeros up to it.
+    ///
+    /// - Parameters:
+    ///   - name: the module, and
+    ///   - path: the adapter, for errors.
+    /// - Throws: `AdapterError.notFinite`.
+    static func factors(
+        of products: [LowRankProduct], name: String, dtypes: (a: DType, b: DType), path: String
+    ) throws -> [AdapterModule.Factors] {
+        let rank = products.map(\.b.columns).max() ?? 0
+        return try products.map { product in
+            let missing = rank - product.b.columns
+            let b = product.b.appending(columns: Matrix(zeros: product.b.rows, missing))
+            let a = product.a.transposed.appending(columns: Matrix(zeros: product.a.columns, missing)).transposed
+            return .init(
+                a: try FactorMatrix(name: name + ".lora_A", a, dtype: dtypes.a, path: path),
+                b: try FactorMatrix(name: name + ".lora_B", b, dtype: dtypes.b, path: path))
+        }
+    }
+
     /// B = U·√S and A = √S·Vᵀ: both of the same size, as element types of few bits want it.
-    static func balanced(u: Matrix, values: [Double], v: Matrix) -> (b: Matrix, a: Matrix) {
+    static func balanced(u: Matrix, values: [Double], v: Matrix) -> LowRankProduct {
         let roots = values.map { $0.squareRoot() }
-        return (u.scaled(columns: roots), v.scaled(columns: roots).transposed)
+        return LowRankProduct(b: u.scaled(columns: roots), a: v.scaled(columns: roots).transposed)
     }
 }
 

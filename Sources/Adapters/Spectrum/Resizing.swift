@@ -90,25 +90,15 @@ extension AdapterModule {
             try products.map { try $0.truncated(choice, path: file, name: label.text) }, of: products, name: path.text,
             dtypes: (dtype ?? loraA.dtype, dtype ?? loraB.dtype), path: file)
         let rank = made[0].a.rows
-        let module = AdapterModule(
-            component: component, path: path, parameter: parameter, kind: kind, factors: made, alpha: scale * Double(rank), scale: scale,
-            magnitude: magnitude, bias: bias, kernel: kernel, isInterleaved: isInterleaved)
+        let module = changing { ($0.factors, $0.alpha) = (made, scale * Double(rank)) }
         return (module, Adapter.Resized(path: label, rankBefore: self.rank, rank: rank, energy: energy))
     }
 
-    /// Factors of one rank for all matrices of a stack, and the least energy among them, measured with what was rounded.
+    /// Factors of the products, and the least energy among them, measured with what was rounded.
     private static func factors(
         _ cut: [LowRankProduct], of targets: [LowRankProduct], name: String, dtypes: (a: DType, b: DType), path: String
     ) throws -> (factors: [Factors], energy: Double) {
-        let rank = cut.map(\.b.columns).max() ?? 0
-        let factors = try cut.map { part in
-            let missing = rank - part.b.columns
-            let b = part.b.appending(columns: Matrix(zeros: part.b.rows, missing))
-            let a = part.a.transposed.appending(columns: Matrix(zeros: part.a.columns, missing)).transposed
-            return Factors(
-                a: try FactorMatrix(name: name + ".lora_A", a, dtype: dtypes.a, path: path),
-                b: try FactorMatrix(name: name + ".lora_B", b, dtype: dtypes.b, path: path))
-        }
+        let factors = try LowRankProduct.factors(of: cut, name: name, dtypes: dtypes, path: path)
         let energies = zip(factors, targets).map { LowRankProduct($0, scale: 1).energy(of: $1) }
         return (factors, energies.min() ?? 1)
     }
@@ -160,9 +150,7 @@ extension AdapterModule {
         }
         let (made, energy) = try factors(cut, of: sums, name: first.path.text, dtypes: (dtype, dtype), path: parts[0].path)
         let rank = made[0].a.rows
-        let module = AdapterModule(
-            component: first.component, path: first.path, parameter: first.parameter, kind: first.kind, factors: made, alpha: Double(rank),
-            scale: 1, kernel: first.kernel, isInterleaved: first.isInterleaved)
+        let module = first.changing { ($0.factors, $0.alpha, $0.scale) = (made, Double(rank), 1) }
         return (module, Adapter.Resized(path: first.label, rankBefore: parts.reduce(0) { $0 + $1.module.rank }, rank: rank, energy: energy))
     }
 }
