@@ -62,7 +62,7 @@ let package = Package(
         module("JSON", ["CJSONC", orderedCollections]),
         module("Hashing", ["CCrypto"]),
         module("HTML", []),
-        module("FileIO", []),
+        module("FileIO", ["CFileIO"]),
         module("Tensors", []),
 
         .executableTarget(
@@ -122,6 +122,7 @@ let package = Package(
             name: "CKernels",
             cSettings: [.treatAllWarnings(as: .error)],
             linkerSettings: [.linkedLibrary("m"), .linkedLibrary("pthread", .when(platforms: [.linux]))]),
+        .target(name: "CFileIO", cSettings: [.treatAllWarnings(as: .error)]),
         .systemLibrary(name: "CCrypto", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CZlib", providers: [.apt(["libz-dev"])]),
         .systemLibrary(name: "CJSONC", providers: [.apt(["libjson-c-dev"])]),

@@ -4,28 +4,23 @@
 //     y(o,i)   = W[o,i] + (s·acc)                        multiplied, rounded, added, rounded; one adapter after another
 //     W'(o,i)  = y rounded once, to nearest even, from binary64 to the stored type
 //
-// Each path computes each element by these operations alone and in this order; the paths differ in how many elements they
-// compute side by side. Nothing may be contracted except where the product is known to be exact.
+// Each path computes each element by these operations alone and in this order (merge_tiles.h), or shows by an estimate what they
+// must give (merge_estimate.h).
 #include "oplora_merge.h"
 
-#include "merge_elements.h"
+#include "merge_estimate.h"
+#include "merge_tiles.h"
 
+#include <math.h>
 #include <string.h>
 
 #pragma STDC FP_CONTRACT OFF
 
 enum {
-    panel = oplora_merge_panel,
     // Rows that are walked for one chunk of columns before the next chunk; bounds the sums kept on the stack.
     row_block = 48,
     // Bytes of packed A that a chunk may take, so that it stays in the first-level cache while the rows pass.
     chunk_bytes = 24 * 1024,
-};
-
-// The sums of a row run in eight lanes (lane j takes the columns i ≡ j mod 8), so that wide and narrow code agree.
-struct lanes {
-    double update[8];
-    double change[8];
 };
 
 ptrdiff_t oplora_merge_widen(const void *source, int type, size_t count, double *wide) {
@@ -59,413 +54,37 @@ void oplora_merge_pack(const double *a, size_t rank, size_t columns, double *pac
     }
 }
 
-// MARK: The portable path: one row of one panel at a time
-
-static void portable_products(const oplora_merge_factors *factors, size_t row, size_t p, double acc[panel]) {
-    const double *a = factors->a + p * factors->rank * panel, *b = factors->b + row * factors->rank;
-    for (int i = 0; i < panel; i++) acc[i] = 0;
-    for (size_t k = 0; k < factors->rank; k++)
-        for (int i = 0; i < panel; i++) {
-            double product = b[k] * a[k * panel + i];
-            acc[i] = acc[i] + product;
-        }
-}
-
-static void portable_panel(const void *weights, int weight_type, void *merged, int merged_type, size_t row, size_t p,
-                           const oplora_merge_factors *factors, size_t factor_count, struct lanes *lanes, int *not_finite) {
-    double y[panel], d[panel], acc[panel];
-    for (int i = 0; i < panel; i++) {
-        y[i] = widen_one(weights, weight_type, (size_t)i);
-        d[i] = 0;
-    }
-    for (size_t f = 0; f < factor_count; f++) {
-        portable_products(&factors[f], row, p, acc);
-        for (int i = 0; i < panel; i++) {
-            double update = factors[f].scale * acc[i];
-            y[i] = y[i] + update;
-            d[i] = d[i] + update;
+int oplora_merge_estimate(const double *packed, const double *b, size_t rank, size_t columns, size_t rows, double scale, float *a_floats,
+                          float *column_norms, float *row_errors) {
+    const double up = 1 + 0x1p-20;  // more than all roundings here take away
+    const size_t panels = (columns + panel - 1) / panel;
+    if (rank > estimate_rank || !(fabs(scale) >= 0x1p-32 && fabs(scale) <= 0x1p32)) return 0;
+    double largest_a = 0, largest_b = 0;
+    for (size_t p = 0; p < panels; p++) {
+        double squares[panel] = {0};
+        for (size_t k = 0; k < rank; k++)
+            for (size_t i = 0; i < panel; i++) {
+                const double value = packed[(p * rank + k) * panel + i];
+                a_floats[(p * rank + k) * panel + i] = (float)value;
+                squares[i] += value * value;
+            }
+        for (size_t i = 0; i < panel; i++) {
+            const double norm = sqrt(squares[i]);
+            if (norm > largest_a) largest_a = norm;
+            column_norms[p * panel + i] = (float)(norm * up);
         }
     }
-    for (int i = 0; i < panel; i++) {
-        narrow_one(y[i], merged, merged_type, (size_t)i);
-        double stored = widen_one(merged, merged_type, (size_t)i);
-        *not_finite |= !is_finite(stored);
-        if (!factor_count) continue;
-        double square = d[i] * d[i];
-        double change = d[i] * (stored - widen_one(weights, weight_type, (size_t)i));
-        lanes->update[i & 7] = lanes->update[i & 7] + square;
-        lanes->change[i & 7] = lanes->change[i & 7] + change;
+    for (size_t row = 0; row < rows; row++) {
+        double square = 0;
+        for (size_t k = 0; k < rank; k++) square += b[row * rank + k] * b[row * rank + k];
+        const double norm = sqrt(square);
+        if (norm > largest_b) largest_b = norm;
+        row_errors[row] = (float)(((double)rank + 4) * 0x1p-24 * 1.01 * fabs(scale) * norm * up);
     }
+    // Neither the chains nor the sums of squares overflow, and the sums do not vanish.
+    const double largest = fabs(scale) * largest_a * largest_b;
+    return largest_a <= 0x1p40 && largest_b <= 0x1p40 && largest >= 0x1p-40 && largest <= 0x1p40;
 }
-
-static void portable_tile(const char *weights, int weight_type, char *merged, int merged_type, size_t rows, size_t columns, size_t row,
-                          size_t p, const oplora_merge_factors *factors, size_t factor_count, struct lanes *lanes, int *not_finite) {
-    for (size_t r = 0; r < rows; r++)
-        portable_panel(weights + r * columns * element_size(weight_type), weight_type, merged + r * columns * element_size(merged_type),
-                       merged_type, row + r, p, factors, factor_count, &lanes[r], not_finite);
-}
-
-// MARK: The wide paths
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-
-ALWAYS_INLINE void widen_floats(__m256 low, __m256 high, __m256d wide[4]) {
-    wide[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(low));
-    wide[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(low, 1));
-    wide[2] = _mm256_cvtps_pd(_mm256_castps256_ps128(high));
-    wide[3] = _mm256_cvtps_pd(_mm256_extractf128_ps(high, 1));
-}
-
-// Sixteen elements, widened to binary64.
-ALWAYS_INLINE void widen_16(const void *source, int type, __m256d wide[4]) {
-    switch (type) {
-    case oplora_merge_f32: widen_floats(_mm256_loadu_ps(source), _mm256_loadu_ps((const float *)source + 8), wide); break;
-    case oplora_merge_bf16: {
-        __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128(source));
-        __m256i high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)source + 1));
-        widen_floats(_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16)), wide);
-        break;
-    }
-    case oplora_merge_f16:
-        widen_floats(_mm256_cvtph_ps(_mm_loadu_si128(source)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)source + 1)), wide);
-        break;
-    default:
-        for (int q = 0; q < 4; q++) wide[q] = _mm256_loadu_pd((const double *)source + 4 * q);
-    }
-}
-
-// Four numbers rounded to binary32 so that a second rounding, to fewer bits, gives what one rounding from binary64 would
-// ("round to odd"): an inexact result takes the neighbour whose last bit is one. binary32 has more than two bits beyond
-// either 16-bit type, at every magnitude that such a type can tell from zero.
-ALWAYS_INLINE __m128i round_to_odd(__m256d y) {
-    __m128 nearest = _mm256_cvtpd_ps(y);
-    __m128i bits = _mm_castps_si128(nearest);
-    __m256d back = _mm256_cvtps_pd(nearest);
-    const __m256d magnitude = _mm256_castsi256_pd(_mm256_set1_epi64x(0x7fffffffffffffff));
-    __m256d size = _mm256_and_pd(y, magnitude), back_size = _mm256_and_pd(back, magnitude);
-    // All ones, that is -1, where the nearest number lies below, above.
-    __m256 below = _mm256_castpd_ps(_mm256_cmp_pd(back_size, size, _CMP_LT_OQ));
-    __m256 above = _mm256_castpd_ps(_mm256_cmp_pd(back_size, size, _CMP_GT_OQ));
-    __m128i low = _mm_castps_si128(_mm_shuffle_ps(_mm256_castps256_ps128(below), _mm256_extractf128_ps(below, 1), 0x88));
-    __m128i high = _mm_castps_si128(_mm_shuffle_ps(_mm256_castps256_ps128(above), _mm256_extractf128_ps(above, 1), 0x88));
-    // One step up where it lies below, one down where it lies above; none where its last bit is one already.
-    __m128i step = _mm_sub_epi32(high, low);
-    __m128i even = _mm_cmpeq_epi32(_mm_and_si128(bits, _mm_set1_epi32(1)), _mm_setzero_si128());
-    return _mm_add_epi32(bits, _mm_and_si128(step, even));
-}
-
-ALWAYS_INLINE __m256i pack_words(__m256i first, __m256i second) {
-    return _mm256_permute4x64_epi64(_mm256_packus_epi32(first, second), 0xd8);
-}
-
-// Sixteen numbers rounded to BF16, whatever they are, in order.
-ALWAYS_INLINE __m256i round_bf16_any(const __m256d y[4]) {
-    __m256i words[2];
-    for (int half = 0; half < 2; half++) {
-        __m256i odd = _mm256_set_m128i(round_to_odd(y[2 * half + 1]), round_to_odd(y[2 * half]));
-        __m256i last = _mm256_and_si256(_mm256_srli_epi32(odd, 16), _mm256_set1_epi32(1));
-        __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(odd, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff))), 16);
-        // A NaN stays one, whatever its bits were.
-        __m256i size = _mm256_and_si256(odd, _mm256_set1_epi32(0x7fffffff));
-        __m256i nan = _mm256_cmpgt_epi32(size, _mm256_set1_epi32(0x7f800000));
-        words[half] = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0), nan);
-    }
-    return pack_words(words[0], words[1]);
-}
-
-// The same for numbers whose result is a normal BF16, from their upper halves: sign, eleven bits of exponent, twenty of
-// fraction, and the lower half folded into the last bit. `fits` is cleared when one of them is of another kind.
-ALWAYS_INLINE __m256i round_bf16_normal(__m256d first, __m256d second, __m256i *fits) {
-    __m256 a = _mm256_castpd_ps(first), b = _mm256_castpd_ps(second);
-    __m256i upper = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd)), lower = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88));
-    __m256i size = _mm256_and_si256(upper, _mm256_set1_epi32(0x7fffffff));
-    // Adding one where the lower half is not zero marks what was dropped: thirteen bits go, and this is the last of them.
-    __m256i exact = _mm256_cmpeq_epi32(lower, _mm256_setzero_si256());
-    size = _mm256_or_si256(size, _mm256_andnot_si256(exact, _mm256_set1_epi32(1)));
-    __m256i last = _mm256_and_si256(_mm256_srli_epi32(size, 13), _mm256_set1_epi32(1));
-    __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(size, _mm256_add_epi32(last, _mm256_set1_epi32(0xfff))), 13);
-    rounded = _mm256_sub_epi32(rounded, _mm256_set1_epi32(896 << 7));
-    __m256i inside = _mm256_and_si256(_mm256_cmpgt_epi32(rounded, _mm256_set1_epi32(0x7f)),
-                                      _mm256_cmpgt_epi32(_mm256_set1_epi32(0x7f80), rounded));
-    *fits = _mm256_and_si256(*fits, inside);
-    __m256i sign = _mm256_and_si256(_mm256_srli_epi32(upper, 16), _mm256_set1_epi32(0x8000));
-    return _mm256_or_si256(rounded, sign);
-}
-
-ALWAYS_INLINE __m256i round_bf16(const __m256d y[4]) {
-    __m256i fits = _mm256_set1_epi32(-1);
-    __m256i first = round_bf16_normal(y[0], y[1], &fits), second = round_bf16_normal(y[2], y[3], &fits);
-    if (__builtin_expect(_mm256_movemask_epi8(fits) != -1, 0)) return round_bf16_any(y);
-    // The shuffles left pairs of elements in the order 0 2 4 6 | 1 3 5 7.
-    return _mm256_permutevar8x32_epi32(_mm256_packus_epi32(first, second), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-}
-
-ALWAYS_INLINE int any_top_exponent(__m256i words, short top) {
-    __m256i exponents = _mm256_and_si256(words, _mm256_set1_epi16(top));
-    return _mm256_movemask_epi8(_mm256_cmpeq_epi16(exponents, _mm256_set1_epi16(top)));
-}
-
-// Rounds and stores sixteen elements and leaves in `y` what was stored. Not zero when one of them is not finite.
-ALWAYS_INLINE int narrow_16_wide(__m256d y[4], void *target, int type) {
-    switch (type) {
-    case oplora_merge_f32: {
-        __m256 low = _mm256_set_m128(_mm256_cvtpd_ps(y[1]), _mm256_cvtpd_ps(y[0]));
-        __m256 high = _mm256_set_m128(_mm256_cvtpd_ps(y[3]), _mm256_cvtpd_ps(y[2]));
-        _mm256_storeu_ps(target, low);
-        _mm256_storeu_ps((float *)target + 8, high);
-        const __m256i top = _mm256_set1_epi32(0x7f800000);
-        __m256i a = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(low), top), top);
-        __m256i b = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(high), top), top);
-        widen_floats(low, high, y);
-        return _mm256_movemask_epi8(_mm256_or_si256(a, b));
-    }
-    case oplora_merge_bf16: {
-        __m256i words = round_bf16(y);
-        _mm256_storeu_si256(target, words);
-        __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(words));
-        __m256i high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(words, 1));
-        widen_floats(_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16)), y);
-        return any_top_exponent(words, 0x7f80);
-    }
-    case oplora_merge_f16: {
-        __m256 low = _mm256_castsi256_ps(_mm256_set_m128i(round_to_odd(y[1]), round_to_odd(y[0])));
-        __m256 high = _mm256_castsi256_ps(_mm256_set_m128i(round_to_odd(y[3]), round_to_odd(y[2])));
-        __m128i first = _mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT), second = _mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT);
-        _mm_storeu_si128(target, first);
-        _mm_storeu_si128((__m128i *)target + 1, second);
-        widen_floats(_mm256_cvtph_ps(first), _mm256_cvtph_ps(second), y);
-        return any_top_exponent(_mm256_set_m128i(second, first), 0x7c00);
-    }
-    default: {
-        const __m256i top = _mm256_set1_epi64x(0x7ff0000000000000);
-        __m256i found = _mm256_setzero_si256();
-        for (int q = 0; q < 4; q++) {
-            _mm256_storeu_pd((double *)target + 4 * q, y[q]);
-            found = _mm256_or_si256(found, _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_castpd_si256(y[q]), top), top));
-        }
-        return _mm256_movemask_epi8(found);
-    }
-    }
-}
-
-// acc [ROWS,8] for one half of a panel; the rows of B are `rank` apart. Six rows by eight columns take twelve of the sixteen
-// registers, which leaves room for a line of A and a factor of B.
-#define PRODUCTS_AVX2(ROWS, STEP)                                                                                                      \
-    do {                                                                                                                               \
-        __m256d sum[ROWS][2];                                                                                                          \
-        for (int r = 0; r < ROWS; r++) sum[r][0] = sum[r][1] = _mm256_setzero_pd();                                                    \
-        for (size_t k = 0; k < rank; k++) {                                                                                            \
-            const __m256d low = _mm256_loadu_pd(a + k * panel + column), high = _mm256_loadu_pd(a + k * panel + column + 4);           \
-            for (int r = 0; r < ROWS; r++) {                                                                                           \
-                const __m256d factor = _mm256_broadcast_sd(b + (row + (size_t)r) * rank + k);                                          \
-                sum[r][0] = STEP(factor, low, sum[r][0]);                                                                              \
-                sum[r][1] = STEP(factor, high, sum[r][1]);                                                                             \
-            }                                                                                                                          \
-        }                                                                                                                              \
-        for (int r = 0; r < ROWS; r++) {                                                                                               \
-            _mm256_storeu_pd(acc[r] + column, sum[r][0]);                                                                              \
-            _mm256_storeu_pd(acc[r] + column + 4, sum[r][1]);                                                                          \
-        }                                                                                                                              \
-    } while (0)
-
-#define SEPARATE_AVX2(x, y, z) _mm256_add_pd(_mm256_mul_pd(x, y), z)
-
-#define TILE_ROWS 6
-
-ALWAYS_INLINE void products_avx2(const oplora_merge_factors *factors, size_t rows, size_t row, size_t p, double acc[][panel]) {
-    const size_t rank = factors->rank;
-    const double *a = factors->a + p * rank * panel, *b = factors->b;
-    if (factors->products_are_exact && rows == TILE_ROWS) {
-        for (int column = 0; column < panel; column += 8) PRODUCTS_AVX2(TILE_ROWS, _mm256_fmadd_pd);
-        return;
-    }
-    for (; rows > 0; rows--, row++, acc++)
-        for (int column = 0; column < panel; column += 8) PRODUCTS_AVX2(1, SEPARATE_AVX2);
-}
-
-// One row of one panel: `y` is rounded and stored, `d` (the whole update) goes into the sums, if there are any to keep.
-ALWAYS_INLINE void finish_row(const void *weights, int weight_type, void *merged, int merged_type, __m256d y[4], const __m256d d[4],
-                              struct lanes *lanes, int *not_finite) {
-    __m256d weight[4];
-    *not_finite |= narrow_16_wide(y, merged, merged_type);
-    if (!lanes) return;
-    widen_16(weights, weight_type, weight);
-    for (int half = 0; half < 2; half++) {
-        __m256d update = _mm256_loadu_pd(lanes->update + 4 * half), change = _mm256_loadu_pd(lanes->change + 4 * half);
-        for (int q = half; q < 4; q += 2) {
-            update = _mm256_add_pd(update, _mm256_mul_pd(d[q], d[q]));
-            change = _mm256_add_pd(change, _mm256_mul_pd(d[q], _mm256_sub_pd(y[q], weight[q])));
-        }
-        _mm256_storeu_pd(lanes->update + 4 * half, update);
-        _mm256_storeu_pd(lanes->change + 4 * half, change);
-    }
-}
-
-// One panel of up to six rows. The types are constants where it is inlined.
-#define WIDE_TILE(PRODUCTS)                                                                                                            \
-    double acc[TILE_ROWS][panel];                                                                                                      \
-    const size_t weight_stride = columns * element_size(weight_type), merged_stride = columns * element_size(merged_type);             \
-    if (factor_count == 1) {                                                                                                           \
-        const __m256d scale = _mm256_set1_pd(factors->scale);                                                                          \
-        PRODUCTS(factors, rows, row, p, acc);                                                                                          \
-        for (size_t r = 0; r < rows; r++) {                                                                                            \
-            __m256d y[4], d[4];                                                                                                        \
-            widen_16(weights + r * weight_stride, weight_type, y);                                                                     \
-            for (int q = 0; q < 4; q++) {                                                                                              \
-                d[q] = _mm256_mul_pd(scale, _mm256_loadu_pd(acc[r] + 4 * q));                                                          \
-                y[q] = _mm256_add_pd(y[q], d[q]);                                                                                      \
-            }                                                                                                                          \
-            finish_row(weights + r * weight_stride, weight_type, merged + r * merged_stride, merged_type, y, d, &lanes[r], not_finite);\
-        }                                                                                                                              \
-        return;                                                                                                                        \
-    }                                                                                                                                  \
-    __m256d y[TILE_ROWS][4], d[TILE_ROWS][4];                                                                                          \
-    for (size_t r = 0; r < rows; r++) {                                                                                                \
-        widen_16(weights + r * weight_stride, weight_type, y[r]);                                                                      \
-        for (int q = 0; q < 4; q++) d[r][q] = _mm256_setzero_pd();                                                                     \
-    }                                                                                                                                  \
-    for (size_t f = 0; f < factor_count; f++) {                                                                                        \
-        const __m256d scale = _mm256_set1_pd(factors[f].scale);                                                                        \
-        PRODUCTS(&factors[f], rows, row, p, acc);                                                                                      \
-        for (size_t r = 0; r < rows; r++)                                                                                              \
-            for (int q = 0; q < 4; q++) {                                                                                              \
-                __m256d update = _mm256_mul_pd(scale, _mm256_loadu_pd(acc[r] + 4 * q));                                                \
-                y[r][q] = _mm256_add_pd(y[r][q], update);                                                                              \
-                d[r][q] = _mm256_add_pd(d[r][q], update);                                                                              \
-            }                                                                                                                          \
-    }                                                                                                                                  \
-    for (size_t r = 0; r < rows; r++)                                                                                                  \
-        finish_row(weights + r * weight_stride, weight_type, merged + r * merged_stride, merged_type, y[r], d[r],                      \
-                   factor_count ? &lanes[r] : NULL, not_finite)
-
-#define TILE_PARAMETERS                                                                                                                \
-    const char *weights, int weight_type, char *merged, int merged_type, size_t rows, size_t columns, size_t row, size_t p,            \
-        const oplora_merge_factors *factors, size_t factor_count, struct lanes *lanes, int *not_finite
-
-#define TILE_ARGUMENTS(WEIGHT, MERGED)                                                                                                 \
-    weights, WEIGHT, merged, MERGED, rows, columns, row, p, factors, factor_count, lanes, not_finite
-
-ALWAYS_INLINE void tile_avx2_typed(TILE_PARAMETERS) { WIDE_TILE(products_avx2); }
-
-// The stored types in use are nearly always the same on both sides; those get code of their own.
-static void tile_avx2(TILE_PARAMETERS) {
-    if (weight_type == oplora_merge_bf16 && merged_type == oplora_merge_bf16)
-        tile_avx2_typed(TILE_ARGUMENTS(oplora_merge_bf16, oplora_merge_bf16));
-    else if (weight_type == oplora_merge_f16 && merged_type == oplora_merge_f16)
-        tile_avx2_typed(TILE_ARGUMENTS(oplora_merge_f16, oplora_merge_f16));
-    else if (weight_type == oplora_merge_f32 && merged_type == oplora_merge_f32)
-        tile_avx2_typed(TILE_ARGUMENTS(oplora_merge_f32, oplora_merge_f32));
-    else
-        tile_avx2_typed(TILE_ARGUMENTS(weight_type, merged_type));
-}
-#pragma clang attribute pop
-
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), apply_to = function)
-
-#define PRODUCTS_AVX512(ROWS)                                                                                                          \
-    do {                                                                                                                               \
-        __m512d sum[ROWS][2];                                                                                                          \
-        for (int r = 0; r < ROWS; r++) sum[r][0] = sum[r][1] = _mm512_setzero_pd();                                                    \
-        for (size_t k = 0; k < rank; k++) {                                                                                            \
-            const __m512d low = _mm512_loadu_pd(a + k * panel), high = _mm512_loadu_pd(a + k * panel + 8);                             \
-            for (int r = 0; r < ROWS; r++) {                                                                                           \
-                const __m512d factor = _mm512_set1_pd(b[(size_t)r * rank + k]);                                                        \
-                sum[r][0] = _mm512_fmadd_pd(factor, low, sum[r][0]);                                                                   \
-                sum[r][1] = _mm512_fmadd_pd(factor, high, sum[r][1]);                                                                  \
-            }                                                                                                                          \
-        }                                                                                                                              \
-        for (int r = 0; r < ROWS; r++) {                                                                                               \
-            _mm512_storeu_pd(acc[r], sum[r][0]);                                                                                       \
-            _mm512_storeu_pd(acc[r] + 8, sum[r][1]);                                                                                   \
-        }                                                                                                                              \
-    } while (0)
-
-ALWAYS_INLINE void products_avx512(const oplora_merge_factors *factors, size_t rows, size_t row, size_t p, double acc[][panel]) {
-    const size_t rank = factors->rank;
-    const double *a = factors->a + p * rank * panel, *b = factors->b + row * rank;
-    if (factors->products_are_exact && rows == TILE_ROWS)
-        PRODUCTS_AVX512(TILE_ROWS);
-    else
-        products_avx2(factors, rows, row, p, acc);
-}
-
-ALWAYS_INLINE void tile_avx512_typed(TILE_PARAMETERS) { WIDE_TILE(products_avx512); }
-
-ALWAYS_INLINE void widen_bf16_16(__m256i words, __m512d wide[2]) {
-    __m512 floats = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
-    wide[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(floats));
-    wide[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(floats, 1));
-}
-
-// Eight numbers rounded to odd (see `round_to_odd`): toward zero, and the last bit set where something was dropped.
-ALWAYS_INLINE __m256i round_to_odd_8(__m512d y) {
-    __m256 truncated = _mm512_cvt_roundpd_ps(y, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
-    __mmask8 inexact = _mm512_cmp_pd_mask(_mm512_cvtps_pd(truncated), y, _CMP_NEQ_OQ);
-    __m256i bits = _mm256_castps_si256(truncated);
-    return _mm256_mask_or_epi32(bits, inexact, bits, _mm256_set1_epi32(1));
-}
-
-// Sixteen numbers rounded to BF16, in order.
-ALWAYS_INLINE __m256i round_bf16_16(const __m512d y[2]) {
-    __m512i odd = _mm512_inserti32x8(_mm512_castsi256_si512(round_to_odd_8(y[0])), round_to_odd_8(y[1]), 1);
-    __m512i last = _mm512_and_si512(_mm512_srli_epi32(odd, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(odd, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff))), 16);
-    // A NaN stays one, whatever its bits were.
-    __mmask16 nan = _mm512_cmpgt_epu32_mask(_mm512_and_si512(odd, _mm512_set1_epi32(0x7fffffff)), _mm512_set1_epi32(0x7f800000));
-    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0)));
-}
-
-// One adapter in BF16, by far the most frequent case.
-ALWAYS_INLINE void tile_avx512_bf16(const char *weights, char *merged, size_t rows, size_t columns, size_t row, size_t p,
-                                    const oplora_merge_factors *factors, struct lanes *lanes, int *not_finite) {
-    double acc[TILE_ROWS][panel];
-    const __m512d scale = _mm512_set1_pd(factors->scale);
-    const __m256i top = _mm256_set1_epi16(0x7f80);
-    products_avx512(factors, rows, row, p, acc);
-    __mmask16 found = 0;
-#pragma unroll
-    for (size_t r = 0; r < rows; r++) {
-        __m512d weight[2], y[2], d[2], stored[2];
-        widen_bf16_16(_mm256_loadu_si256((const __m256i *)(weights + 2 * r * columns)), weight);
-        for (int q = 0; q < 2; q++) {
-            d[q] = _mm512_mul_pd(scale, _mm512_loadu_pd(acc[r] + 8 * q));
-            y[q] = _mm512_add_pd(weight[q], d[q]);
-        }
-        __m256i words = round_bf16_16(y);
-        _mm256_storeu_si256((__m256i *)(merged + 2 * r * columns), words);
-        found |= _mm256_cmpeq_epi16_mask(_mm256_and_si256(words, top), top);
-        widen_bf16_16(words, stored);
-        __m512d update = _mm512_loadu_pd(lanes[r].update), change = _mm512_loadu_pd(lanes[r].change);
-        for (int q = 0; q < 2; q++) {
-            update = _mm512_add_pd(update, _mm512_mul_pd(d[q], d[q]));
-            change = _mm512_add_pd(change, _mm512_mul_pd(d[q], _mm512_sub_pd(stored[q], weight[q])));
-        }
-        _mm512_storeu_pd(lanes[r].update, update);
-        _mm512_storeu_pd(lanes[r].change, change);
-    }
-    *not_finite |= found;
-}
-
-static void tile_avx512(TILE_PARAMETERS) {
-    if (weight_type == oplora_merge_bf16 && merged_type == oplora_merge_bf16) {
-        if (factor_count == 1 && rows == TILE_ROWS) {
-            tile_avx512_bf16(weights, merged, TILE_ROWS, columns, row, p, factors, lanes, not_finite);
-            return;
-        }
-        tile_avx512_typed(TILE_ARGUMENTS(oplora_merge_bf16, oplora_merge_bf16));
-    } else {
-        tile_avx512_typed(TILE_ARGUMENTS(weight_type, merged_type));
-    }
-}
-#pragma clang attribute pop
-#else
-#define TILE_ROWS 6
-#endif
 
 // MARK: Walking the matrix
 
@@ -492,6 +111,18 @@ static tile_function tile_of(int path) {
     return portable_tile;
 }
 
+typedef void (*run_function)(const char *, char *, size_t, size_t, size_t, size_t, size_t, const oplora_merge_factors *,
+                             const float *, struct float_lanes *, int *);
+
+static run_function run_of(int path) {
+#if defined(__x86_64__)
+    if (path == oplora_merge_avx512) return run_avx512;
+    if (path == oplora_merge_avx2) return run_avx2;
+#endif
+    (void)path;
+    return portable_run;
+}
+
 // The last panel of a row has fewer columns than a panel: it is computed on a padded copy. The padding is zero on both
 // sides, so it adds nothing to the sums.
 static void narrow_tile(tile_function tile, const char *weights, int weight_type, char *merged, int merged_type, size_t rows,
@@ -507,15 +138,80 @@ static void narrow_tile(tile_function tile, const char *weights, int weight_type
     }
 }
 
+static void narrow_run(run_function run, const char *weights, char *merged, size_t rows, size_t columns, size_t row, size_t p,
+                       const oplora_merge_factors *factors, const float *b, struct float_lanes *lanes, int *not_finite) {
+    const size_t width = columns - p * panel;
+    uint16_t padded[panel] = {0}, result[panel];
+    for (size_t r = 0; r < rows; r++) {
+        memcpy(padded, weights + 2 * r * columns, 2 * width);
+        run((const char *)padded, (char *)result, 1, panel, row + r, p, p + 1, factors, b + r, &lanes[r], not_finite);
+        memcpy(merged + 2 * r * columns, result, 2 * width);
+    }
+}
+
+// Adds the sums of rows, one row after the other, to those of their block.
+static void add_lanes(const struct lanes *lanes, size_t rows, oplora_merge_sums *sums) {
+    for (size_t r = 0; r < rows; r++) {
+        const double *u = lanes[r].update, *c = lanes[r].change;
+        sums->update_squared = sums->update_squared + (((u[0] + u[1]) + (u[2] + u[3])) + ((u[4] + u[5]) + (u[6] + u[7])));
+        sums->update_times_change = sums->update_times_change + (((c[0] + c[1]) + (c[2] + c[3])) + ((c[4] + c[5]) + (c[6] + c[7])));
+    }
+}
+
+// The number of panels that a chunk holds.
+static size_t chunk_of(size_t panels, size_t bytes_of_a_panel) {
+    const size_t chunk = bytes_of_a_panel ? chunk_bytes / bytes_of_a_panel : panels;
+    return chunk < 1 ? 1 : chunk;
+}
+
+// One adapter in BF16, estimated.
+static oplora_merge_sums estimated_rows(int path, const char *weights, char *merged, size_t rows, size_t columns,
+                                        const oplora_merge_factors *factors) {
+    const run_function run = run_of(path);
+    const size_t panels = (columns + panel - 1) / panel, full = columns / panel;
+    const size_t fitting = chunk_of(panels, factors->rank * panel * sizeof(float)), chunk = fitting < run_panels ? fitting : run_panels;
+    oplora_merge_sums sums = {0, 0, 0};
+    struct lanes lanes[row_block];
+    float packed[estimate_rank * row_block];
+    for (size_t block = 0; block < rows; block += row_block) {
+        const size_t block_rows = rows - block < row_block ? rows - block : row_block;
+        memset(lanes, 0, sizeof lanes);
+        for (size_t r = 0; r < block_rows; r += run_rows)
+            pack_rows(factors, block_rows - r < run_rows ? block_rows - r : run_rows, block + r, packed + r * factors->rank);
+        for (size_t from = 0; from < panels; from += chunk) {
+            const size_t to = panels - from < chunk ? panels : from + chunk, wide_to = to < full ? to : full;
+            for (size_t r = 0; r < block_rows; r += run_rows) {
+                const size_t count = block_rows - r < run_rows ? block_rows - r : run_rows, row = block + r;
+                const float *b = packed + r * factors->rank;
+                struct float_lanes parts[run_rows];
+                memset(parts, 0, sizeof parts);
+                const size_t start = 2 * (row * columns + from * panel);
+                if (wide_to > from) run(weights + start, merged + start, count, columns, row, from, wide_to, factors, b, parts, &sums.not_finite);
+                if (wide_to < to)
+                    narrow_run(run, weights + 2 * (row * columns + full * panel), merged + 2 * (row * columns + full * panel), count, columns,
+                               row, full, factors, b, parts, &sums.not_finite);
+                for (size_t i = 0; i < count; i++)
+                    for (int j = 0; j < 8; j++) {
+                        lanes[r + i].update[j] += (double)parts[i].update[j] + (double)parts[i].update[j + 8];
+                        lanes[r + i].change[j] += (double)parts[i].change[j] + (double)parts[i].change[j + 8];
+                    }
+            }
+        }
+        add_lanes(lanes, block_rows, &sums);
+    }
+    return sums;
+}
+
 oplora_merge_sums oplora_merge_rows(int path, const void *weights, int weight_type, void *merged, int merged_type, size_t rows,
                                     size_t columns, const oplora_merge_factors *factors, size_t factor_count) {
     const tile_function tile = tile_of(path);
     const size_t panels = (columns + panel - 1) / panel;
     const size_t weight_size = element_size(weight_type), merged_size = element_size(merged_type);
+    if (factor_count == 1 && factors->is_estimated && weight_type == oplora_merge_bf16 && merged_type == oplora_merge_bf16)
+        return estimated_rows(path, weights, merged, rows, columns, factors);
     size_t ranks = 0;
     for (size_t f = 0; f < factor_count; f++) ranks += factors[f].rank;
-    size_t chunk = ranks ? chunk_bytes / (ranks * panel * sizeof(double)) : panels;
-    if (chunk < 1) chunk = 1;
+    const size_t chunk = chunk_of(panels, ranks * panel * sizeof(double));
 
     oplora_merge_sums sums = {0, 0, 0};
     struct lanes lanes[row_block];
@@ -539,11 +235,7 @@ oplora_merge_sums oplora_merge_rows(int path, const void *weights, int weight_ty
                 }
             }
         }
-        for (size_t r = 0; r < block_rows; r++) {
-            const double *u = lanes[r].update, *c = lanes[r].change;
-            sums.update_squared = sums.update_squared + (((u[0] + u[1]) + (u[2] + u[3])) + ((u[4] + u[5]) + (u[6] + u[7])));
-            sums.update_times_change = sums.update_times_change + (((c[0] + c[1]) + (c[2] + c[3])) + ((c[4] + c[5]) + (c[6] + c[7])));
-        }
+        add_lanes(lanes, block_rows, &sums);
     }
     return sums;
 }

@@ -25,8 +25,12 @@ public enum MergePath: Int32, CaseIterable, Sendable {
     public let scale: Double
     /// A [rank, in] in panels of 16 columns, then B [out, rank].
     private nonisolated(unsafe) let storage: UnsafeMutablePointer<Double>
+    private let paddedInputs: Int
     private let packedCount: Int
     private let productsAreExact: Bool
+    /// What an estimate in binary32 needs: A once more, the norms of its columns, and a bound for each row of B.
+    private nonisolated(unsafe) let floats: UnsafeMutablePointer<Float>
+    private let isEstimated: Bool
 
     /// Why factors cannot be used: an element that is infinite or no number.
     public struct NotFinite: Error, Equatable, Sendable {
@@ -58,10 +62,12 @@ public enum MergePath: Int32, CaseIterable, Sendable {
         self.rank = rank
         self.scale = scale
         let panel = Int(oplora_merge_panel)
-        packedCount = (inputs + panel - 1) / panel * panel * rank
+        paddedInputs = (inputs + panel - 1) / panel * panel
+        packedCount = paddedInputs * rank
         productsAreExact = a != .f64 && b != .f64
         let numbers = UnsafeMutablePointer<Double>.allocate(capacity: max(packedCount + outputs * rank, 1))
         unsafe storage = numbers
+        unsafe floats = .allocate(capacity: max(packedCount + paddedInputs + outputs, 1))
         let wideB = unsafe numbers + packedCount
         // Sound: the sizes have been checked above and the pointers are used only during the calls.
         let faultInA = unsafe withUnsafeTemporaryAllocation(of: Double.self, capacity: max(rank * inputs, 1)) { wide in
@@ -70,16 +76,28 @@ public enum MergePath: Int32, CaseIterable, Sendable {
             return fault
         }
         let faultInB = unsafe loraB.withUnsafeBytes { unsafe oplora_merge_widen($0.baseAddress, b.rawValue, outputs * rank, wideB) }
+        if productsAreExact, faultInA < 0, faultInB < 0 {
+            let norms = unsafe floats + packedCount
+            isEstimated = unsafe oplora_merge_estimate(numbers, wideB, rank, inputs, outputs, scale, floats, norms, norms + paddedInputs) != 0
+        } else {
+            isEstimated = false
+        }
         if faultInA >= 0 { throw NotFinite(isInB: false, index: faultInA) }
         if faultInB >= 0 { throw NotFinite(isInB: true, index: faultInB) }
     }
 
-    deinit { unsafe storage.deallocate() }
+    deinit {
+        unsafe storage.deallocate()
+        unsafe floats.deallocate()
+    }
 
     /// The view that the kernel takes, from a row of the weight on; valid as long as `self`.
     @unsafe fileprivate func view(from row: Int) -> oplora_merge_factors {
-        unsafe oplora_merge_factors(
-            a: storage, b: storage + packedCount + (row - firstRow) * rank, rank: rank, scale: scale, products_are_exact: productsAreExact ? 1 : 0)
+        let norms = unsafe floats + packedCount
+        return unsafe oplora_merge_factors(
+            a: storage, b: storage + packedCount + (row - firstRow) * rank, rank: rank, scale: scale,
+            products_are_exact: productsAreExact ? 1 : 0, is_estimated: isEstimated ? 1 : 0, a_floats: floats, column_norms: norms,
+            row_errors: norms + paddedInputs + (row - firstRow))
     }
 }
 

@@ -40,6 +40,7 @@ public final class SafetensorsWriter {
     init(path: String, layout: SafetensorsLayout, replacing: Bool) throws(FileError) {
         order = layout.order
         file = try AtomicFile(path: path, replacing: replacing)
+        try file.reserve(order.last?.byteRange.upperBound ?? 0)
         try file.write(layout.header)
     }
 

@@ -161,6 +161,69 @@ struct MergeKernelTests {
         }
     }
 
+    /// One adapter in BF16 is decided by estimates in binary32: here with numbers of every magnitude, sums that cancel, and ranks on
+    /// both sides of the largest that is estimated.
+    @Test(arguments: 0..<24)
+    func estimatesInBF16AreTheDefinition(round: Int) throws {
+        let seed = UInt64.random(in: 0 ... .max)
+        var generator = SeededGenerator(seed: seed)
+        let rank = round == 0 ? 256 : round == 1 ? 257 : Int.random(in: 1...40, using: &generator)
+        let rows = Int.random(in: 1...30, using: &generator), columns = Int.random(in: 1...300, using: &generator)
+        let spread = round < 8 ? 0 : Int.random(in: 0...40, using: &generator)
+        func number(around exponent: Int) -> Double {
+            let scattered = exponent + Int.random(in: -spread...spread, using: &generator)
+            // Within what F16 can hold.
+            return max(-60000, min(60000, generator.normal() * Double(sign: .plus, exponent: scattered, significand: 1)))
+        }
+        func stored(_ value: Double, _ dtype: DType) -> Double { MergeReference.value(of: MergeReference.bits(of: value, in: dtype), in: dtype) }
+        let factorType = Self.types[round % 3]
+        let exponentOfFactors = spread == 0 ? -5 : Int.random(in: -30...10, using: &generator)
+        let loraA = (0..<rank * columns).map { _ in stored(number(around: exponentOfFactors), factorType) }
+        let loraB = (0..<rows * rank).map { _ in stored(number(around: exponentOfFactors), factorType) }
+        let scale = Double(sign: .minus, exponent: Int.random(in: -34...2, using: &generator), significand: 1.7)
+        let reference = MergeReference.Factors(loraA: loraA, loraB: loraB, rank: rank, scale: round < 8 ? 2 : scale)
+        var weights = (0..<rows * columns).map { index in
+            let update = MergeReference.element(
+                weight: 0, row: index / columns, column: index % columns, columns: columns, factors: [reference])
+            // Another weight, one that the update cancels nearly.
+            switch Int.random(in: 0..<4, using: &generator) {
+            case 0: return -stored(update, .bf16)
+            case 1: return stored(update * 256, .bf16)
+            case 2: return Double(sign: .plus, exponent: Int.random(in: -140...20, using: &generator), significand: 1)
+            default: return stored(generator.normal() * 0.02, .bf16)
+            }
+        }
+        weights[0] = -0.0
+        let base = weights.flatMap { encode($0, .bf16) }
+        let bytesA = loraA.flatMap { encode($0, factorType) }, bytesB = loraB.flatMap { encode($0, factorType) }
+        let factors = try MergeFactors(
+            loraA: unsafe bytesA.span.bytes, typeA: factorType, loraB: unsafe bytesB.span.bytes, typeB: factorType, outputs: rows,
+            inputs: columns, rank: rank, scale: reference.scale)
+        var results: [MergeSums] = []
+        for path in Self.paths {
+            var merged = [UInt8](repeating: 0, count: base.count)
+            var span = merged.mutableSpan
+            var raw = unsafe span.mutableBytes
+            results.append(
+                MergeKernel.mergeRows(
+                    weights: unsafe base.span.bytes, weightType: .bf16, into: &raw, mergedType: .bf16, rows: 0..<rows, columns: columns,
+                    factors: [factors], path: path))
+            var differing = 0
+            var updateSquared = 0.0
+            for index in weights.indices {
+                let row = index / columns, column = index % columns
+                let weight = MergeReference.value(of: bits(base, .bf16, index), in: .bf16)
+                let y = MergeReference.element(weight: weight, row: row, column: column, columns: columns, factors: [reference])
+                let d = MergeReference.element(weight: 0, row: row, column: column, columns: columns, factors: [reference])
+                updateSquared += d * d
+                if bits(merged, .bf16, index) != MergeReference.bits(of: y, in: .bf16) { differing += 1 }
+            }
+            #expect(differing == 0, "seed \(seed), \(path), rank \(rank), factors \(factorType), spread \(spread)")
+            #expect(abs(results.last!.updateSquared - updateSquared) <= 1e-4 * updateSquared, "seed \(seed), \(path)")
+        }
+        #expect(results.allSatisfy { $0 == results[0] }, "seed \(seed): the sums of the paths differ: \(results)")
+    }
+
     @Test(arguments: paths)
     func overflowIsReported(path: MergePath) throws {
         for (dtype, largest) in [(DType.bf16, 0x1.fep127), (.f16, 65504.0), (.f32, Double(Float.greatestFiniteMagnitude))] {

@@ -36,7 +36,7 @@ extension MergePlan {
 
     /// About the memory that the merge takes, in bytes: the pieces that are in the making, and the factors of the largest tensors.
     public func memoryEstimate(threads: Int) -> Int {
-        let factors = jobs.map { $0.updates.reduce(0) { $0 + 8 * $1.rank * ($1.rows.count + $1.columns) } }.max() ?? 0
+        let factors = jobs.map { $0.updates.reduce(0) { $0 + $1.rank * (8 * $1.rows.count + 12 * $1.columns) } }.max() ?? 0
         // Two workspaces a thread, of source and result, and of binary64 where a magnitude is.
         return 2 * threads * 4 * MergePlan.pieceBytes + (threads + 1) * factors
     }

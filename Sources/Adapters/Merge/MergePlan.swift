@@ -21,7 +21,7 @@ public struct MergePlan: Sendable {
 
     /// About as many bytes as a piece of a tensor gives that is made in one go: with its source it fits a core's cache of the
     /// second level, and it needs few system calls.
-    static let pieceBytes = 1 << 19
+    static let pieceBytes = 1 << 18
 
     /// Opens the base and checks that the merge is possible: every module has a weight that its factors fit, every factor
     /// is finite, every element type is one that can be merged.

@@ -75,8 +75,8 @@ final class ShardRun: @unchecked Sendable {
             }
         }
         let columns = job.columns
-        // Whole tiles of the kernel, the last piece of a matrix excepted.
-        let step = max(6, MergePlan.pieceBytes / max(1, columns * job.dtype.bitWidth / 8) / 48 * 48)
+        // As many rows as the kernel computes at once, or a multiple; the last piece of a matrix takes what is left.
+        let step = max(12, MergePlan.pieceBytes / max(1, columns * job.dtype.bitWidth / 8) / 12 * 12)
         if job.elementCount == 0 { return [] }
         if !job.tensor.rows.isEmpty {
             add(0..<job.elementCount / columns, step, .assemble)

@@ -24,11 +24,17 @@ typedef struct {
     /// Not zero when every product of two factors is exact in binary64 (at most 24 significant bits on both sides), so
     /// that a fused multiply-add gives the same sum as a product and a sum.
     int products_are_exact;
+    /// What oplora_merge_estimate made, if it could; `row_errors` begins at the same row as `b`.
+    int is_estimated;
+    const float *a_floats;
+    const float *column_norms;
+    const float *row_errors;
 } oplora_merge_factors;
 
-/// What a block of rows says of itself.
+/// What a block of rows says of itself. d = Σ s·acc is the update of an element, in binary64 or, for one adapter between BF16 and
+/// BF16 that can be estimated, in binary32; the same on every path.
 typedef struct {
-    /// Sum of d², where d = Σ s·acc is the update of an element.
+    /// Sum of d².
     double update_squared;
     /// Sum of d·(W' − W), where W' is the stored element.
     double update_times_change;
@@ -47,6 +53,12 @@ ptrdiff_t oplora_merge_scan(const void *source, int type, size_t count, int *is_
 
 /// Lays A [rank, columns], in binary64, out in panels: `packed` takes ceil(columns / 16) · 16 · rank numbers.
 void oplora_merge_pack(const double *a, size_t rank, size_t columns, double *packed);
+
+/// What an estimate of the merge in binary32 needs beside the factors: A [rank, columns] as it is packed, in binary32; the norms of
+/// its columns, padded to whole panels; and for each row of B what multiplies them to bound the error. Returns zero where the
+/// factors are too large, too small or too many for an estimate; the products of the factors must be exact.
+int oplora_merge_estimate(const double *packed, const double *b, size_t rank, size_t columns, size_t rows, double scale, float *a_floats,
+                          float *column_norms, float *row_errors);
 
 /// Merges `rows` rows of `columns` elements: `weights`, `merged` and the B of each factor point at the first of them. With no
 /// factors it converts from one type to the other.
