@@ -14,7 +14,8 @@ struct VerifyCommand: ParsableCommand {
               oplora verify --run run.opck --adapter adapter
 
             Computes every merged weight from the definition, in arithmetic that shares nothing with merge, and accounts for every tensor of \
-            base, adapter and merged model. Exit code 0: all of it holds; 1: it does not, with the reason; 3: the updates are smaller than \
+            base, adapter and merged model. Merges by other programs pass when a known way of merging gives their bits, or when they are off \
+            by no more than roundings explain. Exit code 0: all of it holds; 1: it does not, with the reason; 3: an update is smaller than \
             the rounding, so the files cannot tell.
             """)
 
@@ -24,7 +25,9 @@ struct VerifyCommand: ParsableCommand {
     @Option(name: .customLong("run"), help: ArgumentHelp("A training run, to check a collapsed adapter against.", valueName: "run.opck"))
     var runPath: String?
     @Option(help: ArgumentHelp("Element type that the merged weights should have: keep, f32, bf16 or f16.", valueName: "type")) var dtype = "keep"
-    @Flag(help: "Let elements pass that another order or precision of summation explains.") var tolerant = false
+    @Option(help: ArgumentHelp("Fail if an element is further from the correctly rounded one; 0 asks for the defined merge.", valueName: "steps"))
+    var maxUlp: Int?
+    @Option(help: ArgumentHelp("Fail if rounding leaves less than this share of an update, 0 to 1.", valueName: "share")) var minSurvival: Double?
     @OptionGroup var threads: ThreadOptions
     @OptionGroup var output: OutputOptions
 
@@ -36,6 +39,8 @@ struct VerifyCommand: ParsableCommand {
         } else if base == nil || merged == nil {
             throw ValidationError("--base and --merged are needed, or --run")
         }
+        if let maxUlp, maxUlp < 0 { throw ValidationError("--max-ulp is a number of steps, 0 or more") }
+        if let minSurvival, !(0...1).contains(minSurvival) { throw ValidationError("--min-survival is a share between 0 and 1") }
         _ = try elementType(dtype, allowingKeep: true)
     }
 
@@ -47,23 +52,20 @@ struct VerifyCommand: ParsableCommand {
         let verdict = try MergeVerifier.verify(
             base: base, adapters: try adapter.map { try $0.read() }, merged: merged,
             options: MergeVerifier.Options(
-                threads: threads.count, dtype: try elementType(dtype, allowingKeep: true), toleratesRounding: tolerant,
-                isCancelled: { Interruption.isRequested }))
+                threads: threads.count, dtype: try elementType(dtype, allowingKeep: true),
+                gates: MergeVerifier.Gates(maxUlp: maxUlp, minSurvival: minSurvival), isCancelled: { Interruption.isRequested }))
         if output.json {
             Terminal.line(verdict.json.serialized())
         } else {
             printFaults(verdict.faults, output: output)
-            let worst = verdict.modules.map(\.maxUlp).max() ?? 0
-            if verdict.isUndecidable {
-                output.say("undecided: rounding erased every update, so merged and not merged look the same")
-            } else if verdict.passes {
-                output.say(
-                    "pass: \(verdict.modules.count) modules are base + adapter, \(worst == 0 ? "every element correctly rounded" : "at most \(worst) ulp off"), every other tensor is the base's"
-                )
-            }
+            for doubt in verdict.doubts { Terminal.error("undecided: \(doubt.module): \(doubt.message)") }
+            if verdict.outcome != .fail { output.say(verdict.summary) }
         }
-        if verdict.isUndecidable { throw Verdict(status: .undecided) }
-        if !verdict.passes { throw Verdict(status: .checkFailed) }
+        switch verdict.outcome {
+        case .pass: return
+        case .inconclusive: throw Verdict(status: .undecided)
+        case .fail: throw Verdict(status: .checkFailed)
+        }
     }
 }
 
@@ -96,5 +98,7 @@ func report(_ verdict: CollapseVerdict, output: OutputOptions, quietJSON: Bool =
 
 private func printFaults(_ faults: [Fault], output: OutputOptions) {
     guard !output.json else { return }
-    for fault in faults { Terminal.error("fail: \(fault.code.rawValue): \(fault.module): \(fault.message)") }
+    for fault in faults {
+        Terminal.error("fail: \(fault.code.rawValue): \(fault.module.isEmpty ? "" : fault.module + ": ")\(fault.message)")
+    }
 }

@@ -1,75 +1,20 @@
 public import Adapters
 public import JSON
-internal import OrderedCollections
-
-/// One thing that is wrong with a merged model or a collapsed adapter.
-public struct Fault: Sendable, Equatable {
-    /// One code for each kind of fault; scripts may rely on the names.
-    public enum Code: String, Sendable, CaseIterable {
-        /// A tensor of the base that the merged model does not hold.
-        case missingTensor
-        /// A tensor of the merged model that the base does not hold.
-        case extraTensor
-        case shapeMismatch
-        case dtypeMismatch
-        /// A tensor that no adapter names and that is not the base's.
-        case baseChangedWithoutAdapter
-        /// A module of an adapter that the base does not hold.
-        case adapterUnused
-        /// A tensor, or a row of one, that is not the one that an adapter puts in the base's place.
-        case wrongReplacement
-        /// Elements that are infinite or no number.
-        case notFinite
-        /// The weight is the base's: the update was never added.
-        case notMerged
-        /// The update was subtracted.
-        case wrongSign
-        /// The update was added with another scale.
-        case wrongScale
-        /// The transpose of the update was added.
-        case transposed
-        /// A few elements are not the result.
-        case elementsDiffer
-        /// Elements that are off by no more than the rounding of another order or precision of summation.
-        case notCorrectlyRounded
-        /// The weight is something else.
-        case wrongUpdate
-        /// A field of `config.json` that describes the architecture has another value.
-        case configurationDiffers
-        /// Files of an adapter lie in the merged folder, and loaders would apply them once more.
-        case leftoverAdapter
-        /// A collapsed factor is not what the hypernetwork gives.
-        case factorDiffers
-        /// A collapsed module's scale is not that of the run.
-        case scaleDiffers
-        /// A module of the run that the adapter does not hold.
-        case missingModule
-        /// A module of the adapter that the run does not hold.
-        case extraModule
-    }
-
-    public let code: Code
-    /// The module or tensor; the field, for a fault of the configuration.
-    public let module: String
-    /// One sentence: what, where, and how far off.
-    public let message: String
-
-    public init(_ code: Code, _ module: String, _ message: String) {
-        self.code = code
-        self.module = module
-        self.message = message
-    }
-
-    public var json: JSONValue {
-        ["code": .string(code.rawValue), "module": .string(module), "message": .string(message)]
-    }
-}
+public import Kernels
 
 /// What the verification of a merged model found.
 public struct MergeVerdict: Sendable {
+    public enum Outcome: String, Sendable {
+        case pass, fail
+        /// Nothing is wrong, and the files cannot tell whether all is right.
+        case inconclusive
+    }
+
     /// One adapted weight, measured. ΔW is the update in binary64, W the base's weight and W′ the merged one.
     public struct Module: Sendable {
         public let path: ModulePath
+        public let standing: MergeStanding
+        public let elements: Int
         /// ⟨ΔW, W′ − W⟩ / ‖ΔW‖²: 1 for the update as it should be, 0 for none, −1 for one that was subtracted. `nil` for an
         /// update that is zero.
         public let projection: Double?
@@ -82,8 +27,10 @@ public struct MergeVerdict: Sendable {
         public let survival: Double?
         /// Elements that are not the correctly rounded ones.
         public let differingElements: Int
-        /// Whether rounding erased the whole update, so that merged and not merged look the same.
-        public let isErased: Bool
+        /// How many elements are 0, 1, 2, 3–4, 5–8 … steps from the correctly rounded one.
+        public let histogram: [Int]
+
+        public var differingShare: Double { elements > 0 ? Double(differingElements) / Double(elements) : 0 }
     }
 
     public struct Coverage: Sendable, Equatable {
@@ -98,17 +45,37 @@ public struct MergeVerdict: Sendable {
         public init() {}
     }
 
-    public let faults: [Fault]
+    /// What is wrong, the most telling first.
+    public internal(set) var faults: [Fault]
+    /// Why modules cannot be decided.
+    public let doubts: [Fault]
     public let modules: [Module]
     public let coverage: Coverage
 
-    public var passes: Bool { faults.isEmpty }
+    public var outcome: Outcome { !faults.isEmpty ? .fail : !doubts.isEmpty ? .inconclusive : .pass }
+    public var passes: Bool { outcome == .pass }
 
-    /// Whether the files cannot tell a merged model from one that was not: every update was erased by rounding.
-    public var isUndecidable: Bool {
-        let updated = modules.filter { $0.survival != nil }
-        return passes && !updated.isEmpty && updated.allSatisfy(\.isErased)
+    /// One sentence for people.
+    public var summary: String {
+        switch outcome {
+        case .fail:
+            return "fail: \(count(faults.count, "fault")) in \(count(modules.count, "module"))"
+        case .inconclusive:
+            return
+                "inconclusive: rounding erased the update of \(doubts.count) of \(count(modules.count, "module")), so merged and not merged look the same there"
+        case .pass:
+            var ways: [(name: String, modules: Int)] = []
+            for module in modules {
+                let name = module.standing.description
+                if let known = ways.firstIndex(where: { $0.name == name }) { ways[known].modules += 1 } else { ways.append((name, 1)) }
+            }
+            let how = ways.sorted { $0.modules > $1.modules }.map { ways.count == 1 ? $0.name : "\($0.modules) \($0.name)" }
+            return
+                "pass: \(count(modules.count, "module")) \(modules.count == 1 ? "is" : "are") base + adapter, \(how.isEmpty ? "with nothing to change" : how.joined(separator: ", ")); every other tensor is the base's"
+        }
     }
+
+    private func count(_ number: Int, _ noun: String) -> String { "\(number) \(noun)\(number == 1 ? "" : "s")" }
 
     /// The report that `oplora verify --json` prints.
     public var json: JSONValue {
@@ -116,15 +83,17 @@ public struct MergeVerdict: Sendable {
         func names(_ list: [String]) -> JSONValue { .array(list.map { .string($0) }) }
         return [
             "schema": "oplora.verify/1",
-            "verdict": .string(passes ? "pass" : "fail"),
+            "verdict": .string(outcome.rawValue),
             "faults": .array(faults.map(\.json)),
+            "doubts": .array(doubts.map(\.json)),
             "modules": .array(
                 modules.map { module in
                     [
-                        "module": .string(module.path.text), "projection": number(module.projection),
+                        "module": .string(module.path.text), "standing": .string(module.standing.name),
+                        "recipe": module.standing.recipe.map { .string($0.name) } ?? .null, "projection": number(module.projection),
                         "relativeResidual": number(module.relativeResidual), "maxUlp": .integer(module.maxUlp),
-                        "survival": number(module.survival), "differingElements": .integer(module.differingElements),
-                        "erased": .bool(module.isErased),
+                        "survival": number(module.survival), "elements": .integer(module.elements),
+                        "differingElements": .integer(module.differingElements), "steps": .array(module.histogram.map { .integer($0) }),
                     ]
                 }),
             "coverage": [
@@ -133,5 +102,46 @@ public struct MergeVerdict: Sendable {
                 "extra": names(coverage.extra),
             ],
         ]
+    }
+}
+
+extension MergeStanding {
+    /// One word, for programs.
+    public var name: String {
+        switch self {
+        case .exact: "exact"
+        case .replayed: "replayed"
+        case .withinRounding: "withinRounding"
+        case .inconclusive: "inconclusive"
+        case .wrong: "wrong"
+        }
+    }
+
+    public var recipe: MergeRecipe? {
+        guard case .replayed(let recipe) = self else { return nil }
+        return recipe
+    }
+
+    var description: String {
+        switch self {
+        case .exact: "every element correctly rounded"
+        case .replayed(let recipe): "as merged with the \(recipe.name)"
+        case .withinRounding: "within what rounding explains"
+        case .inconclusive: "inconclusive"
+        case .wrong: "wrong"
+        }
+    }
+
+    /// The worse of two: of the parts of one module.
+    func worse(_ other: MergeStanding) -> MergeStanding { other.rank > rank ? other : self }
+
+    private var rank: Int {
+        switch self {
+        case .exact: 0
+        case .replayed: 1
+        case .withinRounding: 2
+        case .inconclusive: 3
+        case .wrong: 4
+        }
     }
 }

@@ -4,7 +4,6 @@ internal import JSON
 internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
-internal import Synchronization
 public import Tensors
 
 /// Checks a merged model against its base and the adapters, from the definition of the merge and in code of its own.
@@ -13,26 +12,54 @@ public enum MergeVerifier {
         public var threads: Int
         /// The element type that the merged model should have; `nil` for that of each tensor of the base.
         public var dtype: DType?
-        /// Whether elements that are off by no more than the rounding of another order or precision of summation are let
-        /// pass, as for models that other tools merged.
-        public var toleratesRounding: Bool
+        public var gates: Gates
         /// Asked before each block of rows; true stops.
         public var isCancelled: @Sendable () -> Bool
 
-        public init(
-            threads: Int = 1, dtype: DType? = nil, toleratesRounding: Bool = false, isCancelled: @escaping @Sendable () -> Bool = { false }
-        ) {
+        public init(threads: Int = 1, dtype: DType? = nil, gates: Gates = Gates(), isCancelled: @escaping @Sendable () -> Bool = { false }) {
             self.threads = threads
             self.dtype = dtype
-            self.toleratesRounding = toleratesRounding
+            self.gates = gates
             self.isCancelled = isCancelled
+        }
+    }
+
+    /// Limits that a team sets for what is right.
+    public struct Gates: Sendable {
+        /// The largest distance from the correctly rounded element, in steps of the stored type; 0 asks for the defined merge, bit for
+        /// bit.
+        public var maxUlp: Int?
+        /// The least share of an update that rounding may leave.
+        public var minSurvival: Double?
+
+        public init(maxUlp: Int? = nil, minSurvival: Double? = nil) {
+            self.maxUlp = maxUlp
+            self.minSurvival = minSurvival
+        }
+
+        func faults(of module: MergeVerdict.Module) -> [Fault] {
+            var faults: [Fault] = []
+            if let maxUlp, module.maxUlp > maxUlp {
+                faults.append(
+                    Fault(
+                        .gate, module.path.text,
+                        "\(module.differingElements) of \(module.elements) elements are not the correctly rounded ones, the furthest \(module.maxUlp) ulp off; --max-ulp allows \(maxUlp)"
+                    ))
+            }
+            if let minSurvival, let survival = module.survival, survival < minSurvival {
+                faults.append(
+                    Fault(
+                        .gate, module.path.text,
+                        "rounding leaves \(FaultSearch.text(survival)) of the update; --min-survival asks for \(minSurvival)"))
+            }
+            return faults
         }
     }
 
     /// Verifies a merged model.
     ///
-    /// Every element of an adapted weight must be the correctly rounded one, every other tensor must have the base's bytes,
-    /// and both models must hold the same tensors.
+    /// Every adapted weight must be what the definition or a known way of merging gives, or be off by no more than what roundings
+    /// explain; every other tensor must have the base's bytes; and both models must hold the same tensors.
     ///
     /// - Parameters:
     ///   - base: a model folder or one safetensors file.
@@ -50,12 +77,60 @@ public enum MergeVerifier {
             coverage.adapterUnused.append(subject)
             faults.append(Fault(.adapterUnused, subject, error.message))
         }
-        var work: [Work] = []
+        let works = match(model, mergedFiles, options: options, faults: &faults, coverage: &coverage)
+        let outcomes = try measure(works, options: options)
+        var doubts: [Fault] = []
+        var modules: OrderedDictionary<ModulePath, [(MergeWork, VerificationTally, MergeStanding)]> = [:]
+        for (work, outcome) in zip(works, outcomes) {
+            switch outcome {
+            case .compared(let differing, let first):
+                faults += copyFaults(work, differing: differing, first: first, coverage: &coverage)
+                if let module = work.module { modules[module, default: []].append((work, VerificationTally(), differing > 0 ? .wrong : .exact)) }
+            case .measured(let tally):
+                let judgement = WorkJudgement(work, tally)
+                if judgement.standing == .inconclusive {
+                    doubts += judgement.fault.map { [$0] } ?? []
+                } else if judgement.standing == .wrong {
+                    faults.append(try judgement.fault ?? FaultSearch(work, tally).fault(among: works))
+                    if work.updates.isEmpty, !work.isReplaced { coverage.baseChangedWithoutAdapter.append(work.name) }
+                }
+                if let module = work.module { modules[module, default: []].append((work, tally, judgement.standing)) }
+            }
+        }
+        let list = modules.sorted { $0.key < $1.key }.map { module($0.key, $0.value) }
+        faults += list.flatMap { options.gates.faults(of: $0) }
+        faults += folderFaults(model: model, merged: merged)
+        if let fault = baseFault(works, outcomes, faults) { faults.insert(fault, at: 0) }
+        return MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
+    }
+
+    /// A merged folder made from a single file holds it under that file's name.
+    private static func open(merged: String, base: String) throws -> WeightFiles {
+        let named = FileSystem.join(merged, FileSystem.lastComponent(base))
+        let isOfFile = FileSystem.isFolder(merged) && !FileSystem.isFolder(base) && FileSystem.exists(named)
+        return try WeightFiles(path: isOfFile ? named : merged)
+    }
+
+    private static func isFloating(_ dtype: DType) -> Bool { [.f32, .bf16, .f16, .f64].contains(dtype) }
+
+    /// What is to be measured: the tensors that both models hold alike.
+    private static func match(
+        _ model: AdaptedModel, _ merged: WeightFiles, options: Options, faults: inout [Fault], coverage: inout MergeVerdict.Coverage
+    ) -> [MergeWork] {
+        var works: [MergeWork] = []
         for tensor in model.tensors {
             let (name, shape) = (tensor.name, tensor.shape)
-            guard let other = mergedFiles.tensors[name] else {
+            guard let other = merged.tensors[name] else {
                 coverage.missing.append(name)
-                faults.append(Fault(.missingTensor, name, "the merged model does not hold the tensor \(describe(shape: shape))"))
+                if let tie = model.base.tie, name == tie.head {
+                    faults.insert(
+                        Fault(
+                            .tiedHeadOverwritten, name,
+                            "the adapter makes embedding and head differ, and the merged model still has one matrix, \(tie.embedding), for both; it needs the head's own and tie_word_embeddings false"
+                        ), at: 0)
+                } else {
+                    faults.append(Fault(.missingTensor, name, "the merged model does not hold the tensor \(describe(shape: shape))"))
+                }
                 continue
             }
             guard other.info.shape == shape else {
@@ -68,297 +143,89 @@ public enum MergeVerifier {
                 faults.append(Fault(.dtypeMismatch, name, "it is stored as \(other.info.dtype) and should be \(dtype)"))
                 continue
             }
-            work += Self.work(of: tensor, merged: other)
+            works += MergeWork.parts(of: tensor, merged: other)
         }
         let names = Set(model.tensors.map(\.name))
-        for name in mergedFiles.tensors.keys where !names.contains(name) {
+        for name in merged.tensors.keys where !names.contains(name) {
             coverage.extra.append(name)
             faults.append(Fault(.extraTensor, name, "neither the base nor an adapter holds the tensor"))
         }
-        let measures = try measure(work, options: options)
-        var modules: [ModulePath: Measure] = [:]
-        for (item, outcome) in zip(work, measures) {
-            if let module = item.module { modules[module, default: Measure()].add(outcome.measure) }
-            judge(item, outcome, options: options, faults: &faults, coverage: &coverage)
-        }
-        faults += folderFaults(model: model, merged: merged)
-        return MergeVerdict(
-            faults: faults, modules: modules.sorted { $0.key < $1.key }.map { self.module($0.key, $0.value) }, coverage: coverage)
-    }
-
-    /// A merged folder made from a single file holds it under that file's name.
-    private static func open(merged: String, base: String) throws -> WeightFiles {
-        let named = FileSystem.join(merged, FileSystem.lastComponent(base))
-        let isOfFile = FileSystem.isFolder(merged) && !FileSystem.isFolder(base) && FileSystem.exists(named)
-        return try WeightFiles(path: isOfFile ? named : merged)
-    }
-
-    private static func isFloating(_ dtype: DType) -> Bool { [.f32, .bf16, .f16, .f64].contains(dtype) }
-
-    // MARK: Work
-
-    /// Rows of a tensor that the same updates meet.
-    private struct Work: Sendable {
-        let name: String
-        /// What the rows are before the update.
-        let source: WeightFiles.Location
-        let merged: WeightFiles.Location
-        let updates: [TensorUpdate]
-        /// What reports call the module, when an adapter names the tensor.
-        let module: ModulePath?
-        /// Rows of the matrix; any other tensor is cut by elements.
-        let rows: Range<Int>
-        let columns: Int
-        /// A row of an adapter that takes the place of the one row of this work: its number there.
-        var replacement: Int?
-        /// Whether the values are an adapter's own and not the base's.
-        let isReplaced: Bool
-
-        var isConverted: Bool { source.info.dtype != merged.info.dtype }
-    }
-
-    /// A tensor, cut where other updates begin and where an adapter brings whole rows.
-    private static func work(of tensor: AdaptedModel.Tensor, merged: WeightFiles.Location) -> [Work] {
-        let active = tensor.updates.filter { !$0.isZero }
-        let columns = active.first?.columns ?? (tensor.rows.isEmpty ? 1 : tensor.shape.last ?? 1)
-        let count = tensor.source.info.elementCount / max(columns, 1)
-        var cuts = Set(active.flatMap { [$0.rows.lowerBound, $0.rows.upperBound] })
-        for row in tensor.rows.keys { cuts.formUnion([row, row + 1]) }
-        cuts.formUnion([0, count])
-        let bounds = cuts.sorted()
-        return zip(bounds, bounds.dropFirst()).map { low, high in
-            let row = tensor.rows[low]
-            return Work(
-                name: tensor.name, source: row?.values ?? tensor.source, merged: merged, updates: active.filter { $0.rows.contains(low) },
-                module: tensor.updates.first { $0.rows.contains(low) }?.module, rows: low..<high, columns: columns, replacement: row?.row,
-                isReplaced: row != nil || !tensor.isOfBase)
-        }
-    }
-
-    private enum Outcome: Sendable {
-        case measured(Measure)
-        /// Bytes that differ: how many elements, and the first.
-        case compared(differing: Int, first: Int)
-
-        var measure: Measure {
-            switch self {
-            case .measured(let measure): return measure
-            case .compared(let differing, _):
-                var measure = Measure()
-                measure.differing = differing
-                return measure
-            }
-        }
-    }
-
-    private struct Piece: Sendable {
-        let work: Int
-        let range: Range<Int>
-    }
-
-    /// Elements that a piece has, about.
-    private static let pieceElements = 1 << 18
-
-    private static func measure(_ work: [Work], options: Options) throws -> [Outcome] {
-        var pieces: [Piece] = []
-        for (number, item) in work.enumerated() {
-            let step = max(1, pieceElements / max(item.columns, 1))
-            for start in stride(from: item.rows.lowerBound, to: item.rows.upperBound, by: step) {
-                pieces.append(Piece(work: number, range: start..<min(start + step, item.rows.upperBound)))
-            }
-        }
-        let list = pieces
-        let results = Mutex([Outcome?](repeating: nil, count: list.count))
-        let next = Atomic<Int>(0)
-        let isStopped = Atomic<Bool>(false)
-        ThreadPool.runOnce(workers: max(1, min(options.threads, list.count))) { _ in
-            var recent = -1
-            var updates: [Update] = []
-            while true {
-                let number = next.wrappingAdd(1, ordering: .relaxed).oldValue
-                guard number < list.count else { return }
-                if options.isCancelled() { isStopped.store(true, ordering: .relaxed) }
-                if isStopped.load(ordering: .relaxed) { return }
-                let piece = list[number]
-                let item = work[piece.work]
-                if recent != piece.work {
-                    recent = piece.work
-                    updates = item.updates.map { Update($0, weights: item.source) }
-                }
-                let outcome = measure(item, piece.range, updates)
-                results.withLock { $0[number] = outcome }
-            }
-        }
-        if isStopped.load(ordering: .relaxed) {
-            throw MergeError(.interrupted, path: "verify", "the verification was interrupted")
-        }
-        var totals: [Outcome] = work.map { $0.updates.isEmpty && !$0.isConverted ? .compared(differing: 0, first: 0) : .measured(Measure()) }
-        let found = results.withLock { $0 }
-        for (piece, result) in zip(list, found) {
-            switch (totals[piece.work], result) {
-            case (.measured(var sum), .measured(let measure)?):
-                sum.add(measure)
-                totals[piece.work] = .measured(sum)
-            case (.compared(let count, let first), .compared(let differing, let place)?):
-                totals[piece.work] = .compared(differing: count + differing, first: count > 0 ? first : place)
-            default:
-                break
-            }
-        }
-        return totals
-    }
-
-    private static func measure(_ item: Work, _ range: Range<Int>, _ updates: [Update]) -> Outcome {
-        let columns = item.columns
-        func bytes(of location: WeightFiles.Location, _ rows: Range<Int>) -> Range<Int> {
-            let start = location.info.byteRange.lowerBound
-            let width = location.info.dtype.bitWidth
-            return start + rows.lowerBound * columns * width / 8..<start + (rows.upperBound * columns * width + 7) / 8
-        }
-        let sourceRows = item.replacement.map { $0..<$0 + range.count } ?? range
-        let (baseRange, mergedRange) = (bytes(of: item.source, sourceRows), bytes(of: item.merged, range))
-        let (baseFile, mergedFile) = (item.source.file.file, item.merged.file.file)
-        defer {
-            baseFile.release(baseRange)
-            mergedFile.release(mergedRange)
-        }
-        let base = baseFile.bytes(in: baseRange)
-        let merged = mergedFile.bytes(in: mergedRange)
-        if item.updates.isEmpty, !item.isConverted {
-            return compare(base, merged, width: max(1, item.source.info.dtype.bitWidth / 8), start: range.lowerBound * columns)
-        }
-        // A tensor that is only converted is one row.
-        let isRow = item.updates.isEmpty
-        var measure = ElementCheck.measure(
-            base: base, baseType: item.source.info.dtype, merged: merged, mergedType: item.merged.info.dtype, rows: isRow ? 0..<1 : range,
-            columns: isRow ? range.count * columns : columns, updates: updates)
-        if isRow {
-            measure.firstDiffering?.index += range.lowerBound * columns
-            measure.firstNotFinite = measure.firstNotFinite.map { $0 + range.lowerBound * columns }
-        }
-        return .measured(measure)
-    }
-
-    private static func compare(_ a: RawSpan, _ b: RawSpan, width: Int, start: Int) -> Outcome {
-        // Sound: whole words within both spans, which are equally long; every bit pattern is an integer.
-        var index = 0
-        let words = a.byteCount / 8
-        while index < words,
-            unsafe a.unsafeLoadUnaligned(fromByteOffset: 8 * index, as: UInt64.self)
-                == b.unsafeLoadUnaligned(fromByteOffset: 8 * index, as: UInt64.self)
-        { index += 1 }
-        var differing = 0
-        var first = 0
-        var last = -1
-        for byte in 8 * index..<a.byteCount
-        where unsafe a.unsafeLoad(fromByteOffset: byte, as: UInt8.self) != b.unsafeLoad(fromByteOffset: byte, as: UInt8.self) {
-            guard byte / width != last else { continue }
-            last = byte / width
-            if differing == 0 { first = start + last }
-            differing += 1
-        }
-        return .compared(differing: differing, first: first)
+        return works
     }
 
     // MARK: Judgement
 
-    private static func judge(
-        _ item: Work, _ outcome: Outcome, options: Options, faults: inout [Fault], coverage: inout MergeVerdict.Coverage
-    ) {
-        func place(_ index: Int) -> String {
-            let shape = item.merged.info.shape
-            return shape.count == 2 ? "[\(index / shape[1]),\(index % shape[1])]" : "\(index)"
+    /// Measures works; those of which a way of merging explains the few elements that are not the correctly rounded ones once more,
+    /// to see that it explains all others as well.
+    private static func measure(_ works: [MergeWork], options: Options) throws -> [WorkOutcome] {
+        var outcomes = try MergeWork.measure(works, threads: options.threads, isCancelled: options.isCancelled)
+        let again = works.indices.filter { number in
+            guard case .measured(let tally) = outcomes[number], case .replayed = WorkJudgement(works[number], tally).standing else { return false }
+            return tally.differing < works[number].elementCount / 20
         }
-        switch outcome {
-        case .compared(let differing, let first):
-            guard differing > 0 else { return }
-            if !item.isReplaced { coverage.baseChangedWithoutAdapter.append(item.name) }
-            let why = item.module == nil ? "no adapter names it" : "the adapter's update of it is zero"
-            let owner = item.isReplaced ? "those that the adapter puts there" : "the base's and \(why)"
-            var message =
-                "\(differing) of \(item.rows.count * item.columns) elements are not \(owner); the first is element \(place(first))"
-            if isFloating(item.merged.info.dtype) {
-                let stored = value(item.merged, first)
-                let sourceIndex = first + ((item.replacement ?? item.rows.lowerBound) - item.rows.lowerBound) * item.columns
-                message += ", \(stored) where \(item.isReplaced ? "the adapter" : "the base") has \(value(item.source, sourceIndex))"
-                if !stored.isFinite { faults.append(Fault(.notFinite, item.name, "element \(place(first)) is infinite or no number")) }
-            }
-            faults.append(Fault(item.isReplaced ? .wrongReplacement : .baseChangedWithoutAdapter, item.name, message))
-        case .measured(let measure):
-            let isAdapted = !item.updates.isEmpty
-            guard measure.differing > 0 else { return }
-            if options.toleratesRounding, isAdapted, measure.differing == measure.roundingLike { return }
-            if !isAdapted, !item.isReplaced { coverage.baseChangedWithoutAdapter.append(item.name) }
-            faults.append(diagnose(item, measure, place))
-        }
+        let repeated = try MergeWork.measure(
+            again.map { works[$0] }, isThorough: true, threads: options.threads, isCancelled: options.isCancelled)
+        for (number, outcome) in zip(again, repeated) { outcomes[number] = outcome }
+        return outcomes
     }
 
-    private static func module(_ path: ModulePath, _ measure: Measure) -> MergeVerdict.Module {
-        let hasUpdate = measure.updateSquared > 0
+    /// Of a tensor whose bytes must be the source's.
+    private static func copyFaults(
+        _ work: MergeWork, differing: Int, first: Int, coverage: inout MergeVerdict.Coverage
+    ) -> [Fault] {
+        guard differing > 0 else { return [] }
+        if !work.isReplaced { coverage.baseChangedWithoutAdapter.append(work.name) }
+        let why = work.module == nil ? "no adapter names it" : "the adapter's update of it is zero"
+        let owner = work.isReplaced ? "those that the adapter puts there" : "the base's and \(why)"
+        var faults: [Fault] = []
+        var message = "\(differing) of \(work.elementCount) elements are not \(owner); the first is element \(work.place(first))"
+        if isFloating(work.merged.info.dtype) {
+            let stored = StoredElement.value(work.merged, first)
+            let before = StoredElement.value(work.source, work.sourceIndex(first))
+            message += ", \(stored) where \(work.isReplaced ? "the adapter" : "the base") has \(before)"
+            if !stored.isFinite {
+                faults.append(Fault(.notFinite, work.name, "element \(work.place(first)) is infinite or no number"))
+            }
+        }
+        faults.append(Fault(work.isReplaced ? .wrongReplacement : .baseChangedWithoutAdapter, work.name, message))
+        return faults
+    }
+
+    private static func module(_ path: ModulePath, _ parts: [(MergeWork, VerificationTally, MergeStanding)]) -> MergeVerdict.Module {
+        var tally = VerificationTally()
+        for part in parts { tally.add(part.1) }
+        let hasUpdate = tally.updateSquared > 0
         return .init(
-            path: path, projection: hasUpdate ? measure.updateTimesChange / measure.updateSquared : nil,
-            relativeResidual: hasUpdate ? (measure.residualSquared / measure.updateSquared).squareRoot() : nil, maxUlp: measure.maxUlp,
-            survival: hasUpdate ? measure.updateTimesExpected / measure.updateSquared : nil, differingElements: measure.differing,
-            isErased: hasUpdate && measure.expectedChanged == 0)
+            path: path, standing: parts.reduce(.exact) { $0.worse($1.2) }, elements: parts.reduce(0) { $0 + $1.0.elementCount },
+            projection: hasUpdate ? tally.updateTimesChange / tally.updateSquared : nil,
+            relativeResidual: hasUpdate ? (tally.residualSquared / tally.updateSquared).squareRoot() : nil, maxUlp: tally.largestSteps,
+            survival: hasUpdate ? tally.updateTimesExpected / tally.updateSquared : nil, differingElements: tally.differing,
+            histogram: tally.histogram)
     }
 
-    /// The name of what is wrong with a weight that is not the correctly rounded one.
-    private static func diagnose(_ item: Work, _ measure: Measure, _ place: (Int) -> String) -> Fault {
-        let name = item.module?.text ?? item.name
-        let share = "\(measure.differing) of \(measure.elements) elements are not the correctly rounded ones"
-        var first = ""
-        if let found = measure.firstDiffering {
-            first = "; the first is element \(place(found.index)), \(found.stored) instead of \(found.expected), \(found.steps) ulp off"
-        }
-        if let index = measure.firstNotFinite {
-            return Fault(.notFinite, name, "\(measure.notFinite) elements are infinite or no number; the first is element \(place(index))")
-        }
-        if item.updates.isEmpty { return Fault(item.isReplaced ? .wrongReplacement : .baseChangedWithoutAdapter, name, share + first) }
-        if measure.differing == measure.roundingLike, measure.differing <= max(8, measure.elements / 20) {
-            return Fault(.notCorrectlyRounded, name, share + ", all by no more than a rounding" + first)
-        }
-        if measure.differing <= max(8, measure.elements / 1000) { return Fault(.elementsDiffer, name, share + first) }
-        if measure.changed == 0 { return Fault(.notMerged, name, "the weight is the base's, the update is not in it") }
-        // How much of the update is in the change, against what rounding lets through, and what the change is beside it.
-        let projection = measure.updateTimesChange / measure.updateSquared
-        let survival = measure.updateTimesExpected / measure.updateSquared
-        let unexplained = measure.changeSquared - projection * measure.updateTimesChange
-        let allowance = 4 * measure.roundingSquared + 0.01 * measure.changeSquared
-        if unexplained <= allowance, survival > 0.1,
-            measure.updateTimesChange * measure.updateTimesChange > 0.01 * measure.updateSquared * measure.changeSquared
-        {
-            let factor = projection / survival
-            if (factor + 1).magnitude < 0.02 { return Fault(.wrongSign, name, "the update was subtracted (projection \(projection))" + first) }
-            if (factor - 1).magnitude > 0.001 {
-                return Fault(.wrongScale, name, "the update is in it \(factor) times (projection \(projection))" + first)
+    /// Whether the merged model was made from another base: most of what no adapter touches is not the base's, and no adapted weight
+    /// is right.
+    private static func baseFault(_ works: [MergeWork], _ outcomes: [WorkOutcome], _ faults: [Fault]) -> Fault? {
+        var (untouched, changed, adapted, explained) = (0, 0, 0, 0)
+        let wrong = Set(faults.filter { $0.code == .wrongUpdate }.map(\.module))
+        for (work, outcome) in zip(works, outcomes) where isFloating(work.merged.info.dtype) && work.elementCount > 1 {
+            switch outcome {
+            case .compared(let differing, _) where !work.isReplaced:
+                untouched += 1
+                if differing > work.elementCount / 2 { changed += 1 }
+            case .measured where !work.updates.isEmpty:
+                adapted += 1
+                if !wrong.contains(work.label) { explained += 1 }
+            default:
+                break
             }
         }
-        if item.rows == 0..<item.columns, item.updates.allSatisfy({ $0.magnitude == nil }) {
-            let transposed = transposedProjection(item)
-            if transposed > 0.5 * survival, transposed > 2 * projection.magnitude {
-                return Fault(
-                    .transposed, name, "the change is the transpose of the update (projection \(projection), of the transpose \(transposed))" + first)
-            }
-        }
-        if measure.differing == measure.roundingLike {
-            return Fault(.notCorrectlyRounded, name, share + ", all by no more than a rounding" + first)
-        }
-        return Fault(.wrongUpdate, name, share + " (projection \(projection))" + first)
-    }
-
-    private static func transposedProjection(_ item: Work) -> Double {
-        let (base, merged) = (item.source, item.merged)
-        return base.file.withBytes(of: base.info) { before in
-            merged.file.withBytes(of: merged.info) { after in
-                ElementCheck.transposedProjection(
-                    base: before, baseType: base.info.dtype, merged: after, mergedType: merged.info.dtype, size: item.columns,
-                    updates: item.updates.map { Update($0, weights: base) })
-            }
-        }
-    }
-
-    private static func value(_ location: WeightFiles.Location, _ index: Int) -> Double {
-        location.file.withBytes(of: location.info) { ElementCheck.value($0, location.info.dtype, index) }
+        guard changed + (adapted - explained) >= 2, 2 * changed >= untouched, adapted == 0 || 4 * explained <= adapted else { return nil }
+        guard untouched > 0 || adapted > 1 else { return nil }
+        return Fault(
+            .wrongBase, "",
+            "\(changed) of \(untouched) tensors that no adapter touches are not the base's, and \(adapted - explained) of \(adapted) adapted weights are nothing that the base and the adapter explain: the merged model was made from another base"
+        )
     }
 
     // MARK: The other files

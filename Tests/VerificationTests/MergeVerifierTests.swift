@@ -76,7 +76,7 @@ struct MergeVerifierTests {
         let item = try Case(dtype: dtype, factorType: factorType, seed: seed)
         for threads in [1, 3] {
             let verdict = try item.verifyAsMerged(threads: threads)
-            #expect(verdict.passes && !verdict.isUndecidable, "seed \(seed): \(verdict.faults)")
+            #expect(verdict.passes, "seed \(seed): \(verdict.faults)")
             #expect(verdict.modules.count == 4)
             for module in verdict.modules {
                 #expect(module.maxUlp == 0 && module.differingElements == 0 && module.projection == module.survival)
@@ -110,7 +110,7 @@ struct MergeVerifierTests {
                 #expect(verdict.faults.allSatisfy { name == $0.module || name == $0.module + ".weight" })
                 let isAdapted = TestModel.modules.contains { name == $0 + ".weight" }
                 let allowed: [Fault.Code] =
-                    isAdapted ? [.elementsDiffer, .notCorrectlyRounded, .notFinite] : [.baseChangedWithoutAdapter, .notFinite]
+                    isAdapted ? [.elementsDiffer, .notFinite] : [.baseChangedWithoutAdapter, .notFinite]
                 #expect(verdict.faults.allSatisfy { allowed.contains($0.code) }, "seed \(seed): \(verdict.faults)")
                 #expect(verdict.coverage.baseChangedWithoutAdapter == (isAdapted ? [] : [name]))
             }
@@ -126,7 +126,7 @@ struct MergeVerifierTests {
         let right = item.tensors
         for name in [Self.query + ".weight", Self.up + ".weight"] {
             let cases: [(Double, Fault.Code, Double)] = [
-                (-1, .wrongSign, -1), (2, .wrongScale, 2), (0.5, .wrongScale, 0.5), (-0.25, .wrongScale, -0.25), (0, .notMerged, 0),
+                (-1, .wrongSign, -1), (2, .mergedTwice, 2), (0.5, .wrongScale, 0.5), (-0.25, .wrongScale, -0.25), (0, .notMerged, 0),
             ]
             for (factor, code, projection) in cases {
                 item.tensors = right
@@ -146,7 +146,7 @@ struct MergeVerifierTests {
         #expect(codes(try item.verify(), of: Self.query) == [.wrongUpdate])
         // All of it with another weight than the adapter was merged with.
         item.tensors = right
-        let verdict = try item.verify(weight: 0.5)
+        let verdict = try item.verify(weight: 0.4)
         #expect(verdict.faults.count == 4 && verdict.faults.allSatisfy { $0.code == .wrongScale })
     }
 
@@ -187,32 +187,25 @@ struct MergeVerifierTests {
         }
     }
 
-    @Test func roundingOfOtherToolsCanBeTolerated() throws {
+    @Test func oneStepOfOneElementIsCaught() throws {
         let item = try Case()
-        let name = Self.query + ".weight"
-        let index = item.index(name)
-        // One step of the last place, as another order of summation gives.
-        item.tensors[index].bytes[20] ^= 1
-        let strict = try item.verify()
-        #expect(codes(strict, of: Self.query) == [.notCorrectlyRounded])
-        #expect(strict.modules.first { $0.path.text == Self.query }?.maxUlp == 1)
-        #expect(try item.verify(options: .init(toleratesRounding: true)).passes)
+        item.tensors[item.index(Self.query + ".weight")].bytes[20] ^= 1
+        let verdict = try item.verify()
+        #expect(codes(verdict, of: Self.query) == [.elementsDiffer])
+        #expect(verdict.modules.first { $0.path.text == Self.query }?.maxUlp == 1)
     }
 
-    @Test func updatesThatRoundingErasedAreUndecidable() throws {
+    @Test func updatesThatRoundingErasedAreInconclusive() throws {
         let item = try Case(spread: 1e-7)
-        let verdict = try item.verifyAsMerged()
-        #expect(verdict.passes)
         // Some elements of the base are so small that even this update shows.
-        let erased = verdict.modules.filter(\.isErased)
-        #expect(erased.allSatisfy { $0.survival == 0 })
+        #expect(try item.verifyAsMerged().outcome != .fail)
         let folder = try TemporaryFolder()
         try writeSafetensors(
             [TestTensor(Self.query + ".weight", .bf16, [24, 24], values: [Float](repeating: 1, count: 576))], to: folder.path("base.safetensors"))
         let adapter = try TestModel.writeAdapter(to: folder.path("adapter"), modules: [Self.query], spread: 1e-3, seed: 1)
         let same = try MergeVerifier.verify(
             base: folder.path("base.safetensors"), adapters: [.init(adapter)], merged: folder.path("base.safetensors"))
-        #expect(same.passes && same.isUndecidable && same.modules[0].survival == 0)
+        #expect(same.outcome == .inconclusive && same.modules[0].survival == 0 && same.doubts.map(\.code) == [.roundedAway])
     }
 
     @Test func zeroUpdatesMayChangeNothing() throws {

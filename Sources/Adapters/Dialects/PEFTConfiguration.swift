@@ -157,9 +157,10 @@ struct PEFTConfiguration {
         return known.count == names.count ? known : nil
     }
 
-    /// Whether a tensor is of a module that was trained whole.
+    /// Whether a tensor is of a module that was trained whole. PEFT takes every module whose path ends with one of the names, be it in
+    /// the middle of a component: `norm` means `input_layernorm`, too.
     func isSaved(_ tensor: ModulePath) -> Bool {
-        modulesToSave.contains { name in ".\(tensor).".contains(".\(name).") && !tensor.text.hasSuffix(name) }
+        modulesToSave.contains { name in tensor.text.contains(name + ".") }
     }
 
     /// The tokens whose rows a module's trained embeddings are.

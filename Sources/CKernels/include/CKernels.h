@@ -9,3 +9,4 @@
 #include "oplora_crc32.h"
 #include "oplora_statistics.h"
 #include "oplora_panels.h"
+#include "oplora_verify.h"

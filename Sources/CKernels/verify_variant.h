@@ -1,0 +1,422 @@
+// The bodies of verify.c. Included once for each instruction set, with VARIANT naming it, FUSED where it has fused multiply-adds, and
+// WHOLE_PANELS where twelve accumulators of sixteen columns fit its registers.
+
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define NAME(f) JOIN(f, VARIANT)
+#define INLINE static inline __attribute__((always_inline))
+
+// MARK: Widening
+
+INLINE wide NAME(splat)(double x) { return (wide){x, x, x, x, x, x, x, x}; }
+
+INLINE wide NAME(widen_8)(const char *source, int type) {
+    switch (type) {
+    case oplora_verify_f32: return __builtin_convertvector(*(const narrow *)source, wide);
+    case oplora_verify_bf16: return __builtin_convertvector((narrow)(__builtin_convertvector(*(const halves *)source, words) << 16), wide);
+    case oplora_verify_f16: {
+        // The fields of binary32 are wider: moved into place and scaled by the difference of the biases, which is exact. What is
+        // infinite or no number would become finite and is put right.
+        const words bits = __builtin_convertvector(*(const halves *)source, words);
+        const words placed = (bits & 0x7fff) << 13 | (bits & 0x8000) << 16;
+        const words top = (words)((bits & 0x7c00) == 0x7c00);
+        const wide scaled = __builtin_convertvector((narrow)placed, wide) * 0x1p112;
+        const wide special = __builtin_convertvector((narrow)(placed | 0x7f800000), wide);
+        const whole mask = __builtin_convertvector((__attribute__((vector_size(32))) int32_t)top, whole);
+        return (wide)(((whole)special & mask) | ((whole)scaled & ~mask));
+    }
+    default: return *(const wide *)source;
+    }
+}
+
+INLINE void NAME(widen_typed)(const char *source, int type, size_t size, size_t rows, size_t source_stride, size_t count, size_t stride,
+                              double *target) {
+    for (size_t row = 0; row < rows; row++, source += source_stride * size, target += stride) {
+        size_t i = 0;
+        for (; i + lanes <= count; i += lanes) *(wide *)(target + i) = NAME(widen_8)(source + i * size, type);
+        if (i == count) continue;
+        char padded[64] = {0};
+        memcpy(padded, source + i * size, (count - i) * size);
+        const wide rest = NAME(widen_8)(padded, type);
+        memcpy(target + i, &rest, (count - i) * sizeof(double));
+    }
+}
+
+#define WIDEN(type, size) NAME(widen_typed)(source, type, size, rows, source_stride, count, stride, target)
+static void NAME(widen)(const void *source, int type, size_t rows, size_t source_stride, size_t count, size_t stride, double *target) {
+    switch (type) {
+    case oplora_verify_f32: return WIDEN(oplora_verify_f32, 4);
+    case oplora_verify_bf16: return WIDEN(oplora_verify_bf16, 2);
+    case oplora_verify_f16: return WIDEN(oplora_verify_f16, 2);
+    default: return WIDEN(oplora_verify_f64, 8);
+    }
+}
+#undef WIDEN
+
+// MARK: Sums
+
+#ifdef FUSED
+#define EXACT_STEP(x, y, z) __builtin_elementwise_fma(x, y, z)
+#else
+// Where the product is exact, a sum with it is the same.
+#define EXACT_STEP(x, y, z) ((z) + (x) * (y))
+#endif
+#define SEPARATE_STEP(x, y, z) ((z) + (x) * (y))
+
+// acc of ROWS rows and WIDTH vectors of columns, and what follows from it.
+#define SUMS(ROWS, WIDTH, STEP)                                                                                            \
+    {                                                                                                                      \
+        wide acc[ROWS][WIDTH];                                                                                             \
+        for (int r = 0; r < ROWS; r++)                                                                                     \
+            for (int v = 0; v < WIDTH; v++) acc[r][v] = (wide){0};                                                         \
+        for (size_t k = 0; k < rank; k++)                                                                                  \
+            for (int v = 0; v < WIDTH; v++) {                                                                              \
+                const wide line = *(const wide *)(right + k * oplora_verify_panel + v * lanes);                            \
+                for (int r = 0; r < ROWS; r++) {                                                                           \
+                    const double factor = left[(size_t)r * rank + k];                                                      \
+                    acc[r][v] = STEP(NAME(splat)(factor), line, acc[r][v]); \
+                }                                                                                                          \
+            }                                                                                                              \
+        for (int r = 0; r < ROWS; r++)                                                                                     \
+            for (int v = 0; v < WIDTH; v++) {                                                                              \
+                const wide added = acc[r][v] * scale;                                                                     \
+                const size_t at = (row + (size_t)r) * stride + column + (size_t)v * lanes;                                 \
+                *(wide *)(total + at) = is_first ? added : *(const wide *)(total + at) + added;                          \
+                if (has_result) *(wide *)(result + at) = *(const wide *)((is_first ? weights : result) + at) + added; \
+            }                                                                                                              \
+    }
+
+#if WHOLE_PANELS
+#define PANEL_SUMS(ROWS, STEP)                                                                   \
+    {                                                                                            \
+        const double *right = panel_right;                                                       \
+        const size_t column = p;                                                                 \
+        SUMS(ROWS, 2, STEP)                                                                      \
+    }
+#else
+#define PANEL_SUMS(ROWS, STEP)                                                                   \
+    for (int half = 0; half < 2; half++) {                                                       \
+        const double *right = panel_right + half * lanes;                                        \
+        const size_t column = p + (size_t)half * lanes;                                          \
+        SUMS(ROWS, 1, STEP)                                                                      \
+    }
+#endif
+
+static void NAME(sums)(const oplora_verify_update *update, int is_first, size_t rows, size_t first, size_t count, size_t stride,
+                       const double *weights, double *total, double *result) {
+    const size_t rank = update->rank;
+    const double scale = update->scale;
+    const int has_result = result != NULL;
+    for (size_t p = 0; p < count; p += oplora_verify_panel) {
+        const double *panel_right = update->right + (first + p) * rank;
+        size_t row = 0;
+        if (update->products_are_exact)
+            for (; row + row_tile <= rows; row += row_tile) {
+                const double *left = update->left + row * rank;
+                PANEL_SUMS(row_tile, EXACT_STEP)
+            }
+        for (; row < rows; row++) {
+            const double *left = update->left + row * rank;
+            if (update->products_are_exact)
+                PANEL_SUMS(1, EXACT_STEP)
+            else
+                PANEL_SUMS(1, SEPARATE_STEP)
+        }
+    }
+}
+
+// MARK: Judging
+
+INLINE wide NAME(magnitude)(wide x) { return (wide)((whole)x & 0x7fffffffffffffff); }
+INLINE wide NAME(select)(whole mask, wide a, wide b) { return (wide)(((whole)a & mask) | ((whole)b & ~mask)); }
+INLINE double NAME(sum)(wide x) { return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7])); }
+INLINE int64_t NAME(count)(whole mask) { return -__builtin_reduce_add(mask); }
+
+// Rounded to nearest even in a type, as a number of binary64; infinite where it leaves the type's range.
+INLINE wide NAME(round_to)(wide x, struct format format) {
+    if (format.precision == 53) return x;
+    const int dropped = 53 - format.precision;
+    const whole bits = (whole)x, last = (bits >> dropped) & 1;
+    const wide normal = (wide)((bits + (int64_t)((1ll << (dropped - 1)) - 1) + last) & -(int64_t)(1ll << dropped));
+    // Below the normal numbers the last place stays where it is: adding a large number leaves no bit below it.
+    const wide large = NAME(splat)(1.5 * power_of_two(52 + format.least - format.precision + 1));
+    const wide size = NAME(magnitude)(x), small = (size + large) - large;
+    const wide rounded = NAME(select)((whole)(size < power_of_two(format.least)), small, NAME(magnitude)(normal));
+    const wide bounded = NAME(select)((whole)(rounded < power_of_two(format.limit - 1) * 2), rounded, NAME(splat)(INFINITY));
+    return (wide)((whole)bounded | ((whole)x & (whole)NAME(splat)(-0.0)));
+}
+
+INLINE wide NAME(round_float)(wide x) { return __builtin_convertvector(__builtin_convertvector(x, narrow), wide); }
+
+// The distance from one number of a type to the next, at the magnitude of x.
+INLINE wide NAME(step)(wide x, struct format format) {
+    const wide power = (wide)((whole)x & 0x7ff0000000000000);
+    const wide least = NAME(splat)(power_of_two(format.least));
+    return NAME(select)((whole)(power > least), power, least) * power_of_two(1 - format.precision);
+}
+
+// The place of a number among those of its type, zero being zero.
+INLINE whole NAME(ordinal)(wide x, struct format format) {
+    const wide size = NAME(magnitude)(x), least = NAME(splat)(power_of_two(format.least));
+    const int dropped = 53 - format.precision;
+    const whole normal = ((whole)size >> dropped) - ((whole)least >> dropped) + (int64_t)(1ll << (format.precision - 1));
+    // Exact: a whole number of steps, below 2^53, with its bits at the end of the sum's.
+    const wide steps = size * power_of_two(-format.least) * power_of_two(format.precision - 1);
+    const whole subnormal = (whole)(steps + 0x1p52) & 0xfffffffffffff;
+    const whole place = (whole)NAME(select)((whole)(size < least), (wide)subnormal, (wide)normal);
+    const whole sign = (whole)x >> 63;
+    return (place ^ sign) - sign;
+}
+
+// Counts lanes under a mask, and remembers the first.
+INLINE void NAME(note)(whole mask, int64_t index, int64_t *found, int64_t *first) {
+    const int64_t number = NAME(count)(mask);
+    if (!number) return;
+    *found += number;
+    if (*first < index) return;
+    for (int i = 0; i < lanes; i++)
+        if (mask[i]) {
+            *first = index + i;
+            return;
+        }
+}
+
+// The elements of a segment that has others than the correctly rounded ones: which they are, and what explains them.
+static void NAME(explain)(struct format format, size_t count, const double *weights, const double *merged, const double *total,
+                          const double *result, const oplora_verify_bounds *bounds, size_t row, int64_t index,
+                          oplora_verify_tally *tally) {
+    const struct format bf16 = {8, -126, 128}, f16 = {11, -14, 16};
+    const double scale = bounds->scale;
+    tally->looked_at += (int64_t)count;
+    for (size_t i = 0; i < count; i += lanes) {
+        wide w, m, d, y, norms;
+        whole inside = {-1, -1, -1, -1, -1, -1, -1, -1};
+        if (count - i >= lanes) {
+            w = *(const wide *)(weights + i), m = *(const wide *)(merged + i), d = *(const wide *)(total + i), y = *(const wide *)(result + i);
+            norms = *(const wide *)(bounds->norms + i);
+        } else {
+            w = m = d = y = norms = (wide){0};
+            const size_t rest = count - i, bytes = rest * sizeof(double);
+            memcpy(&w, weights + i, bytes), memcpy(&m, merged + i, bytes), memcpy(&d, total + i, bytes), memcpy(&y, result + i, bytes);
+            memcpy(&norms, bounds->norms + i, bytes);
+            for (size_t lane = rest; lane < lanes; lane++) inside[lane] = 0;
+        }
+        const int64_t at = index + (int64_t)i;
+        const wide nearest = NAME(round_to)(y, format);
+        // Bits and not values: −0 is not +0.
+        const whole is_right = (whole)((whole)m == (whole)nearest);
+        const whole is_infinite = ~(whole)(NAME(magnitude)(m) < INFINITY);
+        // An infinity or NaN that the base has and nothing was added to may stay.
+        const whole kept = (whole)((whole)m == (whole)w) & (whole)(d == 0.0);
+        const whole spoiled = is_infinite & ~kept & inside, measured = inside & ~is_infinite & (whole)(NAME(magnitude)(w) < INFINITY);
+        NAME(note)(spoiled, at, &tally->not_finite, &tally->first_not_finite);
+        const whole wrong = ~is_right & inside & ~(is_infinite & kept);
+        NAME(note)(wrong, at, &tally->differing, &tally->first_differing);
+        const wide zero = {0};
+        const wide safe_d = NAME(select)(measured, d, zero), c = NAME(select)(measured, m - w, zero);
+        const wide finite = NAME(select)(measured & (whole)(NAME(magnitude)(nearest) < INFINITY), nearest - w, zero);
+        tally->update_squared += NAME(sum)(safe_d * safe_d);
+        tally->update_times_change += NAME(sum)(safe_d * c);
+        tally->update_times_expected += NAME(sum)(safe_d * finite);
+        tally->change_squared += NAME(sum)(c * c);
+        tally->residual_squared += NAME(sum)((c - safe_d) * (c - safe_d));
+        tally->rounding_squared += NAME(sum)((finite - safe_d) * (finite - safe_d));
+        tally->changed += NAME(count)((whole)(c != 0.0)) != 0;
+        tally->expected_changed += NAME(count)((whole)(finite != 0.0)) != 0;
+        const whole distance = NAME(ordinal)(m, format) - NAME(ordinal)(nearest, format);
+        const whole steps = ((distance ^ (distance >> 63)) - (distance >> 63)) & measured;
+        for (int lane = 0; lane < lanes; lane++) {
+            if (!measured[lane]) continue;
+            const int64_t number = steps[lane];
+            const int slot = number <= 2 ? (int)number : 65 - __builtin_clzll((uint64_t)number - 1);
+            tally->steps[slot < oplora_verify_histogram ? slot : oplora_verify_histogram - 1]++;
+            if (number > tally->largest_steps) tally->largest_steps = number;
+        }
+        // What the recipes give lies between what they give for the ends of the range in which d and y lie.
+        const wide off = norms * bounds->errors[row];
+        const wide spread = NAME(magnitude)(y) * bounds->relative + off * (bounds->factors ? bounds->factors[row] : 1);
+#define EXPLAIN(recipe, low, high)                                                                                              \
+    NAME(note)(~((whole)((low) <= m) & (whole)(m <= (high))) & measured, at, &tally->unexplained[recipe], &tally->first_unexplained[recipe])
+#define STORED(x) NAME(round_to)(format.precision == 53 ? (x) : NAME(round_float)(x), format)
+#define UPDATE(x, type) NAME(round_to)(NAME(round_float)(x), type)
+        const wide low_sum = STORED(y - spread), high_sum = STORED(y + spread);
+        EXPLAIN(oplora_verify_plain, low_sum, high_sum);
+        tally->ambiguous += NAME(count)((whole)(low_sum != high_sum) & measured);
+        if (scale != 0) {
+            EXPLAIN(oplora_verify_update_bf16, STORED(w + UPDATE(d - off, bf16)), STORED(w + UPDATE(d + off, bf16)));
+            EXPLAIN(oplora_verify_update_f16, STORED(w + UPDATE(d - off, f16)), STORED(w + UPDATE(d + off, f16)));
+            const wide product = d / scale, product_off = off / fabs(scale) * (scale < 0 ? -1.0 : 1.0);
+#define PRODUCT(x, type) UPDATE(UPDATE(x, type) * scale, type)
+            EXPLAIN(oplora_verify_product_bf16, STORED(w + PRODUCT(product - product_off, bf16)), STORED(w + PRODUCT(product + product_off, bf16)));
+            EXPLAIN(oplora_verify_product_f16, STORED(w + PRODUCT(product - product_off, f16)), STORED(w + PRODUCT(product + product_off, f16)));
+#undef PRODUCT
+        }
+#undef UPDATE
+#undef STORED
+#undef EXPLAIN
+        // The worst that is known: product, scaled product and update rounded to BF16, the sum rounded to the type.
+        const wide largest = NAME(select)((whole)(NAME(magnitude)(y) > NAME(magnitude)(m)), y, m);
+        const wide bound = bounds->roundings * 0.51 * NAME(step)(largest, format) + spread + NAME(magnitude)(d) * (3 * 0x1.02p-9) +
+                           NAME(magnitude)(y) * bounds->coarse;
+        NAME(note)((whole)(NAME(magnitude)(m - y) > bound) & measured, at, &tally->beyond, &tally->first_beyond);
+        const wide noise = safe_d * NAME(select)(measured, bound, zero);
+        tally->noise_squared += NAME(sum)(noise * noise);
+    }
+}
+
+// What a row of elements that are all the correctly rounded ones adds up to.
+struct NAME(row_sums) {
+    wide update, change, residual;
+    whole changed, certain;
+};
+
+INLINE struct NAME(row_sums) NAME(no_sums)(void) {
+    return (struct NAME(row_sums)){{0}, {0}, {0}, {0}, {-1, -1, -1, -1, -1, -1, -1, -1}};
+}
+
+// `scale` is two to the power of the type's precision.
+INLINE void NAME(measure)(struct NAME(row_sums) *sums, wide w, wide m, wide d, wide y, double scale) {
+    const wide c = m - w;
+    // Nearer to y than half a step, away from zero and toward it, where the step below a power of two is half as large (the factor
+    // takes the number, or one a little above, below it): then no other number of the type is as near.
+    const wide above = (wide)((whole)m & 0x7ff0000000000000), below = (wide)((whole)(m * (1 - 0x1p-20)) & 0x7ff0000000000000);
+    const wide away = (wide)((whole)((y - m) * scale) ^ ((whole)m & (whole)NAME(splat)(-0.0)));
+    sums->certain &= (whole)(away < above) & (whole)(-away < below);
+    sums->changed |= (whole)m ^ (whole)w;
+    sums->update = EXACT_STEP(d, d, sums->update);
+    sums->change = EXACT_STEP(d, c, sums->change);
+    sums->residual = EXACT_STEP(c - d, c - d, sums->residual);
+}
+
+INLINE void NAME(add_sums)(const struct NAME(row_sums) *sums, size_t count, oplora_verify_tally *tally) {
+    const double rest = NAME(sum)(sums->residual), times = NAME(sum)(sums->change), update = NAME(sum)(sums->update);
+    tally->update_squared += update;
+    tally->update_times_change += times;
+    tally->update_times_expected += times;
+    // c² = (c − d)² + 2·d·c − d².
+    tally->change_squared += fmax(rest + 2 * times - update, 0);
+    tally->residual_squared += rest;
+    tally->rounding_squared += rest;
+    const int is_changed = __builtin_reduce_or(sums->changed) != 0;
+    tally->changed += is_changed;
+    tally->expected_changed += is_changed;
+    tally->steps[0] += (int64_t)count;
+}
+
+static void NAME(judge)(int type, size_t rows, size_t count, size_t stride, const double *weights, const double *merged, const double *total,
+                        const double *result, const oplora_verify_bounds *bounds, int64_t index, size_t columns,
+                        oplora_verify_tally *tally) {
+    const struct format format = format_of(type);
+    const double scale = power_of_two(format.precision);
+    for (size_t row = 0, at = 0; row < rows; row++, at += stride) {
+        struct NAME(row_sums) sums = NAME(no_sums)();
+        for (size_t i = at; i + lanes <= at + count; i += lanes)
+            NAME(measure)(&sums, *(const wide *)(weights + i), *(const wide *)(merged + i), *(const wide *)(total + i),
+                          *(const wide *)(result + i), scale);
+        if (count % lanes == 0 && !bounds->is_thorough && __builtin_reduce_and(sums.certain))
+            NAME(add_sums)(&sums, count, tally);
+        else
+            NAME(explain)(format, count, weights + at, merged + at, total + at, result + at, bounds, row, index + (int64_t)(row * columns),
+                          tally);
+    }
+}
+
+// A tile: `count` columns of some rows whose updates are in `total` [rows, tile_columns]. The types are constants where it is inlined.
+INLINE void NAME(tile)(const char *base, int base_type, size_t base_size, const char *merged, int merged_type, size_t merged_size, size_t rows,
+                       size_t columns, size_t count, const double *total, const oplora_verify_bounds *bounds, int64_t index,
+                       oplora_verify_tally *tally) {
+    const struct format format = format_of(merged_type);
+    const double scale = power_of_two(format.precision);
+    for (size_t row = 0; row < rows; row++, base += columns * base_size, merged += columns * merged_size, total += tile_columns) {
+        struct NAME(row_sums) sums = NAME(no_sums)();
+        for (size_t i = 0; i + lanes <= count; i += lanes) {
+            const wide w = NAME(widen_8)(base + i * base_size, base_type), m = NAME(widen_8)(merged + i * merged_size, merged_type);
+            const wide d = *(const wide *)(total + i);
+            NAME(measure)(&sums, w, m, d, w + d, scale);
+        }
+        if (count % lanes == 0 && !bounds->is_thorough && __builtin_reduce_and(sums.certain)) {
+            NAME(add_sums)(&sums, count, tally);
+            continue;
+        }
+        double weights[tile_columns], stored[tile_columns], result[tile_columns];
+        NAME(widen_typed)(base, base_type, base_size, 1, columns, count, tile_columns, weights);
+        NAME(widen_typed)(merged, merged_type, merged_size, 1, columns, count, tile_columns, stored);
+        for (size_t i = 0; i < count; i++) result[i] = weights[i] + total[i];
+        NAME(explain)(format, count, weights, stored, total, result, bounds, row, index + (int64_t)(row * columns), tally);
+    }
+}
+
+// total [row_tile, tile_columns] = s·acc of one tile, whose left factor is laid out as [rank, row_tile].
+static void NAME(tile_sums)(const double *left, const oplora_verify_update *update, size_t first, size_t count, double *total) {
+    const size_t rank = update->rank;
+    const double scale = update->scale;
+    for (size_t p = 0; p < count; p += oplora_verify_panel)
+        for (int half = 0; half < 2; half += 1 + WHOLE_PANELS) {
+            enum { width = 1 + WHOLE_PANELS };
+            const double *right = update->right + (first + p) * rank + half * lanes;
+            wide acc[row_tile][width];
+            for (int r = 0; r < row_tile; r++)
+                for (int v = 0; v < width; v++) acc[r][v] = (wide){0};
+            for (size_t k = 0; k < rank; k++)
+                for (int v = 0; v < width; v++) {
+                    const wide line = *(const wide *)(right + k * oplora_verify_panel + v * lanes);
+                    for (int r = 0; r < row_tile; r++) acc[r][v] = EXACT_STEP(NAME(splat)(left[k * row_tile + (size_t)r]), line, acc[r][v]);
+                }
+            for (int r = 0; r < row_tile; r++)
+                for (int v = 0; v < width; v++)
+                    *(wide *)(total + (size_t)r * tile_columns + p + (size_t)(half + v) * lanes) = acc[r][v] * scale;
+        }
+}
+
+static void NAME(rows)(const char *base, int base_type, const char *merged, int merged_type, size_t rows, size_t columns,
+                       const oplora_verify_update *update, const oplora_verify_bounds *bounds, int64_t index, oplora_verify_tally *tally) {
+    const size_t base_size = size_of(base_type), merged_size = size_of(merged_type);
+    double total[row_tile * tile_columns], packed[row_block * packed_rank];
+    const size_t rank = update->rank;
+    const int is_packed = update->products_are_exact && rank <= packed_rank;
+    // A block of rows for each tile of columns, so that the part of A that belongs to it is loaded once for all of them.
+    for (size_t block = 0; block < rows; block += row_block) {
+        const size_t block_end = rows - block < row_block ? rows : block + row_block;
+        for (size_t row = 0; is_packed && row < row_block; row++)
+            for (size_t k = 0; k < rank; k++)
+                packed[(row / row_tile * rank + k) * row_tile + row % row_tile] =
+                    block + row < block_end ? update->left[(block + row) * rank + k] : 0;
+        for (size_t column = 0; column < columns; column += tile_columns) {
+            const size_t width = columns - column < tile_columns ? columns - column : tile_columns;
+            for (size_t row = block; row < block_end; row += row_tile) {
+                const size_t count = block_end - row < row_tile ? block_end - row : row_tile;
+                oplora_verify_update part = *update;
+                part.left += row * update->rank;
+                if (is_packed)
+                    NAME(tile_sums)(packed + (row - block) * rank, update, column, width, total);
+                else
+                    NAME(sums)(&part, 1, count, column, width, tile_columns, NULL, total, NULL);
+                oplora_verify_bounds near = *bounds;
+                near.errors += row;
+                near.norms += column;
+                const char *before = base + (row * columns + column) * base_size, *after = merged + (row * columns + column) * merged_size;
+                const int64_t at = index + (int64_t)(row * columns + column);
+#define TILE(from, from_size, to, to_size) \
+    NAME(tile)(before, from, from_size, after, to, to_size, count, columns, width, total, &near, at, tally)
+            if (base_type == oplora_verify_bf16 && merged_type == oplora_verify_bf16)
+                TILE(oplora_verify_bf16, 2, oplora_verify_bf16, 2);
+            else if (base_type == oplora_verify_f32 && merged_type == oplora_verify_f32)
+                TILE(oplora_verify_f32, 4, oplora_verify_f32, 4);
+            else if (base_type == oplora_verify_f16 && merged_type == oplora_verify_f16)
+                TILE(oplora_verify_f16, 2, oplora_verify_f16, 2);
+            else
+                TILE(base_type, base_size, merged_type, merged_size);
+#undef TILE
+            }
+        }
+    }
+}
+
+#undef PANEL_SUMS
+#undef SUMS
+#undef EXACT_STEP
+#undef SEPARATE_STEP
+#undef INLINE
+#undef NAME
+#undef JOIN
+#undef JOIN_

@@ -1,0 +1,409 @@
+internal import CKernels
+public import Tensors
+
+/// A way in which tools are known to merge: the product B·A is summed in binary32, in an order of the tool's own, and W + ΔW is
+/// rounded to binary32 before it is rounded to the stored type. What ΔW is rounded to before is what the ways differ in.
+public enum MergeRecipe: Int, Sendable, CaseIterable {
+    /// ΔW stays in binary32.
+    case plain = 0
+    case updateInBF16 = 1
+    case updateInF16 = 2
+    /// The product is rounded, multiplied by the scale, and rounded again.
+    case productInBF16 = 3
+    case productInF16 = 4
+}
+
+/// What elements of a merged weight are like. c = W′ − W is the change, d the update, e the change that the correctly rounded weight
+/// would have.
+public struct VerificationTally: Sendable {
+    var storage = oplora_verify_tally()
+
+    public init() { unsafe oplora_verify_clear(&storage) }
+
+    public mutating func add(_ other: VerificationTally) {
+        unsafe withUnsafePointer(to: other.storage) { unsafe oplora_verify_add(&storage, $0) }
+    }
+
+    /// Σ d².
+    public var updateSquared: Double { storage.update_squared }
+    /// Σ d·c.
+    public var updateTimesChange: Double { storage.update_times_change }
+    /// Σ d·e.
+    public var updateTimesExpected: Double { storage.update_times_expected }
+    /// Σ c².
+    public var changeSquared: Double { storage.change_squared }
+    /// Σ (c − d)².
+    public var residualSquared: Double { storage.residual_squared }
+    /// Σ (e − d)²: what rounding alone does.
+    public var roundingSquared: Double { storage.rounding_squared }
+    /// Σ (d·b)², b being the bound on |W′ − y|; only of rows that have elements that are not the correctly rounded ones.
+    public var noiseSquared: Double { storage.noise_squared }
+    /// Whether an element is not the base's, and whether one should not be.
+    public var isChanged: Bool { storage.changed != 0 }
+    public var shouldBeChanged: Bool { storage.expected_changed != 0 }
+    /// Elements whose bits are not the correctly rounded ones.
+    public var differing: Int { Int(storage.differing) }
+    public var firstDiffering: Int? { Self.place(storage.first_differing) }
+    /// Elements that are infinite or no number and should not be; they are not in the sums.
+    public var notFinite: Int { Int(storage.not_finite) }
+    public var firstNotFinite: Int? { Self.place(storage.first_not_finite) }
+    /// The share of elements for which a sum in binary32 may give more than one number, as far as it is known: around those that are not
+    /// the correctly rounded ones.
+    public var ambiguousShare: Double { storage.looked_at > 0 ? Double(storage.ambiguous) / Double(storage.looked_at) : 0 }
+    /// Elements that are further from y than any rounding takes them.
+    public var beyond: Int { Int(storage.beyond) }
+    public var firstBeyond: Int? { Self.place(storage.first_beyond) }
+    /// The largest distance from the correctly rounded element, in steps of the stored type.
+    public var largestSteps: Int { Int(storage.largest_steps) }
+
+    /// Elements that a recipe does not give, of those held against it, and the first of them.
+    public func unexplained(by recipe: MergeRecipe) -> (count: Int, first: Int?) {
+        // Sound: both arrays have an element for each recipe.
+        unsafe withUnsafeBytes(of: storage.unexplained) { counts in
+            unsafe withUnsafeBytes(of: storage.first_unexplained) { places in
+                (
+                    Int(unsafe counts.load(fromByteOffset: 8 * recipe.rawValue, as: Int64.self)),
+                    Self.place(unsafe places.load(fromByteOffset: 8 * recipe.rawValue, as: Int64.self))
+                )
+            }
+        }
+    }
+
+    /// How many elements are 0, 1, 2, 3–4, 5–8 … steps from the correctly rounded one; the last counts all beyond.
+    public var histogram: [Int] {
+        // Sound: the array has that many elements.
+        unsafe withUnsafeBytes(of: storage.steps) { bytes in
+            (0..<Int(oplora_verify_histogram)).map { Int(unsafe bytes.load(fromByteOffset: 8 * $0, as: Int64.self)) }
+        }
+    }
+
+    private static func place(_ index: Int64) -> Int? { index == .max ? nil : Int(index) }
+}
+
+/// One adapter's update of the rows of a weight as the verifier takes it: d = scale·(left·right), all in binary64.
+public struct VerificationUpdate: Sendable {
+    public let firstRow: Int
+    public let rank: Int
+    public let scale: Double
+    public let columns: Int
+    /// [rows, rank].
+    public let left: [Double]
+    /// [rank, columns] in panels of 16 columns.
+    fileprivate let packed: [Double]
+    fileprivate let productsAreExact: Bool
+    /// What d of row r and column i is off by in binary32, at most, is rowErrors[r]·columnNorms[i].
+    fileprivate let rowErrors: [Double]
+    fileprivate let columnNorms: [Double]
+
+    /// - Parameters:
+    ///   - right: [rank, columns], row-major.
+    ///   - productsAreExact: whether no factor has more than 24 significant bits.
+    public init(firstRow: Int, left: [Double], right: [Double], rank: Int, scale: Double, columns: Int, productsAreExact: Bool) {
+        precondition(rank > 0 && left.count % rank == 0 && right.count == rank * columns)
+        self.firstRow = firstRow
+        self.rank = rank
+        self.scale = scale
+        self.columns = columns
+        self.left = left
+        self.productsAreExact = productsAreExact
+        let panel = Int(oplora_verify_panel)
+        let padded = (columns + panel - 1) / panel * panel
+        var packed = [Double](repeating: 0, count: padded * rank)
+        // Sound: the sizes have been checked, and the pointers are used only during the call.
+        unsafe right.withUnsafeBufferPointer { from in
+            unsafe packed.withUnsafeMutableBufferPointer { to in unsafe oplora_verify_pack(from.baseAddress, rank, columns, to.baseAddress) }
+        }
+        self.packed = packed
+        // A chain of r terms in binary32 and two more roundings, of the scale and of the product with it.
+        let error = Double(rank + 4) * 0x1p-24 * 1.01 * scale.magnitude
+        rowErrors = (0..<left.count / rank).map { row in
+            var square = 0.0
+            for k in row * rank..<(row + 1) * rank { square += left[k] * left[k] }
+            return error * square.squareRoot()
+        }
+        var squares = [Double](repeating: 0, count: padded)
+        for k in 0..<rank { for column in 0..<columns { squares[column] += right[k * columns + column] * right[k * columns + column] } }
+        columnNorms = squares.map { $0.squareRoot() }
+    }
+
+    /// right [rank, columns], row-major, as it was given.
+    public var right: [Double] {
+        let panel = Int(oplora_verify_panel)
+        var result = [Double](repeating: 0, count: rank * columns)
+        for k in 0..<rank {
+            for column in 0..<columns { result[k * columns + column] = packed[(column / panel * rank + k) * panel + column % panel] }
+        }
+        return result
+    }
+}
+
+/// What a magnitude does to rows of W + d before they are rounded.
+public enum VerificationMagnitude: Sendable {
+    /// The norm that each row gets, from the update's first row on.
+    case ofRows([Double])
+    /// What each column is multiplied by: the norm that it gets, divided by the one that it has.
+    case ofColumns([Double])
+}
+
+/// Compares rows of a merged weight with their definition y, in binary64 and by distances: an element is the correctly rounded one
+/// if y is nearer to it than half a step. Every instruction set finds the same elements.
+public enum VerificationKernel {
+    /// What rows are widened into; kept from call to call.
+    public struct Workspace: Sendable {
+        fileprivate var weights: [Double] = []
+        fileprivate var merged: [Double] = []
+        fileprivate var total: [Double] = []
+        fileprivate var result: [Double] = []
+        fileprivate var factors = [Double](repeating: 1, count: 6)
+        fileprivate var bound: [Double] = []
+
+        public init() {}
+
+        fileprivate mutating func grow(to count: Int) {
+            guard weights.count < count else { return }
+            weights = [Double](repeating: 0, count: count)
+            (merged, total, result) = (weights, weights, weights)
+        }
+    }
+
+    /// - Parameters:
+    ///   - base: the rows of W [rows, columns]; `merged` those of W′.
+    ///   - rows: their numbers in the whole matrix.
+    ///   - updates: the adapters in order; none where the tensor is only converted.
+    ///   - magnitude: goes with one update only.
+    ///   - isThorough: whether every element is held against the recipes; otherwise only those around some that are not the correctly
+    ///     rounded ones.
+    public static func measure(
+        base: RawSpan, baseType: DType, merged: RawSpan, mergedType: DType, rows: Range<Int>, columns: Int, updates: [VerificationUpdate],
+        magnitude: VerificationMagnitude? = nil, isThorough: Bool = false, workspace: inout Workspace, tally: inout VerificationTally,
+        path: MergePath = .best
+    ) {
+        let (from, to) = (type(baseType), type(mergedType))
+        precondition(path.isSupported && base.byteCount == rows.count * columns * baseType.bitWidth / 8)
+        precondition(merged.byteCount == rows.count * columns * mergedType.bitWidth / 8)
+        precondition(updates.allSatisfy { $0.columns == columns && $0.firstRow <= rows.lowerBound })
+        precondition(updates.allSatisfy { rows.upperBound <= $0.firstRow + $0.left.count / $0.rank })
+        precondition(magnitude == nil || updates.count == 1)
+        if updates.count == 1, magnitude == nil {
+            return measure(base, from, merged, to, rows: rows, updates[0], isThorough: isThorough, &tally, path)
+        }
+        // As many columns as leave all arrays of a tile in the first-level cache; a magnitude needs whole rows.
+        let chunk = magnitude == nil ? min(columns, 96) : columns
+        let stride = (chunk + 15) / 16 * 16
+        workspace.grow(to: tile * stride)
+        let shape = Block(type: to, stride: stride, columns: columns, isScaled: magnitude != nil, isThorough: isThorough, path: path)
+        for first in Swift.stride(from: rows.lowerBound, to: rows.upperBound, by: tile) {
+            let count = min(tile, rows.upperBound - first)
+            for column in Swift.stride(from: 0, to: columns, by: max(chunk, 1)) {
+                let width = min(chunk, columns - column)
+                let start = (first - rows.lowerBound) * columns + column
+                widen(base, from, start, rows: count, columns, width, stride, into: &workspace.weights, path)
+                widen(merged, to, start, rows: count, columns, width, stride, into: &workspace.merged, path)
+                if updates.isEmpty {
+                    for i in 0..<tile * stride { (workspace.total[i], workspace.result[i]) = (0, workspace.weights[i]) }
+                } else {
+                    sums(updates, rows: first..<first + count, column: column, width: width, stride: stride, &workspace, path)
+                }
+                if let magnitude {
+                    for row in 0..<count {
+                        workspace.factors[row] = scale(row: first + row, at: row * stride, width: width, magnitude, updates[0], &workspace)
+                    }
+                }
+                judge(shape, rows: first..<first + count, column: column, width: width, updates, &workspace, &tally)
+            }
+        }
+    }
+
+    /// One update without a magnitude, by far the most frequent case.
+    private static func measure(
+        _ base: RawSpan, _ baseType: Int32, _ merged: RawSpan, _ mergedType: Int32, rows: Range<Int>, _ update: VerificationUpdate,
+        isThorough: Bool, _ tally: inout VerificationTally, _ path: MergePath
+    ) {
+        let first = rows.lowerBound - update.firstRow
+        // Sound: `measure` has checked the sizes; the arrays outlive the call.
+        unsafe update.left.withUnsafeBufferPointer { left in
+            unsafe update.packed.withUnsafeBufferPointer { right in
+                unsafe update.rowErrors.withUnsafeBufferPointer { errors in
+                    unsafe update.columnNorms.withUnsafeBufferPointer { norms in
+                        var description = unsafe oplora_verify_update(
+                            left: left.baseAddress.unsafelyUnwrapped + first * update.rank, right: right.baseAddress, rank: update.rank,
+                            scale: update.scale, products_are_exact: update.productsAreExact ? 1 : 0)
+                        var bounds = unsafe oplora_verify_bounds(
+                            errors: errors.baseAddress.unsafelyUnwrapped + first, norms: norms.baseAddress, relative: 0x1p-23, factors: nil,
+                            scale: update.scale, roundings: 1, is_thorough: isThorough ? 1 : 0, coarse: 0)
+                        unsafe base.withUnsafeBytes { from in
+                            unsafe merged.withUnsafeBytes { to in
+                                unsafe oplora_verify_rows(
+                                    path.rawValue, from.baseAddress, baseType, to.baseAddress, mergedType, rows.count, update.columns,
+                                    &description, &bounds, Int64(rows.lowerBound * update.columns), &tally.storage)
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rows that are measured at once.
+    private static let tile = 6
+
+    private struct Block {
+        let type: Int32
+        let stride: Int
+        let columns: Int
+        let isScaled: Bool
+        let isThorough: Bool
+        let path: MergePath
+    }
+
+    /// Computes rows of W + d, one after the other.
+    public static func forEachUpdatedRow(
+        base: RawSpan, baseType: DType, rows: Range<Int>, update: VerificationUpdate, workspace: inout Workspace, path: MergePath = .best,
+        _ body: (_ row: Int, _ sum: ArraySlice<Double>) -> Void
+    ) {
+        let columns = update.columns
+        precondition(path.isSupported && base.byteCount == rows.count * columns * baseType.bitWidth / 8)
+        precondition(update.firstRow <= rows.lowerBound && rows.upperBound <= update.firstRow + update.left.count / update.rank)
+        workspace.grow(to: (columns + 15) / 16 * 16)
+        for row in rows {
+            widen(base, type(baseType), (row - rows.lowerBound) * columns, rows: 1, columns, columns, columns, into: &workspace.weights, path)
+            sums([update], rows: row..<row + 1, column: 0, width: columns, stride: columns, &workspace, path)
+            body(row, workspace.result[0..<columns])
+        }
+    }
+
+    private static func type(_ dtype: DType) -> Int32 {
+        switch dtype {
+        case .f32: Int32(oplora_verify_f32)
+        case .bf16: Int32(oplora_verify_bf16)
+        case .f16: Int32(oplora_verify_f16)
+        case .f64: Int32(oplora_verify_f64)
+        default: preconditionFailure("\(dtype) is not a type that is merged")
+        }
+    }
+
+    private static func widen(
+        _ bytes: RawSpan, _ type: Int32, _ start: Int, rows: Int, _ columns: Int, _ width: Int, _ stride: Int, into target: inout [Double],
+        _ path: MergePath
+    ) {
+        let size = type == Int32(oplora_verify_f64) ? 8 : type == Int32(oplora_verify_f32) ? 4 : 2
+        // Sound: the caller has checked that the elements are there and that the target holds them.
+        unsafe bytes.extracting(start * size..<(start + (rows - 1) * columns + width) * size).withUnsafeBytes { from in
+            unsafe target.withUnsafeMutableBufferPointer { to in
+                unsafe oplora_verify_widen(path.rawValue, from.baseAddress, type, rows, columns, width, stride, to.baseAddress)
+            }
+        }
+    }
+
+    private static func sums(
+        _ updates: [VerificationUpdate], rows: Range<Int>, column: Int, width: Int, stride: Int, _ workspace: inout Workspace, _ path: MergePath
+    ) {
+        // One after the other, since each borrows its arrays: the first writes the sums, the others add to them.
+        for (number, update) in updates.enumerated() {
+            let start = (rows.lowerBound - update.firstRow) * update.rank
+            // Sound: `measure` has checked the sizes; the arrays outlive the call.
+            unsafe update.left.withUnsafeBufferPointer { left in
+                unsafe update.packed.withUnsafeBufferPointer { right in
+                    var description = unsafe oplora_verify_update(
+                        left: left.baseAddress.unsafelyUnwrapped + start, right: right.baseAddress, rank: update.rank, scale: update.scale,
+                        products_are_exact: update.productsAreExact ? 1 : 0)
+                    unsafe workspace.weights.withUnsafeBufferPointer { weights in
+                        unsafe workspace.total.withUnsafeMutableBufferPointer { total in
+                            unsafe workspace.result.withUnsafeMutableBufferPointer { result in
+                                unsafe oplora_verify_sums(
+                                    path.rawValue, &description, number == 0 ? 1 : 0, rows.count, column, width, stride, weights.baseAddress,
+                                    total.baseAddress, result.baseAddress)
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Brings a row of u = W + d to its magnitude; d becomes what it then is above W.
+    ///
+    /// - Returns: by how much y moves for what u is off by, at most.
+    private static func scale(
+        row: Int, at start: Int, width: Int, _ magnitude: VerificationMagnitude, _ update: VerificationUpdate, _ workspace: inout Workspace
+    ) -> Double {
+        var largest = 0.0
+        switch magnitude {
+        case .ofRows(let magnitudes):
+            var lanes = [Double](repeating: 0, count: 8)
+            for column in 0..<width {
+                let u = workspace.result[start + column]
+                lanes[column % 8] += u * u
+            }
+            let ratio = magnitudes[row - update.firstRow] / norm(lanes)
+            for column in 0..<width { workspace.result[start + column] *= ratio }
+            largest = ratio.magnitude
+        case .ofColumns(let ratios):
+            for column in 0..<width { workspace.result[start + column] *= ratios[column] }
+            largest = ratios.lazy.map(\.magnitude).max() ?? 0
+        }
+        for column in 0..<width { workspace.total[start + column] = workspace.result[start + column] - workspace.weights[start + column] }
+        return largest
+    }
+
+    /// The root of the sum of eight lanes, added pairwise.
+    public static func norm(_ lanes: [Double]) -> Double {
+        (((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))).squareRoot()
+    }
+
+    private static func judge(
+        _ block: Block, rows: Range<Int>, column: Int, width: Int, _ updates: [VerificationUpdate], _ workspace: inout Workspace,
+        _ tally: inout VerificationTally
+    ) {
+        guard updates.count != 1 else {
+            let update = updates[0]
+            call(
+                block, rows: rows, at: 0, column: column, width: width,
+                update.rowErrors.span.extracting(droppingFirst: rows.lowerBound - update.firstRow),
+                update.columnNorms.span.extracting(droppingFirst: column), scale: block.isScaled ? 0 : update.scale, roundings: 1, workspace,
+                &tally)
+            return
+        }
+        if workspace.bound.count < width { workspace.bound = [Double](repeating: 0, count: width) }
+        let one = [1.0]
+        for row in rows {
+            for i in 0..<width {
+                workspace.bound[i] = updates.reduce(0.0) { $0 + $1.rowErrors[row - $1.firstRow] * $1.columnNorms[column + i] }
+            }
+            call(
+                block, rows: row..<row + 1, at: (row - rows.lowerBound) * block.stride, column: column, width: width, one.span,
+                workspace.bound.span, scale: 0, roundings: max(1, updates.count), workspace, &tally)
+        }
+    }
+
+    private static func call(
+        _ block: Block, rows: Range<Int>, at start: Int, column: Int, width: Int, _ errors: Span<Double>, _ norms: Span<Double>, scale: Double,
+        roundings: Int, _ workspace: borrowing Workspace, _ tally: inout VerificationTally
+    ) {
+        // A norm of n elements in binary32, and the division by it.
+        let relative = block.isScaled ? Double(block.columns + 16) * 0x1p-24 : 0x1p-23
+        // Sound: `measure` has checked the sizes; the arrays outlive the call.
+        unsafe errors.withUnsafeBufferPointer { errors in
+            unsafe norms.withUnsafeBufferPointer { norms in
+                unsafe workspace.factors.withUnsafeBufferPointer { factors in
+                    var bounds = unsafe oplora_verify_bounds(
+                        errors: errors.baseAddress, norms: norms.baseAddress, relative: relative, factors: factors.baseAddress, scale: scale,
+                        roundings: Double(roundings), is_thorough: block.isThorough ? 1 : 0, coarse: block.isScaled ? 4 * 0x1p-9 : 0)
+                    unsafe workspace.weights.withUnsafeBufferPointer { weights in
+                        unsafe workspace.merged.withUnsafeBufferPointer { merged in
+                            unsafe workspace.total.withUnsafeBufferPointer { total in
+                                unsafe workspace.result.withUnsafeBufferPointer { result in
+                                    unsafe oplora_verify_judge(
+                                        block.path.rawValue, block.type, rows.count, width, block.stride,
+                                        weights.baseAddress.unsafelyUnwrapped + start, merged.baseAddress.unsafelyUnwrapped + start,
+                                        total.baseAddress.unsafelyUnwrapped + start, result.baseAddress.unsafelyUnwrapped + start, &bounds,
+                                        Int64(rows.lowerBound * block.columns + column), block.columns, &tally.storage)
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

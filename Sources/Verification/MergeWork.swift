@@ -1,0 +1,275 @@
+internal import Adapters
+internal import FileIO
+internal import Kernels
+internal import Safetensors
+internal import Synchronization
+internal import Tensors
+
+/// Rows of a tensor that the same updates meet, and from where they come.
+struct MergeWork: Sendable {
+    let name: String
+    /// What the rows are before the update.
+    let source: WeightFiles.Location
+    let merged: WeightFiles.Location
+    let updates: [TensorUpdate]
+    /// What reports call the module, when an adapter names the tensor.
+    let module: ModulePath?
+    /// Rows of the matrix; any other tensor is cut by elements.
+    let rows: Range<Int>
+    let columns: Int
+    /// A row of an adapter that takes the place of the one row of this work: its number there.
+    let replacement: Int?
+    /// Whether the values are an adapter's own and not the base's.
+    let isReplaced: Bool
+
+    var isConverted: Bool { source.info.dtype != merged.info.dtype }
+    /// Whether the merged bytes must be the source's.
+    var isCopy: Bool { updates.isEmpty && !isConverted }
+    var elementCount: Int { rows.count * columns }
+    var label: String { module?.text ?? name }
+
+    /// A tensor, cut where other updates begin and where an adapter brings whole rows.
+    static func parts(of tensor: AdaptedModel.Tensor, merged: WeightFiles.Location) -> [MergeWork] {
+        let active = tensor.updates.filter { !$0.isZero }
+        let columns = active.first?.columns ?? (tensor.rows.isEmpty ? 1 : tensor.shape.last ?? 1)
+        let count = tensor.source.info.elementCount / max(columns, 1)
+        var cuts = Set(active.flatMap { [$0.rows.lowerBound, $0.rows.upperBound] })
+        for row in tensor.rows.keys { cuts.formUnion([row, row + 1]) }
+        cuts.formUnion([0, count])
+        let bounds = cuts.sorted()
+        return zip(bounds, bounds.dropFirst()).map { low, high in
+            let row = tensor.rows[low]
+            return MergeWork(
+                name: tensor.name, source: row?.values ?? tensor.source, merged: merged, updates: active.filter { $0.rows.contains(low) },
+                module: tensor.updates.first { $0.rows.contains(low) }?.module, rows: low..<high, columns: columns, replacement: row?.row,
+                isReplaced: row != nil || !tensor.isOfBase)
+        }
+    }
+
+    /// Where some of its rows lie in the file of the source and of the merged model.
+    private func byteRanges(_ range: Range<Int>) -> (source: Range<Int>, merged: Range<Int>) {
+        func bytes(of location: WeightFiles.Location, _ rows: Range<Int>) -> Range<Int> {
+            let start = location.info.byteRange.lowerBound
+            let width = location.info.dtype.bitWidth
+            return start + rows.lowerBound * columns * width / 8..<start + (rows.upperBound * columns * width + 7) / 8
+        }
+        return (bytes(of: source, replacement.map { $0..<$0 + range.count } ?? range), bytes(of: merged, range))
+    }
+
+    /// Reads some of its rows of both models.
+    func read(_ range: Range<Int>, into buffers: inout RowBuffers) throws(FileError) {
+        let (from, to) = byteRanges(range)
+        try buffers.source.read(source.file.file, from)
+        try buffers.merged.read(merged.file.file, to)
+    }
+
+    /// Calls `body` with rows of W, W′ in binary64, one after the other.
+    func forEachRow(_ body: (_ row: Int, _ weights: [Double], _ merged: [Double]) -> Void) throws {
+        var buffers = RowBuffers()
+        let step = max(1, Self.pieceElements / max(columns, 1))
+        for start in stride(from: rows.lowerBound, to: rows.upperBound, by: step) {
+            let range = start..<min(start + step, rows.upperBound)
+            try read(range, into: &buffers)
+            for row in range {
+                func elements(of buffer: ByteBuffer, _ dtype: DType) -> [Double] {
+                    (0..<columns).map { StoredElement.value(buffer.bytes, dtype, (row - start) * columns + $0) }
+                }
+                body(row, elements(of: buffers.source, source.info.dtype), elements(of: buffers.merged, merged.info.dtype))
+            }
+        }
+    }
+
+    /// Elements that are measured in one go, about.
+    static let pieceElements = 1 << 17
+}
+
+/// Bytes of a file, in memory that is kept from one reading to the next.
+struct ByteBuffer {
+    private var storage: [UInt8] = []
+    private var count = 0
+
+    mutating func read(_ file: MappedFile, _ range: Range<Int>) throws(FileError) {
+        if storage.count < range.count { storage = [UInt8](repeating: 0, count: range.count) }
+        count = range.count
+        var span = storage.mutableSpan
+        // Sound: every bit pattern of a byte may be written.
+        var target = unsafe span.mutableBytes
+        try file.copyBytes(in: range, to: &target)
+    }
+
+    var bytes: RawSpan {
+        @_lifetime(borrow self) get {
+            // Sound: every bit pattern of a byte may be read.
+            let span = storage.span
+            return unsafe _overrideLifetime(unsafe span.bytes.extracting(0..<count), borrowing: self)
+        }
+    }
+}
+
+/// The same rows of the base and of the merged model.
+struct RowBuffers {
+    var source = ByteBuffer()
+    var merged = ByteBuffer()
+}
+
+/// One adapter's update of a weight, ready for the kernel.
+struct MeasuredUpdate: Sendable {
+    let kernel: VerificationUpdate
+    let magnitude: VerificationMagnitude?
+
+    init(_ update: TensorUpdate, of work: MergeWork) throws {
+        kernel = VerificationUpdate(
+            firstRow: update.rows.lowerBound, left: update.left.doubles(), right: update.right.doubles(), rank: update.rank, scale: update.scale,
+            columns: update.columns, productsAreExact: update.left.dtype != .f64 && update.right.dtype != .f64)
+        switch update.magnitude {
+        case nil: magnitude = nil
+        case .ofRows(let values)?: magnitude = .ofRows(values.doubles())
+        case .ofColumns(let values)?: magnitude = .ofColumns(try Self.columnRatios(to: values.doubles(), kernel, work, rows: update.rows))
+        }
+    }
+
+    /// What brings the norms of the columns of weight + update to those of `values`, which are each for one column or for as many
+    /// as there are positions in a kernel. Lane j of eight takes the rows i ≡ j mod 8 in their order; the lanes of the columns
+    /// with one norm are added in the columns' order.
+    private static func columnRatios(to values: [Double], _ update: VerificationUpdate, _ work: MergeWork, rows: Range<Int>) throws -> [Double] {
+        let columns = update.columns
+        var lanes = [[Double]](repeating: [Double](repeating: 0, count: columns), count: 8)
+        var buffer = ByteBuffer()
+        var workspace = VerificationKernel.Workspace()
+        let width = work.source.info.dtype.bitWidth / 8
+        let start = work.source.info.byteRange.lowerBound
+        let step = max(1, MergeWork.pieceElements / max(columns, 1))
+        for first in stride(from: rows.lowerBound, to: rows.upperBound, by: step) {
+            let range = first..<min(first + step, rows.upperBound)
+            try buffer.read(
+                work.source.file.file, start + range.lowerBound * columns * width..<start + range.upperBound * columns * width)
+            VerificationKernel.forEachUpdatedRow(
+                base: buffer.bytes, baseType: work.source.info.dtype, rows: range, update: update, workspace: &workspace
+            ) { row, result in
+                for column in 0..<columns { lanes[(row - rows.lowerBound) % 8][column] += result[column] * result[column] }
+            }
+        }
+        let group = columns / values.count
+        return values.indices.flatMap { input in
+            let norm = VerificationKernel.norm(
+                lanes.map { lane in (1..<group).reduce(lane[input * group]) { $0 + lane[input * group + $1] } })
+            return [Double](repeating: values[input] / norm, count: group)
+        }
+    }
+}
+
+/// What was found of a work.
+enum WorkOutcome: Sendable {
+    case measured(VerificationTally)
+    /// Bytes that differ: how many elements, and the first.
+    case compared(differing: Int, first: Int)
+}
+
+extension MergeWork {
+    /// Measures works, several at once.
+    ///
+    /// - Parameter isThorough: whether every element is held against the ways of merging, and not only those around some that are not
+    ///   the correctly rounded ones.
+    /// - Throws: `FileError`; `MergeError.interrupted`.
+    static func measure(
+        _ works: [MergeWork], isThorough: Bool = false, threads: Int, isCancelled: @escaping @Sendable () -> Bool
+    ) throws -> [WorkOutcome] {
+        struct Piece: Sendable {
+            let work: Int
+            let range: Range<Int>
+        }
+        var pieces: [Piece] = []
+        for (number, work) in works.enumerated() {
+            // Whole tiles of the kernel.
+            let step = max(1, pieceElements / max(work.columns, 1) / 6) * (work.updates.isEmpty ? 1 : 6)
+            for start in stride(from: work.rows.lowerBound, to: work.rows.upperBound, by: step) {
+                pieces.append(Piece(work: number, range: start..<min(start + step, work.rows.upperBound)))
+            }
+        }
+        let list = pieces
+        let results = Mutex([WorkOutcome?](repeating: nil, count: list.count))
+        let ready = ReadyUpdates(limit: threads + 1)
+        try ThreadPool.forEach(list.count, threads: threads) {
+            (buffers: RowBuffers(), kernel: VerificationKernel.Workspace())
+        } _: { number, workspace in
+            guard !isCancelled() else { throw MergeError(.interrupted, path: "verify", "the verification was interrupted") }
+            let piece = list[number]
+            let work = works[piece.work]
+            try work.read(piece.range, into: &workspace.buffers)
+            let updates = try ready.updates(of: work, number: piece.work)
+            let outcome = try work.measure(piece.range, updates, isThorough: isThorough, workspace.buffers, &workspace.kernel)
+            results.withLock { $0[number] = outcome }
+        }
+        var totals: [WorkOutcome] = works.map { $0.isCopy ? .compared(differing: 0, first: 0) : .measured(VerificationTally()) }
+        let found = results.withLock { $0 }
+        // In the order of the pieces, so that the sums do not depend on who was first.
+        for (piece, result) in zip(list, found) {
+            switch (totals[piece.work], result) {
+            case (.measured(var sum), .measured(let tally)?):
+                sum.add(tally)
+                totals[piece.work] = .measured(sum)
+            case (.compared(let count, let first), .compared(let differing, let place)?):
+                totals[piece.work] = .compared(differing: count + differing, first: count > 0 ? first : place)
+            default:
+                break
+            }
+        }
+        return totals
+    }
+
+    private func measure(
+        _ range: Range<Int>, _ updates: [MeasuredUpdate], isThorough: Bool, _ buffers: RowBuffers, _ workspace: inout VerificationKernel.Workspace
+    ) throws -> WorkOutcome {
+        if isCopy {
+            return Self.compare(
+                buffers.source.bytes, buffers.merged.bytes, width: max(1, source.info.dtype.bitWidth / 8), start: range.lowerBound * columns)
+        }
+        var tally = VerificationTally()
+        VerificationKernel.measure(
+            base: buffers.source.bytes, baseType: source.info.dtype, merged: buffers.merged.bytes, mergedType: merged.info.dtype, rows: range,
+            columns: columns, updates: updates.map(\.kernel), magnitude: updates.first?.magnitude, isThorough: isThorough, workspace: &workspace, tally: &tally)
+        return .measured(tally)
+    }
+
+    private static func compare(_ a: RawSpan, _ b: RawSpan, width: Int, start: Int) -> WorkOutcome {
+        // Sound: whole words within both spans, which are equally long; every bit pattern is an integer.
+        var index = 0
+        let words = a.byteCount / 8
+        while index < words,
+            unsafe a.unsafeLoadUnaligned(fromByteOffset: 8 * index, as: UInt64.self)
+                == b.unsafeLoadUnaligned(fromByteOffset: 8 * index, as: UInt64.self)
+        { index += 1 }
+        var differing = 0
+        var first = 0
+        var last = -1
+        for byte in 8 * index..<a.byteCount
+        where unsafe a.unsafeLoad(fromByteOffset: byte, as: UInt8.self) != b.unsafeLoad(fromByteOffset: byte, as: UInt8.self) {
+            guard byte / width != last else { continue }
+            last = byte / width
+            if differing == 0 { first = start + last }
+            differing += 1
+        }
+        return .compared(differing: differing, first: first)
+    }
+}
+
+/// Updates made ready by the first worker that needs them, and kept while others may be at the same work.
+private final class ReadyUpdates: Sendable {
+    private let limit: Int
+    private let ready = Mutex<[(work: Int, updates: [MeasuredUpdate])]>([])
+
+    init(limit: Int) {
+        self.limit = limit
+    }
+
+    func updates(of work: MergeWork, number: Int) throws -> [MeasuredUpdate] {
+        guard !work.updates.isEmpty else { return [] }
+        return try ready.withLock { ready in
+            if let known = ready.first(where: { $0.work == number }) { return known.updates }
+            let made = try work.updates.map { try MeasuredUpdate($0, of: work) }
+            ready.append((number, made))
+            if ready.count > limit { ready.removeFirst() }
+            return made
+        }
+    }
+}

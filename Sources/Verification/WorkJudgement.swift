@@ -1,0 +1,169 @@
+internal import Adapters
+public import Kernels
+internal import Safetensors
+internal import Tensors
+
+/// How the elements of an adapted weight came to be, as far as their bits tell.
+public enum MergeStanding: Sendable, Equatable {
+    /// Each is the correctly rounded one.
+    case exact
+    /// Each is what this way of merging gives.
+    case replayed(MergeRecipe)
+    /// No known way gives all of them, but none is further off than roundings take it, and what they leave of the update is as much
+    /// as the correctly rounded ones leave.
+    case withinRounding
+    /// Rounding erased the update, or leaves too little of it to tell.
+    case inconclusive
+    case wrong
+}
+
+/// What measuring a work says of it.
+struct WorkJudgement {
+    let standing: MergeStanding
+    /// What is wrong; of `inconclusive` why.
+    let fault: Fault?
+
+    /// An update of which rounding leaves less is not in the weight in any sense that matters, however exactly it was merged.
+    private static let leastSurvival = 0.01
+
+    init(_ work: MergeWork, _ tally: VerificationTally) {
+        let share = "\(tally.differing) of \(work.elementCount) elements are not the correctly rounded ones"
+        func wrong(_ code: Fault.Code, _ message: String) -> WorkJudgement { .init(.wrong, Fault(code, work.label, message)) }
+        if let index = tally.firstNotFinite {
+            self = wrong(.notFinite, "\(tally.notFinite) elements are infinite or no number; the first is element \(work.place(index))")
+            return
+        }
+        if tally.updateSquared > 0, tally.beyond == 0, tally.updateTimesExpected < Self.leastSurvival * tally.updateSquared {
+            self.init(
+                .inconclusive,
+                Fault(
+                    .roundedAway, work.label,
+                    "in \(work.merged.info.dtype) rounding leaves \(FaultSearch.text(100 * tally.updateTimesExpected / tally.updateSquared))% of the update, so merged and not merged look the same; merge into a wider type"
+                ))
+            return
+        }
+        guard tally.differing > 0 else {
+            self.init(.exact, nil)
+            return
+        }
+        if work.updates.isEmpty {
+            self = wrong(work.isReplaced ? .wrongReplacement : .baseChangedWithoutAdapter, share + work.example(tally))
+            return
+        }
+        if !tally.isChanged {
+            self = wrong(.notMerged, "the weight is the base's, the update is not in it")
+            return
+        }
+        let recipes = work.recipes.map { (recipe: $0, unexplained: tally.unexplained(by: $0)) }
+        guard let best = recipes.min(by: { $0.unexplained.count < $1.unexplained.count }) else {
+            self = wrong(.wrongUpdate, share)
+            return
+        }
+        // In F32 a sum in binary32 may give any of several numbers, and a changed element may be one of them. But another order of
+        // summation would have moved at least one in a thousand of the elements that it can move.
+        let canMove = tally.ambiguousShare * Double(work.elementCount)
+        let isOtherwiseExact =
+            work.merged.info.dtype == .f32 && work.updates.allSatisfy { $0.magnitude == nil } && Double(tally.differing) < 0.001 * canMove
+        if best.unexplained.count == 0, !isOtherwiseExact {
+            self.init(.replayed(best.recipe), nil)
+            return
+        }
+        let few = max(8, work.elementCount / 1000)
+        if isOtherwiseExact || tally.differing <= few || best.unexplained.count <= few {
+            let isDefinition = isOtherwiseExact || tally.differing <= best.unexplained.count
+            self = wrong(
+                .elementsDiffer,
+                isDefinition
+                    ? share + work.example(tally)
+                    : "\(best.unexplained.count) of \(work.elementCount) elements are not what \(best.recipe.sentence) gives, which explains all others; the first is element \(work.place(best.unexplained.first ?? 0)), \(work.stored(best.unexplained.first ?? 0))"
+            )
+            return
+        }
+        // What the roundings that the bound allows may do to the sum, were each as large as it can be and of either sign: eight standard
+        // deviations.
+        let noise = 8 * tally.noiseSquared.squareRoot()
+        if tally.beyond == 0, (tally.updateTimesChange - tally.updateTimesExpected).magnitude <= noise {
+            guard noise <= 0.005 * tally.updateSquared else {
+                self.init(
+                    .inconclusive,
+                    Fault(
+                        .roundedAway, work.label,
+                        "in \(work.merged.info.dtype) rounding leaves so little of the update that a wrong one would look the same, and no known way of merging gives these bits"
+                    ))
+                return
+            }
+            self.init(.withinRounding, nil)
+            return
+        }
+        self.init(.wrong, nil)
+    }
+
+    private init(_ standing: MergeStanding, _ fault: Fault?) {
+        self.standing = standing
+        self.fault = fault
+    }
+}
+
+extension MergeRecipe {
+    /// What it is called in reports.
+    public var name: String {
+        switch self {
+        case .plain: "update in F32"
+        case .updateInBF16: "update in BF16"
+        case .updateInF16: "update in F16"
+        case .productInBF16: "product in BF16"
+        case .productInF16: "product in F16"
+        }
+    }
+
+    var sentence: String {
+        switch self {
+        case .plain: "a sum in F32, then rounded,"
+        case .updateInBF16: "an update rounded to BF16"
+        case .updateInF16: "an update rounded to F16"
+        case .productInBF16: "a product and an update rounded to BF16"
+        case .productInF16: "a product and an update rounded to F16"
+        }
+    }
+}
+
+extension MergeWork {
+    /// The ways of merging that may have made it.
+    var recipes: [MergeRecipe] {
+        updates.count == 1 && updates[0].magnitude == nil ? MergeRecipe.allCases : [.plain]
+    }
+
+    func place(_ index: Int) -> String {
+        let shape = merged.info.shape
+        return shape.count == 2 ? "[\(index / shape[1]),\(index % shape[1])]" : "\(index)"
+    }
+
+    func stored(_ index: Int) -> String {
+        "\(StoredElement.value(merged, index)) where the base has \(StoredElement.value(source, sourceIndex(index)))"
+    }
+
+    /// The place in the source of an element of the merged tensor.
+    func sourceIndex(_ index: Int) -> Int { index + ((replacement ?? rows.lowerBound) - rows.lowerBound) * columns }
+
+    func example(_ tally: VerificationTally) -> String {
+        guard let index = tally.firstDiffering else { return "" }
+        return "; the first is element \(place(index)), \(stored(index)), at most \(tally.largestSteps) ulp off"
+    }
+}
+
+/// An element of one of the types that are merged.
+enum StoredElement {
+    static func value(_ bytes: RawSpan, _ dtype: DType, _ index: Int) -> Double {
+        // Sound: the callers have the elements, and every bit pattern is a number.
+        switch dtype {
+        case .bf16: StoredBF16.value(of: unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 2 * index, as: UInt16.self))
+        case .f16: StoredF16.value(of: unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 2 * index, as: UInt16.self))
+        case .f32: StoredF32.value(of: unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 4 * index, as: UInt32.self))
+        default: StoredF64.value(of: unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 8 * index, as: UInt64.self))
+        }
+    }
+
+    static func value(_ location: WeightFiles.Location, _ index: Int) -> Double {
+        location.file.withBytes(of: location.info) { value($0, location.info.dtype, index) }
+    }
+}

@@ -1,0 +1,117 @@
+import Kernels
+import Tensors
+import TestModels
+import TestSupport
+import Testing
+
+/// The verifier's kernel against its plain reference.
+struct VerificationKernelTests {
+    struct Shape: Sendable, CustomStringConvertible {
+        let rows: Int, columns: Int, rank: Int
+        var description: String { "\(rows)×\(columns), rank \(rank)" }
+    }
+
+    static let shapes = [
+        Shape(rows: 1, columns: 1, rank: 1), Shape(rows: 7, columns: 33, rank: 3), Shape(rows: 13, columns: 128, rank: 16),
+        Shape(rows: 55, columns: 300, rank: 8), Shape(rows: 6, columns: 40, rank: 130),
+    ]
+    static let paths = MergePath.allCases.filter(\.isSupported)
+
+    /// What may lie in a merged file: the right element, what a recipe gives, and what nobody should write.
+    private func stored(_ y: Double, _ w: Double, _ d: Double, _ dtype: DType, _ kind: Int, _ generator: inout SeededGenerator) -> Double {
+        func round(_ value: Double, _ dtype: DType) -> Double { MergeReference.value(of: MergeReference.bits(of: value, in: dtype), in: dtype) }
+        let right = round(y, dtype)
+        switch kind {
+        case 0: return right
+        case 1: return round(Double(Float(w + round(Double(Float(d)), .bf16))), dtype)
+        case 2: return round(Double(Float(w + round(Double(Float(d)), .f16))), dtype)
+        case 3: return round(right * (1 + Double.random(in: -0.02...0.02, using: &generator)), dtype)
+        case 4: return round(w, dtype)
+        default: return [0, -0.0, -right, right * 2, 0x1p-130][Int.random(in: 0..<5, using: &generator)]
+        }
+    }
+
+    @Test(arguments: shapes, [DType.f32, .bf16, .f16])
+    func tallyIsTheReference(shape: Shape, dtype: DType) {
+        let seed = UInt64.random(in: 0 ... .max)
+        var generator = SeededGenerator(seed: seed)
+        let (rows, columns, rank) = (shape.rows, shape.columns, shape.rank)
+        func numbers(_ count: Int, _ spread: Double) -> [Double] { (0..<count).map { _ in Double(Float(generator.normal() * spread)) } }
+        let left = numbers(rows * rank, 0.05), right = numbers(rank * columns, 0.05), scale = 1.7
+        let update = VerificationUpdate(
+            firstRow: 0, left: left, right: right, rank: rank, scale: scale, columns: columns, productsAreExact: true)
+        let reference = MergeReference.Factors(loraA: right, loraB: left, rank: rank, scale: scale)
+        var base: [UInt8] = [], merged: [UInt8] = []
+        var elements: [VerificationReference] = []
+        // One row in three is right throughout, as whole parts of a real file are.
+        for index in 0..<rows * columns {
+            let (row, column) = (index / columns, index % columns)
+            let w = MergeReference.value(of: MergeReference.bits(of: generator.normal() * 0.02, in: dtype), in: dtype)
+            let d = MergeReference.element(weight: 0, row: row, column: column, columns: columns, factors: [reference])
+            let y = MergeReference.element(weight: w, row: row, column: column, columns: columns, factors: [reference])
+            let kind = row % 3 == 0 ? 0 : Int.random(in: 0...5, using: &generator)
+            let bits = MergeReference.bits(of: stored(y, w, d, dtype, kind, &generator), in: dtype)
+            base += encode(w, dtype)
+            merged += encode(MergeReference.value(of: bits, in: dtype), dtype)
+            let normB = (0..<rank).reduce(0.0) { $0 + left[row * rank + $1] * left[row * rank + $1] }.squareRoot()
+            let normA = (0..<rank).reduce(0.0) { $0 + right[$1 * columns + column] * right[$1 * columns + column] }.squareRoot()
+            elements.append(
+                VerificationReference(
+                    weight: w, merged: MergeReference.value(of: bits, in: dtype), update: d, result: y, dtype: dtype,
+                    error: Double(rank + 4) * 0x1p-24 * 1.01 * scale * normB * normA, scale: scale))
+        }
+        let wrong = elements.filter { !$0.isCorrectlyRounded }
+        for path in Self.paths {
+            var tally = VerificationTally()
+            var workspace = VerificationKernel.Workspace()
+            VerificationKernel.measure(
+                base: unsafe base.span.bytes, baseType: dtype, merged: unsafe merged.span.bytes, mergedType: dtype, rows: 0..<rows,
+                columns: columns, updates: [update], isThorough: true, workspace: &workspace, tally: &tally, path: path)
+            #expect(tally.differing == wrong.count, "seed \(seed), \(path)")
+            #expect(tally.firstDiffering == elements.firstIndex { !$0.isCorrectlyRounded }, "seed \(seed), \(path)")
+            #expect(tally.beyond == elements.count(where: \.isBeyond), "seed \(seed), \(path)")
+            #expect(tally.largestSteps == elements.map(\.steps).max(), "seed \(seed), \(path)")
+            for recipe in MergeRecipe.allCases {
+                let unexplained = tally.unexplained(by: recipe)
+                #expect(unexplained.count == elements.count { !$0.isExplained(by: recipe) }, "seed \(seed), \(path), \(recipe)")
+            }
+            // Looking only where something is wrong finds the same, but for the elements that a recipe would have made otherwise.
+            var quick = VerificationTally()
+            VerificationKernel.measure(
+                base: unsafe base.span.bytes, baseType: dtype, merged: unsafe merged.span.bytes, mergedType: dtype, rows: 0..<rows,
+                columns: columns, updates: [update], workspace: &workspace, tally: &quick, path: path)
+            #expect(quick.differing == tally.differing && quick.histogram == tally.histogram && quick.beyond == tally.beyond, "seed \(seed)")
+            #expect(abs(quick.changeSquared - tally.changeSquared) <= 1e-9 * tally.changeSquared, "seed \(seed)")
+            var histogram = [Int](repeating: 0, count: tally.histogram.count)
+            for element in elements {
+                let slot = element.steps <= 2 ? element.steps : 65 - (element.steps - 1).leadingZeroBitCount
+                histogram[min(slot, histogram.count - 1)] += 1
+            }
+            #expect(tally.histogram == histogram, "seed \(seed), \(path)")
+            func close(_ value: Double, _ terms: [Double]) -> Bool { abs(value - terms.reduce(0, +)) <= 1e-9 * terms.reduce(0) { $0 + $1.magnitude } }
+            #expect(close(tally.updateSquared, elements.map { $0.update * $0.update }), "seed \(seed), \(path)")
+            #expect(close(tally.updateTimesChange, elements.map { $0.update * ($0.merged - $0.weight) }), "seed \(seed), \(path)")
+            #expect(close(tally.updateTimesExpected, elements.map { $0.update * ($0.nearest - $0.weight) }), "seed \(seed), \(path)")
+            #expect(
+                close(
+                    tally.residualSquared,
+                    elements.map {
+                        let rest = $0.merged - $0.weight - $0.update
+                        return rest * rest
+                    }), "seed \(seed), \(path)")
+        }
+    }
+
+    @Test(arguments: [DType.f32, .bf16, .f16, .f64], paths)
+    func everyKindOfNumberIsWidened(dtype: DType, path: MergePath) {
+        // A conversion of each special number to itself: nothing differs, and what is not finite may stay.
+        let values = [0, -0.0, 1, -1.5, 0x1p-24, 0x1p-14, 6e-8, 65504, .infinity, -.infinity, .nan, 0x1p-126, 0x1p-149, 0x1.fp100]
+        let bytes = values.flatMap { encode($0, dtype) }
+        var tally = VerificationTally()
+        var workspace = VerificationKernel.Workspace()
+        VerificationKernel.measure(
+            base: unsafe bytes.span.bytes, baseType: dtype, merged: unsafe bytes.span.bytes, mergedType: dtype, rows: 0..<1,
+            columns: values.count, updates: [], workspace: &workspace, tally: &tally, path: path)
+        #expect(tally.differing == 0 && tally.notFinite == 0, "\(path)")
+    }
+}
