@@ -35,7 +35,7 @@ struct format {
     int limit;
 };
 
-static struct format format_of(int type) {
+static inline struct format format_of(int type) {
     switch (type) {
     case oplora_verify_f32: return (struct format){24, -126, 128};
     case oplora_verify_bf16: return (struct format){8, -126, 128};
@@ -48,6 +48,10 @@ static size_t size_of(int type) { return type == oplora_verify_f64 ? 8 : type ==
 
 static double power_of_two(int exponent) {
     return exponent < -1022 ? double_of_bits(1ull << (exponent + 1074)) : double_of_bits((uint64_t)(exponent + 1023) << 52);
+}
+
+static void take_least(int64_t *least, int64_t other) {
+    if (other < *least) *least = other;
 }
 
 #define VARIANT portable
@@ -80,10 +84,6 @@ void oplora_verify_clear(oplora_verify_tally *tally) {
     memset(tally, 0, sizeof *tally);
     tally->first_differing = tally->first_not_finite = tally->first_beyond = INT64_MAX;
     for (int k = 0; k < oplora_verify_recipes; k++) tally->first_unexplained[k] = INT64_MAX;
-}
-
-static void take_least(int64_t *least, int64_t other) {
-    if (other < *least) *least = other;
 }
 
 void oplora_verify_add(oplora_verify_tally *tally, const oplora_verify_tally *other) {

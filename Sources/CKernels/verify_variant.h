@@ -130,7 +130,6 @@ static void NAME(sums)(const oplora_verify_update *update, int is_first, size_t 
 INLINE wide NAME(magnitude)(wide x) { return (wide)((whole)x & 0x7fffffffffffffff); }
 INLINE wide NAME(select)(whole mask, wide a, wide b) { return (wide)(((whole)a & mask) | ((whole)b & ~mask)); }
 INLINE double NAME(sum)(wide x) { return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7])); }
-INLINE int64_t NAME(count)(whole mask) { return -__builtin_reduce_add(mask); }
 
 // Rounded to nearest even in a type, as a number of binary64; infinite where it leaves the type's range.
 INLINE wide NAME(round_to)(wide x, struct format format) {
@@ -168,26 +167,59 @@ INLINE whole NAME(ordinal)(wide x, struct format format) {
     return (place ^ sign) - sign;
 }
 
-// Counts lanes under a mask, and remembers the first.
-INLINE void NAME(note)(whole mask, int64_t index, int64_t *found, int64_t *first) {
-    const int64_t number = NAME(count)(mask);
-    if (!number) return;
-    *found += number;
-    if (*first < index) return;
-    for (int i = 0; i < lanes; i++)
-        if (mask[i]) {
-            *first = index + i;
-            return;
-        }
+INLINE int NAME(any)(whole mask) { return __builtin_reduce_or(mask) != 0; }
+
+// Lanes under a mask, counted one by one in as many counters; and the first of them.
+struct NAME(notes) {
+    whole count;
+    int64_t first;
+};
+
+INLINE void NAME(note)(struct NAME(notes) *notes, whole mask, int64_t index) {
+    notes->count -= mask;
+    if (notes->first != INT64_MAX || !NAME(any)(mask)) return;
+    for (int i = lanes - 1; i >= 0; i--)
+        if (mask[i]) notes->first = index + i;
+}
+
+INLINE void NAME(add_notes)(const struct NAME(notes) *notes, int64_t *found, int64_t *first) {
+    *found += __builtin_reduce_add(notes->count);
+    take_least(first, notes->first);
+}
+
+// The range of what a recipe gives for the ends of the range in which d lies.
+struct NAME(range) {
+    wide low, high;
+};
+
+// Rounded to binary32, and then to a type.
+INLINE wide NAME(round_twice)(wide x, struct format format) {
+    return NAME(round_to)(format.precision == 53 ? x : NAME(round_float)(x), format);
+}
+
+INLINE struct NAME(range) NAME(with_update_in)(struct format type, struct format format, wide w, wide d, wide off) {
+    return (struct NAME(range)){NAME(round_twice)(w + NAME(round_twice)(d - off, type), format),
+                                NAME(round_twice)(w + NAME(round_twice)(d + off, type), format)};
+}
+
+INLINE struct NAME(range) NAME(with_product_in)(struct format type, struct format format, wide w, wide d, wide off, double scale) {
+    const wide product = d / scale, product_off = off / scale;
+    const wide low = NAME(round_twice)(NAME(round_twice)(product - product_off, type) * scale, type);
+    const wide high = NAME(round_twice)(NAME(round_twice)(product + product_off, type) * scale, type);
+    return (struct NAME(range)){NAME(round_twice)(w + low, format), NAME(round_twice)(w + high, format)};
 }
 
 // The elements of a segment that has others than the correctly rounded ones: which they are, and what explains them.
-static void NAME(explain)(struct format format, size_t count, const double *weights, const double *merged, const double *total,
-                          const double *result, const oplora_verify_bounds *bounds, size_t row, int64_t index,
-                          oplora_verify_tally *tally) {
+INLINE void NAME(explain_as)(struct format format, size_t count, const double *weights, const double *merged, const double *total,
+                             const double *result, const oplora_verify_bounds *bounds, size_t row, int64_t index,
+                             oplora_verify_tally *tally) {
     const struct format bf16 = {8, -126, 128}, f16 = {11, -14, 16};
-    const double scale = bounds->scale;
-    tally->looked_at += (int64_t)count;
+    const double scale = bounds->scale, error = bounds->errors[row], factor = bounds->factors ? bounds->factors[row] : 1;
+    const struct NAME(notes) none = {{0}, INT64_MAX};
+    struct NAME(notes) spoiled = none, differing = none, beyond = none, unexplained[oplora_verify_recipes];
+    for (int k = 0; k < oplora_verify_recipes; k++) unexplained[k] = none;
+    wide update = {0}, change = {0}, expected = {0}, square = {0}, residual = {0}, rounding = {0}, noise = {0};
+    whole changed = {0}, expected_changed = {0}, ambiguous = {0}, right = {0};
     for (size_t i = 0; i < count; i += lanes) {
         wide w, m, d, y, norms;
         whole inside = {-1, -1, -1, -1, -1, -1, -1, -1};
@@ -205,63 +237,90 @@ static void NAME(explain)(struct format format, size_t count, const double *weig
         const wide nearest = NAME(round_to)(y, format);
         // Bits and not values: −0 is not +0.
         const whole is_right = (whole)((whole)m == (whole)nearest);
-        const whole is_infinite = ~(whole)(NAME(magnitude)(m) < INFINITY);
+        const whole is_finite = (whole)(NAME(magnitude)(m) < INFINITY);
         // An infinity or NaN that the base has and nothing was added to may stay.
         const whole kept = (whole)((whole)m == (whole)w) & (whole)(d == 0.0);
-        const whole spoiled = is_infinite & ~kept & inside, measured = inside & ~is_infinite & (whole)(NAME(magnitude)(w) < INFINITY);
-        NAME(note)(spoiled, at, &tally->not_finite, &tally->first_not_finite);
-        const whole wrong = ~is_right & inside & ~(is_infinite & kept);
-        NAME(note)(wrong, at, &tally->differing, &tally->first_differing);
+        const whole measured = inside & is_finite & (whole)(NAME(magnitude)(w) < INFINITY);
+        const whole wrong = ~is_right & inside & (is_finite | ~kept);
+        NAME(note)(&spoiled, inside & ~is_finite & ~kept, at);
         const wide zero = {0};
         const wide safe_d = NAME(select)(measured, d, zero), c = NAME(select)(measured, m - w, zero);
-        const wide finite = NAME(select)(measured & (whole)(NAME(magnitude)(nearest) < INFINITY), nearest - w, zero);
-        tally->update_squared += NAME(sum)(safe_d * safe_d);
-        tally->update_times_change += NAME(sum)(safe_d * c);
-        tally->update_times_expected += NAME(sum)(safe_d * finite);
-        tally->change_squared += NAME(sum)(c * c);
-        tally->residual_squared += NAME(sum)((c - safe_d) * (c - safe_d));
-        tally->rounding_squared += NAME(sum)((finite - safe_d) * (finite - safe_d));
-        tally->changed += NAME(count)((whole)(c != 0.0)) != 0;
-        tally->expected_changed += NAME(count)((whole)(finite != 0.0)) != 0;
-        const whole distance = NAME(ordinal)(m, format) - NAME(ordinal)(nearest, format);
-        const whole steps = ((distance ^ (distance >> 63)) - (distance >> 63)) & measured;
-        for (int lane = 0; lane < lanes; lane++) {
-            if (!measured[lane]) continue;
-            const int64_t number = steps[lane];
-            const int slot = number <= 2 ? (int)number : 65 - __builtin_clzll((uint64_t)number - 1);
-            tally->steps[slot < oplora_verify_histogram ? slot : oplora_verify_histogram - 1]++;
-            if (number > tally->largest_steps) tally->largest_steps = number;
+        const wide e = NAME(select)(measured & (whole)(NAME(magnitude)(nearest) < INFINITY), nearest - w, zero);
+        update = EXACT_STEP(safe_d, safe_d, update);
+        change = EXACT_STEP(safe_d, c, change);
+        expected = EXACT_STEP(safe_d, e, expected);
+        square = EXACT_STEP(c, c, square);
+        residual = EXACT_STEP(c - safe_d, c - safe_d, residual);
+        rounding = EXACT_STEP(e - safe_d, e - safe_d, rounding);
+        changed |= (whole)(c != 0.0);
+        expected_changed |= (whole)(e != 0.0);
+        right -= measured & ~wrong;
+        if (NAME(any)(wrong)) {
+            NAME(note)(&differing, wrong, at);
+            const whole distance = NAME(ordinal)(m, format) - NAME(ordinal)(nearest, format);
+            const whole steps = (distance ^ (distance >> 63)) - (distance >> 63);
+            for (int lane = 0; lane < lanes; lane++) {
+                if (!(wrong[lane] & measured[lane])) continue;
+                const int64_t number = steps[lane];
+                const int slot = number <= 2 ? (int)number : 65 - __builtin_clzll((uint64_t)number - 1);
+                tally->steps[slot < oplora_verify_histogram ? slot : oplora_verify_histogram - 1]++;
+                if (number > tally->largest_steps) tally->largest_steps = number;
+            }
         }
-        // What the recipes give lies between what they give for the ends of the range in which d and y lie.
-        const wide off = norms * bounds->errors[row];
-        const wide spread = NAME(magnitude)(y) * bounds->relative + off * (bounds->factors ? bounds->factors[row] : 1);
-#define EXPLAIN(recipe, low, high)                                                                                              \
-    NAME(note)(~((whole)((low) <= m) & (whole)(m <= (high))) & measured, at, &tally->unexplained[recipe], &tally->first_unexplained[recipe])
-#define STORED(x) NAME(round_to)(format.precision == 53 ? (x) : NAME(round_float)(x), format)
-#define UPDATE(x, type) NAME(round_to)(NAME(round_float)(x), type)
-        const wide low_sum = STORED(y - spread), high_sum = STORED(y + spread);
-        EXPLAIN(oplora_verify_plain, low_sum, high_sum);
-        tally->ambiguous += NAME(count)((whole)(low_sum != high_sum) & measured);
-        if (scale != 0) {
-            EXPLAIN(oplora_verify_update_bf16, STORED(w + UPDATE(d - off, bf16)), STORED(w + UPDATE(d + off, bf16)));
-            EXPLAIN(oplora_verify_update_f16, STORED(w + UPDATE(d - off, f16)), STORED(w + UPDATE(d + off, f16)));
-            const wide product = d / scale, product_off = off / fabs(scale) * (scale < 0 ? -1.0 : 1.0);
-#define PRODUCT(x, type) UPDATE(UPDATE(x, type) * scale, type)
-            EXPLAIN(oplora_verify_product_bf16, STORED(w + PRODUCT(product - product_off, bf16)), STORED(w + PRODUCT(product + product_off, bf16)));
-            EXPLAIN(oplora_verify_product_f16, STORED(w + PRODUCT(product - product_off, f16)), STORED(w + PRODUCT(product + product_off, f16)));
-#undef PRODUCT
-        }
-#undef UPDATE
-#undef STORED
+        const wide off = norms * error, spread = NAME(magnitude)(y) * bounds->relative + off * factor;
+#define EXPLAIN(recipe, ends)                                                                                         \
+    do {                                                                                                              \
+        const struct NAME(range) given = ends;                                                                        \
+        NAME(note)(&unexplained[recipe], ~((whole)(given.low <= m) & (whole)(m <= given.high)) & measured, at);       \
+    } while (0)
+        const struct NAME(range) plain = {NAME(round_twice)(y - spread, format), NAME(round_twice)(y + spread, format)};
+        EXPLAIN(oplora_verify_plain, plain);
+        ambiguous -= (whole)(plain.low != plain.high) & measured;
+        if (bounds->recipes & 1 << oplora_verify_update_bf16) EXPLAIN(oplora_verify_update_bf16, NAME(with_update_in)(bf16, format, w, d, off));
+        if (bounds->recipes & 1 << oplora_verify_update_f16) EXPLAIN(oplora_verify_update_f16, NAME(with_update_in)(f16, format, w, d, off));
+        if (bounds->recipes & 1 << oplora_verify_product_bf16)
+            EXPLAIN(oplora_verify_product_bf16, NAME(with_product_in)(bf16, format, w, d, off, scale));
+        if (bounds->recipes & 1 << oplora_verify_product_f16)
+            EXPLAIN(oplora_verify_product_f16, NAME(with_product_in)(f16, format, w, d, off, scale));
 #undef EXPLAIN
         // The worst that is known: product, scaled product and update rounded to BF16, the sum rounded to the type.
         const wide largest = NAME(select)((whole)(NAME(magnitude)(y) > NAME(magnitude)(m)), y, m);
         const wide bound = bounds->roundings * 0.51 * NAME(step)(largest, format) + spread + NAME(magnitude)(d) * (3 * 0x1.02p-9) +
                            NAME(magnitude)(y) * bounds->coarse;
-        NAME(note)((whole)(NAME(magnitude)(m - y) > bound) & measured, at, &tally->beyond, &tally->first_beyond);
-        const wide noise = safe_d * NAME(select)(measured, bound, zero);
-        tally->noise_squared += NAME(sum)(noise * noise);
+        NAME(note)(&beyond, (whole)(NAME(magnitude)(m - y) > bound) & measured, at);
+        const wide weighted = safe_d * NAME(select)(measured, bound, zero);
+        noise = EXACT_STEP(weighted, weighted, noise);
     }
+    tally->update_squared += NAME(sum)(update);
+    tally->update_times_change += NAME(sum)(change);
+    tally->update_times_expected += NAME(sum)(expected);
+    tally->change_squared += NAME(sum)(square);
+    tally->residual_squared += NAME(sum)(residual);
+    tally->rounding_squared += NAME(sum)(rounding);
+    tally->noise_squared += NAME(sum)(noise);
+    tally->changed += NAME(any)(changed);
+    tally->expected_changed += NAME(any)(expected_changed);
+    tally->steps[0] += __builtin_reduce_add(right);
+    tally->looked_at += (int64_t)count;
+    tally->ambiguous += __builtin_reduce_add(ambiguous);
+    NAME(add_notes)(&spoiled, &tally->not_finite, &tally->first_not_finite);
+    NAME(add_notes)(&differing, &tally->differing, &tally->first_differing);
+    NAME(add_notes)(&beyond, &tally->beyond, &tally->first_beyond);
+    for (int k = 0; k < oplora_verify_recipes; k++)
+        NAME(add_notes)(&unexplained[k], &tally->unexplained[k], &tally->first_unexplained[k]);
+}
+
+// With a type known where it is compiled.
+static void NAME(explain)(int type, size_t count, const double *weights, const double *merged, const double *total, const double *result,
+                          const oplora_verify_bounds *bounds, size_t row, int64_t index, oplora_verify_tally *tally) {
+#define EXPLAIN(type) NAME(explain_as)(format_of(type), count, weights, merged, total, result, bounds, row, index, tally)
+    switch (type) {
+    case oplora_verify_f32: return EXPLAIN(oplora_verify_f32);
+    case oplora_verify_bf16: return EXPLAIN(oplora_verify_bf16);
+    case oplora_verify_f16: return EXPLAIN(oplora_verify_f16);
+    default: return EXPLAIN(oplora_verify_f64);
+    }
+#undef EXPLAIN
 }
 
 // What a row of elements that are all the correctly rounded ones adds up to.
@@ -316,7 +375,7 @@ static void NAME(judge)(int type, size_t rows, size_t count, size_t stride, cons
         if (count % lanes == 0 && !bounds->is_thorough && __builtin_reduce_and(sums.certain))
             NAME(add_sums)(&sums, count, tally);
         else
-            NAME(explain)(format, count, weights + at, merged + at, total + at, result + at, bounds, row, index + (int64_t)(row * columns),
+            NAME(explain)(type, count, weights + at, merged + at, total + at, result + at, bounds, row, index + (int64_t)(row * columns),
                           tally);
     }
 }
@@ -342,7 +401,7 @@ INLINE void NAME(tile)(const char *base, int base_type, size_t base_size, const 
         NAME(widen_typed)(base, base_type, base_size, 1, columns, count, tile_columns, weights);
         NAME(widen_typed)(merged, merged_type, merged_size, 1, columns, count, tile_columns, stored);
         for (size_t i = 0; i < count; i++) result[i] = weights[i] + total[i];
-        NAME(explain)(format, count, weights, stored, total, result, bounds, row, index + (int64_t)(row * columns), tally);
+        NAME(explain)(merged_type, count, weights, stored, total, result, bounds, row, index + (int64_t)(row * columns), tally);
     }
 }
 

@@ -171,11 +171,12 @@ public enum VerificationKernel {
     ///   - rows: their numbers in the whole matrix.
     ///   - updates: the adapters in order; none where the tensor is only converted.
     ///   - magnitude: goes with one update only.
+    ///   - recipes: the ways of merging that elements are held against beside the plain one; with one update and no magnitude.
     ///   - isThorough: whether every element is held against the recipes; otherwise only those around some that are not the correctly
     ///     rounded ones.
     public static func measure(
         base: RawSpan, baseType: DType, merged: RawSpan, mergedType: DType, rows: Range<Int>, columns: Int, updates: [VerificationUpdate],
-        magnitude: VerificationMagnitude? = nil, isThorough: Bool = false, workspace: inout Workspace, tally: inout VerificationTally,
+        magnitude: VerificationMagnitude? = nil, recipes: Set<MergeRecipe> = [], isThorough: Bool = false, workspace: inout Workspace, tally: inout VerificationTally,
         path: MergePath = .best
     ) {
         let (from, to) = (type(baseType), type(mergedType))
@@ -184,8 +185,9 @@ public enum VerificationKernel {
         precondition(updates.allSatisfy { $0.columns == columns && $0.firstRow <= rows.lowerBound })
         precondition(updates.allSatisfy { rows.upperBound <= $0.firstRow + $0.left.count / $0.rank })
         precondition(magnitude == nil || updates.count == 1)
+        precondition(recipes.isSubset(of: [.plain]) || updates.count == 1 && magnitude == nil)
         if updates.count == 1, magnitude == nil {
-            return measure(base, from, merged, to, rows: rows, updates[0], isThorough: isThorough, &tally, path)
+            return measure(base, from, merged, to, rows: rows, updates[0], Self.bits(recipes), isThorough: isThorough, &tally, path)
         }
         // As many columns as leave all arrays of a tile in the first-level cache; a magnitude needs whole rows.
         let chunk = magnitude == nil ? min(columns, 96) : columns
@@ -214,10 +216,12 @@ public enum VerificationKernel {
         }
     }
 
+    private static func bits(_ recipes: Set<MergeRecipe>) -> Int32 { recipes.reduce(0) { $0 | 1 << Int32($1.rawValue) } }
+
     /// One update without a magnitude, by far the most frequent case.
     private static func measure(
         _ base: RawSpan, _ baseType: Int32, _ merged: RawSpan, _ mergedType: Int32, rows: Range<Int>, _ update: VerificationUpdate,
-        isThorough: Bool, _ tally: inout VerificationTally, _ path: MergePath
+        _ recipes: Int32, isThorough: Bool, _ tally: inout VerificationTally, _ path: MergePath
     ) {
         let first = rows.lowerBound - update.firstRow
         // Sound: `measure` has checked the sizes; the arrays outlive the call.
@@ -230,7 +234,7 @@ public enum VerificationKernel {
                             scale: update.scale, products_are_exact: update.productsAreExact ? 1 : 0)
                         var bounds = unsafe oplora_verify_bounds(
                             errors: errors.baseAddress.unsafelyUnwrapped + first, norms: norms.baseAddress, relative: 0x1p-23, factors: nil,
-                            scale: update.scale, roundings: 1, is_thorough: isThorough ? 1 : 0, coarse: 0)
+                            scale: update.scale, recipes: recipes, roundings: 1, is_thorough: isThorough ? 1 : 0, coarse: 0)
                         unsafe base.withUnsafeBytes { from in
                             unsafe merged.withUnsafeBytes { to in
                                 unsafe oplora_verify_rows(
@@ -388,7 +392,7 @@ public enum VerificationKernel {
                 unsafe workspace.factors.withUnsafeBufferPointer { factors in
                     var bounds = unsafe oplora_verify_bounds(
                         errors: errors.baseAddress, norms: norms.baseAddress, relative: relative, factors: factors.baseAddress, scale: scale,
-                        roundings: Double(roundings), is_thorough: block.isThorough ? 1 : 0, coarse: block.isScaled ? 4 * 0x1p-9 : 0)
+                        recipes: 0, roundings: Double(roundings), is_thorough: block.isThorough ? 1 : 0, coarse: block.isScaled ? 4 * 0x1p-9 : 0)
                     unsafe workspace.weights.withUnsafeBufferPointer { weights in
                         unsafe workspace.merged.withUnsafeBufferPointer { merged in
                             unsafe workspace.total.withUnsafeBufferPointer { total in

@@ -78,16 +78,16 @@ public enum MergeVerifier {
             faults.append(Fault(.adapterUnused, subject, error.message))
         }
         let works = match(model, mergedFiles, options: options, faults: &faults, coverage: &coverage)
-        let outcomes = try measure(works, options: options)
+        let results = try judge(works, options: options)
         var doubts: [Fault] = []
         var modules: OrderedDictionary<ModulePath, [(MergeWork, VerificationTally, MergeStanding)]> = [:]
-        for (work, outcome) in zip(works, outcomes) {
+        for (work, (outcome, judgement)) in zip(works, results) {
             switch outcome {
             case .compared(let differing, let first):
                 faults += copyFaults(work, differing: differing, first: first, coverage: &coverage)
                 if let module = work.module { modules[module, default: []].append((work, VerificationTally(), differing > 0 ? .wrong : .exact)) }
             case .measured(let tally):
-                let judgement = WorkJudgement(work, tally)
+                guard let judgement else { continue }
                 if judgement.standing == .inconclusive {
                     doubts += judgement.fault.map { [$0] } ?? []
                 } else if judgement.standing == .wrong {
@@ -100,7 +100,7 @@ public enum MergeVerifier {
         let list = modules.sorted { $0.key < $1.key }.map { module($0.key, $0.value) }
         faults += list.flatMap { options.gates.faults(of: $0) }
         faults += folderFaults(model: model, merged: merged)
-        if let fault = baseFault(works, outcomes, faults) { faults.insert(fault, at: 0) }
+        if let fault = baseFault(works, results.map(\.outcome), faults) { faults.insert(fault, at: 0) }
         return MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
     }
 
@@ -155,18 +155,36 @@ public enum MergeVerifier {
 
     // MARK: Judgement
 
-    /// Measures works; those of which a way of merging explains the few elements that are not the correctly rounded ones once more,
-    /// to see that it explains all others as well.
-    private static func measure(_ works: [MergeWork], options: Options) throws -> [WorkOutcome] {
-        var outcomes = try MergeWork.measure(works, threads: options.threads, isCancelled: options.isCancelled)
-        let again = works.indices.filter { number in
-            guard case .measured(let tally) = outcomes[number], case .replayed = WorkJudgement(works[number], tally).standing else { return false }
-            return tally.differing < works[number].elementCount / 20
+    /// Measures and judges works. Those that no likely way of merging explains are measured once more and held against all of them; and
+    /// so are those of which one explains the few elements that are not the correctly rounded ones, to see that it explains all others
+    /// as well.
+    private static func judge(_ works: [MergeWork], options: Options) throws -> [(outcome: WorkOutcome, judgement: WorkJudgement?)] {
+        func judge(_ works: [MergeWork], _ recipes: MergeWork.Recipes, isThorough: Bool) throws -> [(WorkOutcome, WorkJudgement?)] {
+            let outcomes = try MergeWork.measure(
+                works, recipes: recipes, isThorough: isThorough, threads: options.threads, isCancelled: options.isCancelled)
+            return zip(works, outcomes).map { work, outcome in
+                guard case .measured(let tally) = outcome else { return (outcome, nil) }
+                return (outcome, WorkJudgement(work, tally, recipes: recipes))
+            }
         }
-        let repeated = try MergeWork.measure(
-            again.map { works[$0] }, isThorough: true, threads: options.threads, isCancelled: options.isCancelled)
-        for (number, outcome) in zip(again, repeated) { outcomes[number] = outcome }
-        return outcomes
+        var results = try judge(works, .likely, isThorough: false)
+        func again(_ recipes: MergeWork.Recipes, where isWanted: (MergeWork, VerificationTally, MergeStanding) -> Bool) throws {
+            let numbers = works.indices.filter { number in
+                guard case .measured(let tally) = results[number].0, let judgement = results[number].1 else { return false }
+                return isWanted(works[number], tally, judgement.standing)
+            }
+            let repeated = try judge(numbers.map { works[$0] }, recipes, isThorough: true)
+            for (number, result) in zip(numbers, repeated) { results[number] = result }
+        }
+        try again(.likely) { work, tally, standing in
+            // What the plain way gives contains the correctly rounded elements, so there is nothing more to see.
+            guard case .replayed(let recipe) = standing, recipe != .plain else { return false }
+            return tally.differing < work.elementCount / 50
+        }
+        try again(.all) { work, tally, standing in
+            (standing == .withinRounding || standing == .wrong) && tally.notFinite == 0 && tally.isChanged && !work.updates.isEmpty
+        }
+        return results
     }
 
     /// Of a tensor whose bytes must be the source's.

@@ -166,13 +166,32 @@ enum WorkOutcome: Sendable {
 }
 
 extension MergeWork {
+    /// Which ways of merging a work is held against.
+    enum Recipes: Sendable {
+        /// Those that programs use by default: most files are explained by one of them.
+        case likely
+        case all
+    }
+
+    /// The ways of merging that may have made it.
+    func recipes(_ recipes: Recipes) -> Set<MergeRecipe> {
+        guard updates.count == 1, updates[0].magnitude == nil else { return [.plain] }
+        switch (recipes, merged.info.dtype) {
+        case (.all, _): return Set(MergeRecipe.allCases)
+        case (.likely, .bf16): return [.plain, .updateInBF16]
+        case (.likely, .f16): return [.plain, .updateInF16]
+        case (.likely, _): return [.plain]
+        }
+    }
+
     /// Measures works, several at once.
     ///
+    /// - Parameter recipes: the ways of merging that elements are held against.
     /// - Parameter isThorough: whether every element is held against the ways of merging, and not only those around some that are not
     ///   the correctly rounded ones.
     /// - Throws: `FileError`; `MergeError.interrupted`.
     static func measure(
-        _ works: [MergeWork], isThorough: Bool = false, threads: Int, isCancelled: @escaping @Sendable () -> Bool
+        _ works: [MergeWork], recipes: Recipes = .likely, isThorough: Bool = false, threads: Int, isCancelled: @escaping @Sendable () -> Bool
     ) throws -> [WorkOutcome] {
         struct Piece: Sendable {
             let work: Int
@@ -197,7 +216,7 @@ extension MergeWork {
             let work = works[piece.work]
             try work.read(piece.range, into: &workspace.buffers)
             let updates = try ready.updates(of: work, number: piece.work)
-            let outcome = try work.measure(piece.range, updates, isThorough: isThorough, workspace.buffers, &workspace.kernel)
+            let outcome = try work.measure(piece.range, updates, recipes, isThorough: isThorough, workspace.buffers, &workspace.kernel)
             results.withLock { $0[number] = outcome }
         }
         var totals: [WorkOutcome] = works.map { $0.isCopy ? .compared(differing: 0, first: 0) : .measured(VerificationTally()) }
@@ -218,7 +237,7 @@ extension MergeWork {
     }
 
     private func measure(
-        _ range: Range<Int>, _ updates: [MeasuredUpdate], isThorough: Bool, _ buffers: RowBuffers, _ workspace: inout VerificationKernel.Workspace
+        _ range: Range<Int>, _ updates: [MeasuredUpdate], _ recipes: Recipes, isThorough: Bool, _ buffers: RowBuffers, _ workspace: inout VerificationKernel.Workspace
     ) throws -> WorkOutcome {
         if isCopy {
             return Self.compare(
@@ -227,7 +246,8 @@ extension MergeWork {
         var tally = VerificationTally()
         VerificationKernel.measure(
             base: buffers.source.bytes, baseType: source.info.dtype, merged: buffers.merged.bytes, mergedType: merged.info.dtype, rows: range,
-            columns: columns, updates: updates.map(\.kernel), magnitude: updates.first?.magnitude, isThorough: isThorough, workspace: &workspace, tally: &tally)
+            columns: columns, updates: updates.map(\.kernel), magnitude: updates.first?.magnitude, recipes: self.recipes(recipes), isThorough: isThorough,
+            workspace: &workspace, tally: &tally)
         return .measured(tally)
     }
 

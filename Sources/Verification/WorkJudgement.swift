@@ -26,7 +26,8 @@ struct WorkJudgement {
     /// An update of which rounding leaves less is not in the weight in any sense that matters, however exactly it was merged.
     private static let leastSurvival = 0.01
 
-    init(_ work: MergeWork, _ tally: VerificationTally) {
+    /// - Parameter recipes: those that the work was held against.
+    init(_ work: MergeWork, _ tally: VerificationTally, recipes: MergeWork.Recipes) {
         let share = "\(tally.differing) of \(work.elementCount) elements are not the correctly rounded ones"
         func wrong(_ code: Fault.Code, _ message: String) -> WorkJudgement { .init(.wrong, Fault(code, work.label, message)) }
         if let index = tally.firstNotFinite {
@@ -54,7 +55,7 @@ struct WorkJudgement {
             self = wrong(.notMerged, "the weight is the base's, the update is not in it")
             return
         }
-        let recipes = work.recipes.map { (recipe: $0, unexplained: tally.unexplained(by: $0)) }
+        let recipes = work.recipes(recipes).sorted { $0.rawValue < $1.rawValue }.map { (recipe: $0, unexplained: tally.unexplained(by: $0)) }
         guard let best = recipes.min(by: { $0.unexplained.count < $1.unexplained.count }) else {
             self = wrong(.wrongUpdate, share)
             return
@@ -128,11 +129,6 @@ extension MergeRecipe {
 }
 
 extension MergeWork {
-    /// The ways of merging that may have made it.
-    var recipes: [MergeRecipe] {
-        updates.count == 1 && updates[0].magnitude == nil ? MergeRecipe.allCases : [.plain]
-    }
-
     func place(_ index: Int) -> String {
         let shape = merged.info.shape
         return shape.count == 2 ? "[\(index / shape[1]),\(index % shape[1])]" : "\(index)"

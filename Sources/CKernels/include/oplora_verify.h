@@ -45,8 +45,11 @@ typedef struct {
     double relative;
     /// Null where all are 1.
     const double *factors;
-    /// The scale, where there is one adapter without a magnitude and the recipes that round d or the product apply; otherwise 0.
+    /// The scale, for the recipes that round the product.
     double scale;
+    /// The recipes that are looked at beside the plain one, as bits; those that round d or the product apply to one adapter without a
+    /// magnitude.
+    int recipes;
     /// How many times the sum may have been rounded to the type: once for each adapter.
     double roundings;
     /// Whether every element is held against the recipes; otherwise only rows, or parts of rows, with some that are not the correctly
