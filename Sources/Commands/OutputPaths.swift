@@ -31,3 +31,10 @@ func refuseUnwritableFile(_ path: String, replacing: Bool, inputs: [String]) thr
     try refuseExisting(path, replacing: replacing, inputs: inputs)
     _ = try AtomicFile(path: path, replacing: replacing)
 }
+
+/// Writes a report, which appears under its name only when it is whole.
+func writeReport(_ text: String, to path: String, replacing: Bool) throws {
+    let file = try AtomicFile(path: path, replacing: replacing)
+    try file.write(Array(text.utf8))
+    try file.publish()
+}

@@ -8,6 +8,8 @@ internal import ArgumentParser
 
 /// The program: parses the arguments, runs one command, and turns its outcome into an exit code.
 public enum Program {
+    static let version = "0.1.0"
+
     public static func main() -> Never {
         Interruption.install()
         do {
@@ -31,7 +33,7 @@ struct RootCommand: ParsableCommand {
             inconsistent input; 66 input missing; 70 a defect in oplora; 73 output exists or cannot be made; 74 input or output failed; \
             130 interrupted.
             """,
-        version: "oplora 0.1.0",
+        version: "oplora \(Program.version)",
         subcommands: [
             InspectCommand.self, TrainCommand.self, CollapseCommand.self, MergeCommand.self, UnmergeCommand.self, ConvertCommand.self,
             ExtractCommand.self, ResizeCommand.self, CombineCommand.self, LintCommand.self, VerifyCommand.self,

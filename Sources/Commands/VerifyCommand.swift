@@ -11,6 +11,7 @@ struct VerifyCommand: ParsableCommand {
         discussion: """
             Examples:
               oplora verify --base SmolLM2 --adapter adapter --merged merged
+              oplora verify --base SmolLM2 --adapter adapter --merged merged --junit verify.xml --max-ulp 0
               oplora verify --run run.opck --adapter adapter
 
             Computes every merged weight from the definition, in arithmetic that shares nothing with merge, and accounts for every tensor of \
@@ -28,6 +29,10 @@ struct VerifyCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Fail if an element is further from the correctly rounded one; 0 asks for the defined merge.", valueName: "steps"))
     var maxUlp: Int?
     @Option(help: ArgumentHelp("Fail if rounding leaves less than this share of an update, 0 to 1.", valueName: "share")) var minSurvival: Double?
+    @Option(help: ArgumentHelp("Write the verdict as a JUnit file, one case for each module.", valueName: "file")) var junit: String?
+    @Option(help: ArgumentHelp("Write the verdict as a SARIF 2.1.0 file.", valueName: "file")) var sarif: String?
+    @Flag(help: "Print the verdict as annotations of GitHub Actions.") var github = false
+    @Flag(help: "Replace reports that exist.") var force = false
     @OptionGroup var threads: ThreadOptions
     @OptionGroup var output: OutputOptions
 
@@ -36,9 +41,11 @@ struct VerifyCommand: ParsableCommand {
         if runPath != nil {
             if base != nil || merged != nil { throw ValidationError("--run checks a collapse; --base and --merged do not go with it") }
             if adapter.count != 1 { throw ValidationError("--run checks one adapter") }
+            if junit != nil || sarif != nil || github { throw ValidationError("--junit, --sarif and --github go with --merged") }
         } else if base == nil || merged == nil {
             throw ValidationError("--base and --merged are needed, or --run")
         }
+        if github, output.json { throw ValidationError("--github and --json both are standard output; ask for one of them") }
         if let maxUlp, maxUlp < 0 { throw ValidationError("--max-ulp is a number of steps, 0 or more") }
         if let minSurvival, !(0...1).contains(minSurvival) { throw ValidationError("--min-survival is a share between 0 and 1") }
         _ = try elementType(dtype, allowingKeep: true)
@@ -49,12 +56,22 @@ struct VerifyCommand: ParsableCommand {
             return try report(try CollapsedRun(path: runPath).verify(adapter: try adapter[0].read().adapter), output: output)
         }
         guard let base, let merged else { return }
+        // What cannot be written is said before the work is done.
+        for path in [junit, sarif].compactMap({ $0 }) {
+            try refuseUnwritableFile(path, replacing: force, inputs: [base, merged] + adapter.map(\.path))
+        }
         let verdict = try MergeVerifier.verify(
             base: base, adapters: try adapter.map { try $0.read() }, merged: merged,
             options: MergeVerifier.Options(
                 threads: threads.count, dtype: try elementType(dtype, allowingKeep: true),
                 gates: MergeVerifier.Gates(maxUlp: maxUlp, minSurvival: minSurvival), isCancelled: { Interruption.isRequested }))
-        if output.json {
+        if let junit { try writeReport(verdict.junit(merged: merged), to: junit, replacing: force) }
+        if let sarif {
+            try writeReport(verdict.sarif(merged: merged, version: Program.version).serialized() + "\n", to: sarif, replacing: force)
+        }
+        if github {
+            for line in verdict.githubAnnotations(merged: merged) { Terminal.line(line) }
+        } else if output.json {
             Terminal.line(verdict.json.serialized())
         } else {
             printFaults(verdict.faults, output: output)

@@ -176,7 +176,8 @@ public enum VerificationKernel {
     ///     rounded ones.
     public static func measure(
         base: RawSpan, baseType: DType, merged: RawSpan, mergedType: DType, rows: Range<Int>, columns: Int, updates: [VerificationUpdate],
-        magnitude: VerificationMagnitude? = nil, recipes: Set<MergeRecipe> = [], isThorough: Bool = false, workspace: inout Workspace, tally: inout VerificationTally,
+        magnitude: VerificationMagnitude? = nil, recipes: Set<MergeRecipe> = [], isThorough: Bool = false, workspace: inout Workspace,
+        tally: inout VerificationTally,
         path: MergePath = .best
     ) {
         let (from, to) = (type(baseType), type(mergedType))

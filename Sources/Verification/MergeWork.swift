@@ -237,7 +237,8 @@ extension MergeWork {
     }
 
     private func measure(
-        _ range: Range<Int>, _ updates: [MeasuredUpdate], _ recipes: Recipes, isThorough: Bool, _ buffers: RowBuffers, _ workspace: inout VerificationKernel.Workspace
+        _ range: Range<Int>, _ updates: [MeasuredUpdate], _ recipes: Recipes, isThorough: Bool, _ buffers: RowBuffers,
+        _ workspace: inout VerificationKernel.Workspace
     ) throws -> WorkOutcome {
         if isCopy {
             return Self.compare(
@@ -246,7 +247,8 @@ extension MergeWork {
         var tally = VerificationTally()
         VerificationKernel.measure(
             base: buffers.source.bytes, baseType: source.info.dtype, merged: buffers.merged.bytes, mergedType: merged.info.dtype, rows: range,
-            columns: columns, updates: updates.map(\.kernel), magnitude: updates.first?.magnitude, recipes: self.recipes(recipes), isThorough: isThorough,
+            columns: columns, updates: updates.map(\.kernel), magnitude: updates.first?.magnitude, recipes: self.recipes(recipes),
+            isThorough: isThorough,
             workspace: &workspace, tally: &tally)
         return .measured(tally)
     }

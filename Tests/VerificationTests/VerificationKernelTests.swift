@@ -66,7 +66,8 @@ struct VerificationKernelTests {
             var workspace = VerificationKernel.Workspace()
             VerificationKernel.measure(
                 base: unsafe base.span.bytes, baseType: dtype, merged: unsafe merged.span.bytes, mergedType: dtype, rows: 0..<rows,
-                columns: columns, updates: [update], recipes: Set(MergeRecipe.allCases), isThorough: true, workspace: &workspace, tally: &tally, path: path)
+                columns: columns, updates: [update], recipes: Set(MergeRecipe.allCases), isThorough: true, workspace: &workspace, tally: &tally,
+                path: path)
             #expect(tally.differing == wrong.count, "seed \(seed), \(path)")
             #expect(tally.firstDiffering == elements.firstIndex { !$0.isCorrectlyRounded }, "seed \(seed), \(path)")
             #expect(tally.beyond == elements.count(where: \.isBeyond), "seed \(seed), \(path)")

@@ -55,7 +55,7 @@ struct InspectCommand: ParsableCommand {
             let selection = selection(of: inspection, pattern)
             let statistics = try pool.map { try inspection.statistics(selection ?? inspection.source.tensors, pool: $0) }
             let report = InspectionReport(inspection: inspection, selection: selection, statistics: statistics)
-            if let page { try write(report.page, to: page) }
+            if let page { try writeReport(report.page.html, to: page, replacing: force) }
             if json {
                 Terminal.line(report.json.serialized())
             } else {
@@ -64,12 +64,6 @@ struct InspectCommand: ParsableCommand {
                 Terminal.line(report.lines(detail: detail, metadata: metadata).map(Terminal.escaped).joined(separator: "\n"))
             }
         }
-    }
-
-    private func write(_ page: Page, to path: String) throws {
-        let file = try AtomicFile(path: path, replacing: force)
-        try file.write(Array(page.html.utf8))
-        try file.publish()
     }
 
     /// The tensors that were asked for, in the order that was asked for; `nil` for all in the order of the file.

@@ -1,0 +1,22 @@
+internal import Adapters
+
+/// What a report has one entry of: a module of the adapter, or something beside the modules that is wrong.
+struct ReportedCase {
+    let name: String
+    let faults: [Fault]
+    let doubts: [Fault]
+
+    /// The modules in their order, then what is wrong elsewhere.
+    static func all(_ verdict: MergeVerdict) -> [ReportedCase] {
+        let faults = Dictionary(grouping: verdict.faults, by: \.module)
+        let doubts = Dictionary(grouping: verdict.doubts, by: \.module)
+        let modules = verdict.modules.map { module in
+            ReportedCase(name: module.path.text, faults: faults[module.path.text] ?? [], doubts: doubts[module.path.text] ?? [])
+        }
+        let named = Set(modules.map(\.name))
+        let others = verdict.faults.filter { !named.contains($0.module) }.map {
+            ReportedCase(name: $0.module.isEmpty ? $0.code.title : $0.module, faults: [$0], doubts: [])
+        }
+        return modules + others
+    }
+}
