@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures packing, inspecting, merging and training beside other programs, on SmolLM2-135M; Benchmarks/README.md says what and how.
+# Measures packing, inspecting, merging, verifying and training beside other programs, on SmolLM2-135M; Benchmarks/README.md says what and how.
 #
 # OPLORA names the program, without it .build/release/oplora; OPLORA_CACHE the folder that keeps the models between runs.
 set -euo pipefail
@@ -21,6 +21,8 @@ echo
 "$python" Benchmarks/merge.py --oplora "$oplora" --model "$cache/smollm2"
 echo
 "$python" Benchmarks/merge.py --oplora "$oplora" --model "$cache/llama-1b-shape"
+echo
+"$python" Benchmarks/verify.py --oplora "$oplora" --model "$cache/smollm2" --large "$cache/llama-1b-shape"
 echo
 "$python" Benchmarks/training.py --oplora "$oplora" --model "$cache/smollm2" --model-f32 "$cache/smollm2-f32" \
     --data fixtures/texts/adapt-train.txt

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compares the release build with torch, transformers, PEFT, tokenizers and numpy, on the fixture and on SmolLM2-135M: merges
-# adapters of every kind, writes them in every layout, extracts and resizes them, interrupts merges, and packs real models.
+# adapters of every kind, writes them in every layout, extracts and resizes them, verifies right and wrong merges, interrupts merges, and packs real models.
 #
 # OPLORA names the program, without it .build/release/oplora; arguments go on to Tests/interop/interop.py.
 set -euo pipefail
@@ -26,6 +26,8 @@ echo
 "$python" Tests/interop/op_lora.py --oplora "$oplora"
 echo
 "$python" Tests/interop/low_rank.py --oplora "$oplora" --base "$smollm2"
+echo
+"$python" Tests/interop/fault_gallery.py --oplora "$oplora" --base "$smollm2"
 echo
 "$python" Tests/interop/interrupted_merge.py --oplora "$oplora" --model "$smollm2"
 echo
