@@ -13,18 +13,22 @@ struct VerifyCommand: ParsableCommand {
               oplora verify --base SmolLM2 --adapter adapter --merged merged
               oplora verify --base SmolLM2 --adapter adapter --merged merged --junit verify.xml --max-ulp 0
               oplora verify --run run.opck --adapter adapter
+              oplora verify --receipt merged/oplora-merge.json
 
             Computes every merged weight from the definition, in arithmetic that shares nothing with merge, and accounts for every tensor of \
             base, adapter and merged model. Merges by other programs pass when a known way of merging gives their bits, or when they are off \
             by no more than roundings explain. Exit code 0: all of it holds; 1: it does not, with the reason; 3: an update is smaller than \
-            the rounding, so the files cannot tell.
+            the rounding, so the files cannot tell. --receipt compares hashes alone, for merges made with --hash.
             """)
 
     @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir")) var base: String?
-    @Option(help: ArgumentHelp("An adapter, with a weight if not 1; may be repeated.", valueName: "adapter[:weight]")) var adapter: [AdapterArgument]
+    @Option(help: ArgumentHelp("An adapter, with a weight if not 1; may be repeated.", valueName: "adapter[:weight]"))
+    var adapter: [AdapterArgument] = []
     @Option(help: ArgumentHelp("Folder or file of the merged model.", valueName: "dir")) var merged: String?
     @Option(name: .customLong("run"), help: ArgumentHelp("A training run, to check a collapsed adapter against.", valueName: "run.opck"))
     var runPath: String?
+    @Option(help: ArgumentHelp("The receipt of a merge with --hash, to check the merged model's bytes against.", valueName: "file"))
+    var receipt: String?
     @Option(help: ArgumentHelp("Element type that the merged weights should have: keep, f32, bf16 or f16.", valueName: "type")) var dtype = "keep"
     @Option(help: ArgumentHelp("Fail if an element is further from the correctly rounded one; 0 asks for the defined merge.", valueName: "steps"))
     var maxUlp: Int?
@@ -37,6 +41,12 @@ struct VerifyCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
+        guard receipt == nil else {
+            if base != nil || runPath != nil || !adapter.isEmpty || junit != nil || sarif != nil || github || maxUlp != nil || minSurvival != nil {
+                throw ValidationError("--receipt compares hashes; only --merged, --threads, --json and --quiet go with it")
+            }
+            return
+        }
         if adapter.isEmpty { throw ValidationError("--adapter is needed") }
         if runPath != nil {
             if base != nil || merged != nil { throw ValidationError("--run checks a collapse; --base and --merged do not go with it") }
@@ -52,6 +62,11 @@ struct VerifyCommand: ParsableCommand {
     }
 
     func run() throws {
+        if let receipt {
+            return try reportReceipt(
+                try ReceiptVerifier.verify(
+                    receipt: receipt, merged: merged, threads: threads.count, isCancelled: { Interruption.isRequested }))
+        }
         if let runPath {
             return try report(try CollapsedRun(path: runPath).verify(adapter: try adapter[0].read().adapter), output: output)
         }
@@ -83,6 +98,18 @@ struct VerifyCommand: ParsableCommand {
         case .inconclusive: throw Verdict(status: .undecided)
         case .fail: throw Verdict(status: .checkFailed)
         }
+    }
+}
+
+extension VerifyCommand {
+    private func reportReceipt(_ verdict: ReceiptVerifier.Verdict) throws {
+        if output.json {
+            Terminal.line(verdict.json.serialized())
+        } else {
+            printFaults(verdict.faults, output: output)
+            if verdict.passes { output.say("pass: \(verdict.tensorCount) tensors have the hashes of the receipt") }
+        }
+        if !verdict.passes { throw Verdict(status: .checkFailed) }
     }
 }
 

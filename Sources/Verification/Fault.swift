@@ -46,6 +46,8 @@ public struct Fault: Sendable, Equatable {
         case roundedAway
         /// A value that was asked to stay within a limit does not.
         case gate
+        /// A tensor's bytes have another hash than the receipt says.
+        case hashDiffers
         /// A field of `config.json` that describes the architecture has another value.
         case configurationDiffers
         /// Files of an adapter lie in the merged folder, and loaders would apply them once more.

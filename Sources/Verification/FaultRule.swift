@@ -25,6 +25,7 @@ extension Fault.Code {
         case .wrongUpdate: "the weight is something else"
         case .roundedAway: "rounding erased the update"
         case .gate: "a limit that was set is not kept"
+        case .hashDiffers: "a tensor is not the one that was merged"
         case .configurationDiffers: "config.json describes another architecture"
         case .leftoverAdapter: "files of an adapter lie beside the merged model"
         case .factorDiffers: "a factor is not what the hypernetwork gives"
@@ -60,6 +61,7 @@ extension Fault.Code {
         case .roundedAway:
             "Merge into a wider type (--dtype f32), or serve the adapter beside the base; it was trained too little to show in this type."
         case .gate: "Merge with `oplora merge` for --max-ulp, into a wider type for --min-survival, or change the limit."
+        case .hashDiffers: "The file was changed or damaged after the merge. Merge again, or verify with --base and --adapter to see what is wrong."
         case .configurationDiffers: "Copy config.json from the base."
         case .leftoverAdapter: "Remove the files: loaders would apply the adapter once more."
         case .factorDiffers, .scaleDiffers, .missingModule, .extraModule: "Collapse the run again with `oplora collapse --verify`."

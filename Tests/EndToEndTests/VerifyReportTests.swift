@@ -59,6 +59,29 @@ struct VerifyReportTests {
         #expect(try Executable.run(arguments(space, "--junit", space.path("verify.xml"), "--force")).status == 1)
     }
 
+    @Test func receiptsAreHeldAgainstTheBytes() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let receipt = space.path("merged/oplora-merge.json")
+        // A merge without --hash has none to compare.
+        let none = try Executable.run(["verify", "--receipt", receipt])
+        #expect(none.status == 65 && none.errors.contains("--hash"), "\(none.errors)")
+        try space.succeed([
+            "merge", "--base", Repository.tinyLlama, "--adapter", space.path("adapter"), "--out", space.path("merged"), "--no-fsync", "--hash",
+            "--force",
+        ])
+        let report = try JSONValue(parsing: Array(try space.succeed(["verify", "--receipt", receipt, "--json"]).output.utf8))
+        #expect(try ReportSchema("verify-receipt").faults(of: report) == [] && report["verdict"] == "pass")
+        let size = try readAll(space.path("merged/model.safetensors")).count
+        #expect(report["bytes"]?.integerValue.map { $0 < size && $0 > size / 2 } == true)
+        try spoil(space)
+        let wrong = try Executable.run(["verify", "--receipt", receipt, "--merged", space.path("merged")])
+        #expect(wrong.status == 1 && wrong.errors.contains("hashDiffers: model.layers.0.self_attn.q_proj.weight"), "\(wrong.errors)")
+        #expect(try Executable.run(["verify", "--receipt", receipt, "--base", Repository.tinyLlama]).status == 64)
+        #expect(try Executable.run(["verify", "--receipt", space.path("merged/config.json")]).status == 65)
+        #expect(try Executable.run(["verify", "--receipt", space.path("nothing.json")]).status == 66)
+    }
+
     @Test func limitsAreKept() throws {
         let space = try Workspace()
         try space.makeMerged()

@@ -30,6 +30,8 @@ public struct MergeError: Error, Sendable, Equatable {
         case nothingToMerge
         /// `config.json` of the base is not what it should be.
         case invalidConfiguration
+        /// A receipt that is none, or holds no hashes.
+        case invalidReceipt
         /// Somebody asked to stop.
         case interrupted
     }
