@@ -3,8 +3,6 @@ internal import Tensors
 /// A floating-point type as it lies in a file, seen from its definition: bits in order of magnitude, and their values.
 protocol StoredFormat {
     associatedtype Bits: FixedWidthInteger & UnsignedInteger & BitwiseCopyable & Sendable
-    /// Significant bits, the hidden one included.
-    static var precision: Int { get }
     /// The exact value of stored bits.
     static func value(of bits: Bits) -> Double
     /// The bits of +infinity.
@@ -37,27 +35,15 @@ extension StoredFormat {
         if size == midpoint { return sign | (low & 1 == 0 ? low : high) }
         return sign | (size < midpoint ? low : high)
     }
-
-    /// The number of the format's steps between two finite numbers, ±0 being one number.
-    static func steps(_ a: Bits, _ b: Bits) -> Int {
-        func ordered(_ bits: Bits) -> Int {
-            let magnitude = Int(truncatingIfNeeded: bits & ~signBit)
-            return bits & signBit == 0 ? magnitude : -magnitude
-        }
-        let (difference, overflow) = ordered(a).subtractingReportingOverflow(ordered(b))
-        return overflow || difference == .min ? .max : abs(difference)
-    }
 }
 
 enum StoredBF16: StoredFormat {
-    static let precision = 8
     static let infinity: UInt16 = 0x7f80
     static let limit = 0x1p128
     @inline(__always) static func value(of bits: UInt16) -> Double { Double(Float(bitPattern: UInt32(bits) << 16)) }
 }
 
 enum StoredF16: StoredFormat {
-    static let precision = 11
     static let infinity: UInt16 = 0x7c00
     static let limit = 0x1p16
     @inline(__always) static func value(of bits: UInt16) -> Double {
@@ -70,14 +56,12 @@ enum StoredF16: StoredFormat {
 }
 
 enum StoredF32: StoredFormat {
-    static let precision = 24
     static let infinity: UInt32 = 0x7f80_0000
     static let limit = 0x1p128
     @inline(__always) static func value(of bits: UInt32) -> Double { Double(Float(bitPattern: bits)) }
 }
 
 enum StoredF64: StoredFormat {
-    static let precision = 53
     static let infinity: UInt64 = 0x7ff0_0000_0000_0000
     static let limit = Double.infinity
     @inline(__always) static func value(of bits: UInt64) -> Double { Double(bitPattern: bits) }

@@ -1,0 +1,58 @@
+internal import CKernels
+
+/// One adapter's update of the rows of a weight as the verifier takes it: d = scale·(left·right), all in binary64.
+public struct VerificationUpdate: Sendable {
+    public let firstRow: Int
+    public let rank: Int
+    public let scale: Double
+    public let columns: Int
+    /// [rows, rank].
+    public let left: [Double]
+    /// [rank, columns] in panels of 16 columns.
+    let packed: [Double]
+    let productsAreExact: Bool
+    /// What d of row r and column i is off by in binary32, at most, is rowErrors[r]·columnNorms[i].
+    let rowErrors: [Double]
+    let columnNorms: [Double]
+
+    /// - Parameters:
+    ///   - right: [rank, columns], row-major.
+    ///   - productsAreExact: whether no factor has more than 24 significant bits.
+    public init(firstRow: Int, left: [Double], right: [Double], rank: Int, scale: Double, columns: Int, productsAreExact: Bool) {
+        precondition(rank > 0 && left.count % rank == 0 && right.count == rank * columns)
+        self.firstRow = firstRow
+        self.rank = rank
+        self.scale = scale
+        self.columns = columns
+        self.left = left
+        self.productsAreExact = productsAreExact
+        let panel = Int(oplora_verify_panel)
+        let padded = (columns + panel - 1) / panel * panel
+        var packed = [Double](repeating: 0, count: padded * rank)
+        // Sound: the sizes have been checked, and the pointers are used only during the call.
+        unsafe right.withUnsafeBufferPointer { from in
+            unsafe packed.withUnsafeMutableBufferPointer { to in unsafe oplora_verify_pack(from.baseAddress, rank, columns, to.baseAddress) }
+        }
+        self.packed = packed
+        // A chain of r terms in binary32 and two more roundings, of the scale and of the product with it.
+        let error = Double(rank + 4) * 0x1p-24 * 1.01 * scale.magnitude
+        rowErrors = (0..<left.count / rank).map { row in
+            var square = 0.0
+            for k in row * rank..<(row + 1) * rank { square += left[k] * left[k] }
+            return error * square.squareRoot()
+        }
+        var squares = [Double](repeating: 0, count: padded)
+        for k in 0..<rank { for column in 0..<columns { squares[column] += right[k * columns + column] * right[k * columns + column] } }
+        columnNorms = squares.map { $0.squareRoot() }
+    }
+
+    /// right [rank, columns], row-major, as it was given.
+    public var right: [Double] {
+        let panel = Int(oplora_verify_panel)
+        var result = [Double](repeating: 0, count: rank * columns)
+        for k in 0..<rank {
+            for column in 0..<columns { result[k * columns + column] = packed[(column / panel * rank + k) * panel + column % panel] }
+        }
+        return result
+    }
+}
