@@ -33,14 +33,16 @@ public enum VerificationKernel {
     /// - Parameters:
     ///   - base: the rows of W [rows, columns]; `merged` those of W′.
     ///   - rows: their numbers in the whole matrix.
+    ///   - index: the number of their first element in the tensor, if it is not that of a matrix with these rows.
     ///   - updates: the adapters in order; none where the tensor is only converted.
     ///   - magnitude: goes with one update only.
     ///   - recipes: the ways of merging that elements are held against beside the plain one; with one update and no magnitude.
     ///   - isThorough: whether every element is held against the recipes; otherwise only those around some that are not the correctly
     ///     rounded ones.
     public static func measure(
-        base: RawSpan, baseType: DType, merged: RawSpan, mergedType: DType, rows: Range<Int>, columns: Int, updates: [VerificationUpdate],
-        magnitude: VerificationMagnitude? = nil, recipes: Set<MergeRecipe> = [], isThorough: Bool = false, workspace: inout Workspace,
+        base: RawSpan, baseType: DType, merged: RawSpan, mergedType: DType, rows: Range<Int>, columns: Int, index: Int? = nil,
+        updates: [VerificationUpdate], magnitude: VerificationMagnitude? = nil, recipes: Set<MergeRecipe> = [], isThorough: Bool = false,
+        workspace: inout Workspace,
         tally: inout VerificationTally,
         path: MergePath = .best
     ) {
@@ -58,7 +60,9 @@ public enum VerificationKernel {
         let chunk = magnitude == nil ? min(columns, 96) : columns
         let stride = (chunk + 15) / 16 * 16
         workspace.grow(to: tile * stride)
-        let shape = Block(type: to, stride: stride, columns: columns, isScaled: magnitude != nil, isThorough: isThorough, path: path)
+        let shape = Block(
+            type: to, stride: stride, columns: columns, offset: index.map { $0 - rows.lowerBound * columns } ?? 0, isScaled: magnitude != nil,
+            isThorough: isThorough, path: path)
         for first in Swift.stride(from: rows.lowerBound, to: rows.upperBound, by: tile) {
             let count = min(tile, rows.upperBound - first)
             for column in Swift.stride(from: 0, to: columns, by: max(chunk, 1)) {
@@ -120,6 +124,8 @@ public enum VerificationKernel {
         let type: Int32
         let stride: Int
         let columns: Int
+        /// What is added to the number of an element in the matrix.
+        let offset: Int
         let isScaled: Bool
         let isThorough: Bool
         let path: MergePath
@@ -266,7 +272,7 @@ public enum VerificationKernel {
                                         block.path.rawValue, block.type, rows.count, width, block.stride,
                                         weights.baseAddress.unsafelyUnwrapped + start, merged.baseAddress.unsafelyUnwrapped + start,
                                         total.baseAddress.unsafelyUnwrapped + start, result.baseAddress.unsafelyUnwrapped + start, &bounds,
-                                        Int64(rows.lowerBound * block.columns + column), block.columns, &tally.storage)
+                                        Int64(block.offset + rows.lowerBound * block.columns + column), block.columns, &tally.storage)
                                 }
                             }
                         }

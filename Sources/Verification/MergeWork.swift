@@ -245,9 +245,12 @@ extension MergeWork {
                 buffers.source.bytes, buffers.merged.bytes, width: max(1, source.info.dtype.bitWidth / 8), start: range.lowerBound * columns)
         }
         var tally = VerificationTally()
+        // What is only converted is one row.
+        let isRow = updates.isEmpty
         VerificationKernel.measure(
-            base: buffers.source.bytes, baseType: source.info.dtype, merged: buffers.merged.bytes, mergedType: merged.info.dtype, rows: range,
-            columns: columns, updates: updates.map(\.kernel), magnitude: updates.first?.magnitude, recipes: self.recipes(recipes),
+            base: buffers.source.bytes, baseType: source.info.dtype, merged: buffers.merged.bytes, mergedType: merged.info.dtype,
+            rows: isRow ? 0..<1 : range, columns: isRow ? range.count * columns : columns, index: range.lowerBound * columns,
+            updates: updates.map(\.kernel), magnitude: updates.first?.magnitude, recipes: self.recipes(recipes),
             isThorough: isThorough,
             workspace: &workspace, tally: &tally)
         return .measured(tally)

@@ -187,6 +187,24 @@ struct MergeVerifierTests {
         }
     }
 
+    @Test func aWrongElementOfAConversionIsPlaced() throws {
+        let item = try Case(dtype: .bf16)
+        let plan = try MergePlan(base: item.basePath, adapters: [.init(item.adapter)], dtype: .f32)
+        _ = try plan.run(to: item.mergedPath, options: .init(isReplacing: true, isDurable: false))
+        let files = try WeightFiles(path: item.mergedPath)
+        item.tensors = try files.tensors.map { try TestTensor($0, $1.info.dtype, $1.info.shape, bytes: read($0, from: files)) }
+        #expect(try item.verify(options: .init(dtype: .f32)).passes)
+        let name = "model.embed_tokens.weight"
+        let index = item.index(name)
+        let columns = item.tensors[index].shape[1]
+        item.tensors[index].bytes[4 * (2 * columns + 3) + 2] ^= 0x10
+        let verdict = try item.verify(options: .init(dtype: .f32))
+        #expect(codes(verdict, of: name) == [.baseChangedWithoutAdapter], "\(verdict.faults)")
+        #expect(verdict.faults.first?.message.contains("[2,3]") == true, "\(verdict.faults)")
+        // Without the type the merged model should not have been converted.
+        #expect(try item.verify().faults.contains { $0.code == .dtypeMismatch })
+    }
+
     @Test func oneStepOfOneElementIsCaught() throws {
         let item = try Case()
         item.tensors[item.index(Self.query + ".weight")].bytes[20] ^= 1
