@@ -44,10 +44,10 @@ static void pack_rows(const oplora_merge_factors *factors, size_t rows, size_t r
         for (size_t k = 0; k < rank; k++) packed[k * run_rows + r] = r < rows ? (float)b[r * rank + k] : 0;
 }
 
-// At most `run_panels` panels first..<end of up to `run_rows` rows. `weights` and `merged` point at row `row` and at column 0 of panel `first`;
-// `b` is what `pack_rows` made of these rows.
-#define RUN_PARAMETERS                                                                                                                 \
-    const char *weights, char *merged, size_t rows, size_t columns, size_t row, size_t first, size_t end,                             \
+// At most `run_panels` panels first..<end of up to `run_rows` rows. `weights` and `merged` point at row `row` and at column 0 of
+// panel `first`; `b` is what `pack_rows` made of these rows.
+#define RUN_PARAMETERS                                                                                    \
+    const char *weights, char *merged, size_t rows, size_t columns, size_t row, size_t first, size_t end, \
         const oplora_merge_factors *factors, const float *b, struct float_lanes *lanes, int *not_finite
 
 static void portable_run(RUN_PARAMETERS) {
@@ -77,7 +77,7 @@ static void portable_run(RUN_PARAMETERS) {
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 
-// As it is defined; returns what was stored.
+// One row of one panel as it is defined.
 __attribute__((noinline)) static void exact_panel(const char *weights, char *merged, size_t row, size_t p, const oplora_merge_factors *factors,
                                                   int *not_finite) {
     struct lanes unused;
@@ -101,22 +101,22 @@ ALWAYS_INLINE int estimate_8(__m256 weight, __m256 d, __m256 error, __m256 *stor
 }
 
 // acc~ [COUNT, 16] of one panel of the rows from `from` on.
-#define CHAINS_AVX2(from, COUNT)                                                                                                       \
-    {                                                                                                                                  \
-        __m256 acc[COUNT][2];                                                                                                          \
-        for (int r = 0; r < COUNT; r++) acc[r][0] = acc[r][1] = _mm256_setzero_ps();                                                   \
-        for (size_t k = 0; k < rank; k++) {                                                                                            \
-            const __m256 left = _mm256_loadu_ps(a + k * panel), right = _mm256_loadu_ps(a + k * panel + 8);                            \
-            for (int r = 0; r < COUNT; r++) {                                                                                          \
-                const __m256 factor = _mm256_broadcast_ss(b + k * run_rows + from + r);                                                \
-                acc[r][0] = _mm256_fmadd_ps(factor, left, acc[r][0]);                                                                  \
-                acc[r][1] = _mm256_fmadd_ps(factor, right, acc[r][1]);                                                                 \
-            }                                                                                                                          \
-        }                                                                                                                              \
-        for (int r = 0; r < COUNT; r++) {                                                                                              \
-            _mm256_store_ps(chains[from + r][p - first], acc[r][0]);                                                                   \
-            _mm256_store_ps(chains[from + r][p - first] + 8, acc[r][1]);                                                               \
-        }                                                                                                                              \
+#define CHAINS_AVX2(from, COUNT)                                                                            \
+    {                                                                                                       \
+        __m256 acc[COUNT][2];                                                                               \
+        for (int r = 0; r < COUNT; r++) acc[r][0] = acc[r][1] = _mm256_setzero_ps();                        \
+        for (size_t k = 0; k < rank; k++) {                                                                 \
+            const __m256 left = _mm256_loadu_ps(a + k * panel), right = _mm256_loadu_ps(a + k * panel + 8); \
+            for (int r = 0; r < COUNT; r++) {                                                               \
+                const __m256 factor = _mm256_broadcast_ss(b + k * run_rows + from + r);                     \
+                acc[r][0] = _mm256_fmadd_ps(factor, left, acc[r][0]);                                       \
+                acc[r][1] = _mm256_fmadd_ps(factor, right, acc[r][1]);                                      \
+            }                                                                                               \
+        }                                                                                                   \
+        for (int r = 0; r < COUNT; r++) {                                                                   \
+            _mm256_store_ps(chains[from + r][p - first], acc[r][0]);                                        \
+            _mm256_store_ps(chains[from + r][p - first] + 8, acc[r][1]);                                    \
+        }                                                                                                   \
     }
 
 static void run_avx2(RUN_PARAMETERS) {

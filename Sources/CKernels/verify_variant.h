@@ -64,26 +64,26 @@ static void NAME(widen)(const void *source, int type, size_t rows, size_t source
 #define SEPARATE_STEP(x, y, z) ((z) + (x) * (y))
 
 // acc of ROWS rows and WIDTH vectors of columns, and what follows from it.
-#define SUMS(ROWS, WIDTH, STEP)                                                                                            \
-    {                                                                                                                      \
-        wide acc[ROWS][WIDTH];                                                                                             \
-        for (int r = 0; r < ROWS; r++)                                                                                     \
-            for (int v = 0; v < WIDTH; v++) acc[r][v] = (wide){0};                                                         \
-        for (size_t k = 0; k < rank; k++)                                                                                  \
-            for (int v = 0; v < WIDTH; v++) {                                                                              \
-                const wide line = *(const wide *)(right + k * oplora_verify_panel + v * lanes);                            \
-                for (int r = 0; r < ROWS; r++) {                                                                           \
-                    const double factor = left[(size_t)r * rank + k];                                                      \
-                    acc[r][v] = STEP(NAME(splat)(factor), line, acc[r][v]); \
-                }                                                                                                          \
-            }                                                                                                              \
-        for (int r = 0; r < ROWS; r++)                                                                                     \
-            for (int v = 0; v < WIDTH; v++) {                                                                              \
-                const wide added = acc[r][v] * scale;                                                                     \
-                const size_t at = (row + (size_t)r) * stride + column + (size_t)v * lanes;                                 \
-                *(wide *)(total + at) = is_first ? added : *(const wide *)(total + at) + added;                          \
+#define SUMS(ROWS, WIDTH, STEP)                                                                                       \
+    {                                                                                                                 \
+        wide acc[ROWS][WIDTH];                                                                                        \
+        for (int r = 0; r < ROWS; r++)                                                                                \
+            for (int v = 0; v < WIDTH; v++) acc[r][v] = (wide){0};                                                    \
+        for (size_t k = 0; k < rank; k++)                                                                             \
+            for (int v = 0; v < WIDTH; v++) {                                                                         \
+                const wide line = *(const wide *)(right + k * oplora_verify_panel + v * lanes);                       \
+                for (int r = 0; r < ROWS; r++) {                                                                      \
+                    const double factor = left[(size_t)r * rank + k];                                                 \
+                    acc[r][v] = STEP(NAME(splat)(factor), line, acc[r][v]);                                           \
+                }                                                                                                     \
+            }                                                                                                         \
+        for (int r = 0; r < ROWS; r++)                                                                                \
+            for (int v = 0; v < WIDTH; v++) {                                                                         \
+                const wide added = acc[r][v] * scale;                                                                 \
+                const size_t at = (row + (size_t)r) * stride + column + (size_t)v * lanes;                            \
+                *(wide *)(total + at) = is_first ? added : *(const wide *)(total + at) + added;                       \
                 if (has_result) *(wide *)(result + at) = *(const wide *)((is_first ? weights : result) + at) + added; \
-            }                                                                                                              \
+            }                                                                                                         \
     }
 
 #if WHOLE_PANELS
@@ -457,14 +457,14 @@ static void NAME(rows)(const char *base, int base_type, const char *merged, int 
                 const int64_t at = index + (int64_t)(row * columns + column);
 #define TILE(from, from_size, to, to_size) \
     NAME(tile)(before, from, from_size, after, to, to_size, count, columns, width, total, &near, at, tally)
-            if (base_type == oplora_verify_bf16 && merged_type == oplora_verify_bf16)
-                TILE(oplora_verify_bf16, 2, oplora_verify_bf16, 2);
-            else if (base_type == oplora_verify_f32 && merged_type == oplora_verify_f32)
-                TILE(oplora_verify_f32, 4, oplora_verify_f32, 4);
-            else if (base_type == oplora_verify_f16 && merged_type == oplora_verify_f16)
-                TILE(oplora_verify_f16, 2, oplora_verify_f16, 2);
-            else
-                TILE(base_type, base_size, merged_type, merged_size);
+                if (base_type == oplora_verify_bf16 && merged_type == oplora_verify_bf16)
+                    TILE(oplora_verify_bf16, 2, oplora_verify_bf16, 2);
+                else if (base_type == oplora_verify_f32 && merged_type == oplora_verify_f32)
+                    TILE(oplora_verify_f32, 4, oplora_verify_f32, 4);
+                else if (base_type == oplora_verify_f16 && merged_type == oplora_verify_f16)
+                    TILE(oplora_verify_f16, 2, oplora_verify_f16, 2);
+                else
+                    TILE(base_type, base_size, merged_type, merged_size);
 #undef TILE
             }
         }
