@@ -51,7 +51,9 @@ struct VerifyCommand: ParsableCommand {
         if runPath != nil {
             if base != nil || merged != nil { throw ValidationError("--run checks a collapse; --base and --merged do not go with it") }
             if adapter.count != 1 { throw ValidationError("--run checks one adapter") }
-            if junit != nil || sarif != nil || github { throw ValidationError("--junit, --sarif and --github go with --merged") }
+            if junit != nil || sarif != nil || github || maxUlp != nil || minSurvival != nil {
+                throw ValidationError("--junit, --sarif, --github, --max-ulp and --min-survival go with --merged")
+            }
         } else if base == nil || merged == nil {
             throw ValidationError("--base and --merged are needed, or --run")
         }

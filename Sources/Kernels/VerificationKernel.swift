@@ -18,7 +18,7 @@ public enum VerificationKernel {
         fileprivate var merged: [Double] = []
         fileprivate var total: [Double] = []
         fileprivate var result: [Double] = []
-        fileprivate var factors = [Double](repeating: 1, count: 6)
+        fileprivate var factors = [Double](repeating: 1, count: VerificationKernel.tile)
         fileprivate var bound: [Double] = []
 
         public init() {}
@@ -118,7 +118,7 @@ public enum VerificationKernel {
     }
 
     /// Rows that are measured at once.
-    private static let tile = 6
+    public static let tile = 6
 
     private struct Block {
         let type: Int32

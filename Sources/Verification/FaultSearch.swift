@@ -20,7 +20,7 @@ struct FaultSearch {
     /// How much of the update the correctly rounded weight keeps.
     private var survival: Double { tally.updateTimesExpected / tally.updateSquared }
 
-    /// - Parameter others: works of the same shape that have other updates.
+    /// - Parameter others: all works of the model, one of whose updates may be in this one.
     func fault(among others: [MergeWork]) throws -> Fault {
         func fault(_ code: Fault.Code, _ message: String) -> Fault { Fault(code, work.label, message + work.example(tally)) }
         if let factor = explainingFactor {

@@ -1,6 +1,5 @@
 public import Adapters
 public import JSON
-public import Kernels
 
 /// What the verification of a merged model found.
 public struct MergeVerdict: Sendable {
@@ -102,46 +101,5 @@ public struct MergeVerdict: Sendable {
                 "extra": names(coverage.extra),
             ],
         ]
-    }
-}
-
-extension MergeStanding {
-    /// One word, for programs.
-    public var name: String {
-        switch self {
-        case .exact: "exact"
-        case .replayed: "replayed"
-        case .withinRounding: "withinRounding"
-        case .inconclusive: "inconclusive"
-        case .wrong: "wrong"
-        }
-    }
-
-    public var recipe: MergeRecipe? {
-        guard case .replayed(let recipe) = self else { return nil }
-        return recipe
-    }
-
-    var description: String {
-        switch self {
-        case .exact: "every element correctly rounded"
-        case .replayed(let recipe): "as merged with the \(recipe.name)"
-        case .withinRounding: "within what rounding explains"
-        case .inconclusive: "inconclusive"
-        case .wrong: "wrong"
-        }
-    }
-
-    /// The worse of two: of the parts of one module.
-    func worse(_ other: MergeStanding) -> MergeStanding { other.rank > rank ? other : self }
-
-    private var rank: Int {
-        switch self {
-        case .exact: 0
-        case .replayed: 1
-        case .withinRounding: 2
-        case .inconclusive: 3
-        case .wrong: 4
-        }
     }
 }

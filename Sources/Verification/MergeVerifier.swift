@@ -4,6 +4,7 @@ internal import JSON
 internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
+internal import Synchronization
 public import Tensors
 
 /// Checks a merged model against its base and the adapters, from the definition of the merge and in code of its own.
@@ -79,9 +80,10 @@ public enum MergeVerifier {
         }
         let works = match(model, mergedFiles, options: options, faults: &faults, coverage: &coverage)
         let results = try judge(works, options: options)
+        let named = try search(works, results, options: options)
         var doubts: [Fault] = []
         var modules: OrderedDictionary<ModulePath, [(MergeWork, VerificationTally, MergeStanding)]> = [:]
-        for (work, (outcome, judgement)) in zip(works, results) {
+        for (number, (work, (outcome, judgement))) in zip(works, results).enumerated() {
             switch outcome {
             case .compared(let differing, let first):
                 faults += copyFaults(work, differing: differing, first: first, coverage: &coverage)
@@ -91,7 +93,7 @@ public enum MergeVerifier {
                 if judgement.standing == .inconclusive {
                     doubts += judgement.fault.map { [$0] } ?? []
                 } else if judgement.standing == .wrong {
-                    faults.append(try judgement.fault ?? FaultSearch(work, tally).fault(among: works))
+                    faults += (judgement.fault ?? named[number]).map { [$0] } ?? []
                     if work.updates.isEmpty, !work.isReplaced { coverage.baseChangedWithoutAdapter.append(work.name) }
                 }
                 if let module = work.module { modules[module, default: []].append((work, tally, judgement.standing)) }
@@ -185,6 +187,25 @@ public enum MergeVerifier {
             (standing == .withinRounding || standing == .wrong) && tally.notFinite == 0 && tally.isChanged && !work.updates.isEmpty
         }
         return results
+    }
+
+    /// The names of what is wrong with works that no rounding explains, by their numbers; found side by side, since a wrong model may
+    /// have many.
+    private static func search(
+        _ works: [MergeWork], _ results: [(outcome: WorkOutcome, judgement: WorkJudgement?)], options: Options
+    ) throws -> [Int: Fault] {
+        let wrong = works.indices.compactMap { number -> (number: Int, tally: VerificationTally)? in
+            guard case .measured(let tally) = results[number].outcome, let judgement = results[number].judgement else { return nil }
+            return judgement.standing == .wrong && judgement.fault == nil ? (number, tally) : nil
+        }
+        let found = Mutex<[Int: Fault]>([:])
+        try ThreadPool.forEach(wrong.count, threads: options.threads) { index in
+            guard !options.isCancelled() else { throw MergeError(.interrupted, path: "verify", "the verification was interrupted") }
+            let (number, tally) = wrong[index]
+            let fault = try FaultSearch(works[number], tally).fault(among: works)
+            found.withLock { $0[number] = fault }
+        }
+        return found.withLock { $0 }
     }
 
     /// Of a tensor whose bytes must be the source's.

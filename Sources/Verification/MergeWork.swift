@@ -200,7 +200,8 @@ extension MergeWork {
         var pieces: [Piece] = []
         for (number, work) in works.enumerated() {
             // Whole tiles of the kernel.
-            let step = max(1, pieceElements / max(work.columns, 1) / 6) * (work.updates.isEmpty ? 1 : 6)
+            let tile = work.updates.isEmpty ? 1 : VerificationKernel.tile
+            let step = max(1, pieceElements / max(work.columns, 1) / tile) * tile
             for start in stride(from: work.rows.lowerBound, to: work.rows.upperBound, by: step) {
                 pieces.append(Piece(work: number, range: start..<min(start + step, work.rows.upperBound)))
             }

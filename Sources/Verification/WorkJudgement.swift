@@ -1,21 +1,7 @@
 internal import Adapters
-public import Kernels
+internal import Kernels
 internal import Safetensors
 internal import Tensors
-
-/// How the elements of an adapted weight came to be, as far as their bits tell.
-public enum MergeStanding: Sendable, Equatable {
-    /// Each is the correctly rounded one.
-    case exact
-    /// Each is what this way of merging gives.
-    case replayed(MergeRecipe)
-    /// No known way gives all of them, but none is further off than roundings take it, and what they leave of the update is as much
-    /// as the correctly rounded ones leave.
-    case withinRounding
-    /// Rounding erased the update, or leaves too little of it to tell.
-    case inconclusive
-    case wrong
-}
 
 /// What measuring a work says of it.
 struct WorkJudgement {
@@ -102,29 +88,6 @@ struct WorkJudgement {
     private init(_ standing: MergeStanding, _ fault: Fault?) {
         self.standing = standing
         self.fault = fault
-    }
-}
-
-extension MergeRecipe {
-    /// What it is called in reports.
-    public var name: String {
-        switch self {
-        case .plain: "update in F32"
-        case .updateInBF16: "update in BF16"
-        case .updateInF16: "update in F16"
-        case .productInBF16: "product in BF16"
-        case .productInF16: "product in F16"
-        }
-    }
-
-    var sentence: String {
-        switch self {
-        case .plain: "a sum in F32, then rounded,"
-        case .updateInBF16: "an update rounded to BF16"
-        case .updateInF16: "an update rounded to F16"
-        case .productInBF16: "a product and an update rounded to BF16"
-        case .productInF16: "a product and an update rounded to F16"
-        }
     }
 }
 

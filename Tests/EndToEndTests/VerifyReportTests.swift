@@ -10,7 +10,7 @@ struct VerifyReportTests {
         ["verify", "--base", Repository.tinyLlama, "--adapter", space.path("adapter"), "--merged", space.path("merged")] + more
     }
 
-    /// Doubles one adapted weight's first element and spoils the name of nothing else.
+    /// Changes one element of one adapted weight.
     private func spoil(_ space: Workspace) throws {
         let file = space.path("merged/model.safetensors")
         var tensors = try space.readTensors(file)
@@ -91,5 +91,8 @@ struct VerifyReportTests {
         for wrong in [["--min-survival", "1.5"], ["--max-ulp", "-1"], ["--github", "--json"], ["--run", "x"]] {
             #expect(try Executable.run(arguments(space) + wrong).status == 64, "\(wrong)")
         }
+        // What a collapse is not judged by is refused, and not passed over.
+        let collapse = ["verify", "--run", space.path("run.opck"), "--adapter", space.path("adapter")]
+        #expect(try Executable.run(collapse + ["--max-ulp", "0"]).status == 64)
     }
 }
