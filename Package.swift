@@ -43,7 +43,7 @@ let package = Package(
                 "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint",
                 "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", argumentParser, orderedCollections,
             ]),
-        module("Verification", ["Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module("Verification", ["Transformer", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module(
             "Training",
             [

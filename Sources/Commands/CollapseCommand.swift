@@ -7,6 +7,7 @@ internal import NativeCheckpoint
 internal import Safetensors
 internal import Tensors
 internal import Training
+internal import Verification
 
 struct CollapseCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -60,7 +61,12 @@ struct CollapseCommand: ParsableCommand {
                 ]
                     as JSONValue).serialized())
         }
-        if verify, let collapsed { try report(try collapsed.verify(adapter: try Adapter.read(path: written.out)), output: output, quietJSON: true) }
+        if verify, let collapsed {
+            let verdict = try collapsed.verify(adapter: try Adapter.read(path: written.out))
+            printFaults(verdict.faults)
+            guard verdict.passes else { throw Verdict(status: .checkFailed) }
+            output.say(verdict.summary)
+        }
     }
 
     /// Hypernetworks that another program has trained.

@@ -36,8 +36,7 @@ struct RootCommand: ParsableCommand {
         version: "oplora \(Program.version)",
         subcommands: [
             InspectCommand.self, TrainCommand.self, CollapseCommand.self, MergeCommand.self, UnmergeCommand.self, ConvertCommand.self,
-            ExtractCommand.self, ResizeCommand.self, CombineCommand.self, LintCommand.self, VerifyCommand.self,
-            CheckCommand.self,
-            PackCommand.self, UnpackCommand.self, SalvageCommand.self, TokenizeCommand.self, LogitsCommand.self,
+            ExtractCommand.self, ResizeCommand.self, CombineCommand.self, LintCommand.self, VerifyCommand.self, DiffCommand.self,
+            CheckCommand.self, PackCommand.self, UnpackCommand.self, SalvageCommand.self, TokenizeCommand.self, LogitsCommand.self,
         ])
 }

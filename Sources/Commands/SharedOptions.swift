@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import JSON
 internal import Kernels
 
 /// What every command that computes takes.
@@ -39,5 +40,39 @@ struct OutputOptions: ParsableArguments {
 
     func say(_ text: String) {
         if !quiet, !json { Terminal.line(text) }
+    }
+}
+
+/// What every command takes whose report scripts keep: JSON on standard output, or in a file beside the text.
+struct ReportOptions: ParsableArguments {
+    /// What stands for standard output where a file is named.
+    static let standardOutput = "-"
+
+    @Flag(name: .long, help: "Print nothing but errors.")
+    var quiet = false
+
+    @Option(
+        name: .long, defaultAsFlag: ReportOptions.standardOutput, parsing: .next,
+        help: ArgumentHelp("Report as JSON, in a file or, where none is named, on standard output.", valueName: "file"))
+    var json: String?
+
+    /// The file that the report goes to.
+    var jsonFile: String? { json == Self.standardOutput ? nil : json }
+    var isJSONOnStandardOutput: Bool { json == Self.standardOutput }
+    /// Whether standard output is for people.
+    var isText: Bool { !quiet && !isJSONOnStandardOutput }
+
+    func say(_ text: String) {
+        if isText { Terminal.line(text) }
+    }
+
+    /// What cannot be written is said before the work is done.
+    func refuseUnwritable(replacing: Bool, inputs: [String]) throws {
+        if let jsonFile { try refuseUnwritableFile(jsonFile, replacing: replacing, inputs: inputs) }
+    }
+
+    func write(_ report: JSONValue, replacing: Bool) throws {
+        if let jsonFile { try writeReport(report.serialized() + "\n", to: jsonFile, replacing: replacing) }
+        if isJSONOnStandardOutput { Terminal.line(report.serialized()) }
     }
 }

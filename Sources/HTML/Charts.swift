@@ -23,6 +23,17 @@ extension Markup {
         }
     }
 
+    /// How many fall into each of some bins, each with a bar as long as the logarithm of the count, so that a single one can be seen
+    /// beside millions.
+    public static func logarithmicBars(_ counts: [(label: String, count: Int, text: String)], heading: String) -> Markup {
+        // 1 + log₂, straight between powers of two.
+        func size(_ count: Int) -> Double { Double(Double(count).exponent) + Double(count).significand }
+        let most = counts.map { size($0.count) }.max() ?? 1
+        return .table(
+            [heading, "elements", ""],
+            counts.map { [.number($0.label), .number($0.text), .chart($0.count > 0 ? .bar(size($0.count) / max(most, 1)) : .text(""))] })
+    }
+
     /// What the colours stand for.
     public static func legend(_ entries: [(label: String, color: Int)]) -> Markup {
         .element("div", ["class": "legend"], entries.map { entry in .element("span", [:], [key(entry.color), .text(entry.label)]) })

@@ -23,6 +23,7 @@ enum PageStyle {
         .tile b{display:block;font-size:22px;line-height:1.3;font-weight:650;font-variant-numeric:tabular-nums}
         .tile span{color:var(--soft);font-size:13px}
         .scroll{overflow-x:auto;margin-top:8px}
+        .tiles+.note{margin-top:10px}
         table{border-collapse:collapse;width:100%;font-size:13px}
         th,td{text-align:left;padding:4px 14px 4px 0;border-bottom:1px solid var(--line);vertical-align:middle;white-space:nowrap}
         th{color:var(--soft);font-weight:600}
@@ -49,9 +50,26 @@ enum PageStyle {
         svg.histogram{display:block;width:98px;height:24px}
         svg.histogram rect{fill:var(--c0)}
         svg.histogram line{stroke:var(--line)}
+        .heat{display:grid;gap:2px;width:max-content;min-width:min(100%,calc((var(--m) + 8)*22px));font-size:11px;line-height:18px;
+        grid-auto-flow:column;grid-template-rows:repeat(calc(var(--n) + 1),20px);grid-template-columns:max-content;
+        grid-auto-columns:minmax(18px,28px)}
+        .heat span{color:var(--soft);white-space:nowrap;overflow:hidden}
+        .heat .corner,.heat .kind{padding-right:8px;position:sticky;left:0;background:var(--surface);z-index:1;
+        font-family:ui-monospace,Menlo,Consolas,monospace}
+        .heat .corner{font-family:inherit}
+        .heat .step{text-align:center}
+        .heat i{position:relative;display:block;border-radius:3px;overflow:hidden;font-style:normal}
+        .heat i.none{background:none}
+        .heat i b{position:absolute;inset:0}
+        .heat i u{position:absolute;inset:0;text-align:center;text-decoration:none;font-weight:700;color:var(--surface)}
         .k0{background:var(--c0)}.k1{background:var(--c1)}.k2{background:var(--c2)}.k3{background:var(--c3)}
         .k4{background:var(--c4)}.k5{background:var(--c5)}.k6{background:var(--c6)}
-        @media(max-width:600px){main{padding:16px 10px 32px}section{padding:12px}h1{font-size:21px}.map{aspect-ratio:4/5}
+        @media(max-width:600px){.heat{grid-auto-flow:row;grid-template-rows:max-content;grid-auto-rows:20px;width:100%;min-width:0;
+        grid-template-columns:max-content repeat(var(--n),minmax(16px,1fr))}
+        .heat .kind{writing-mode:vertical-rl;transform:rotate(180deg);position:static;width:auto;padding:0;justify-self:center}
+        .heat .corner,.heat .kind{grid-row:1;height:max-content;align-self:end}
+        .heat .step{text-align:right;padding-right:6px}
+        main{padding:16px 10px 32px}section{padding:12px}h1{font-size:21px}.map{aspect-ratio:4/5}
         .tiles{grid-template-columns:repeat(2,1fr)}.tile b{font-size:18px}.cell b span{display:none}.cell b{padding:0 3px;text-align:center}
         table{font-size:12px}th,td{padding-right:8px}td.name{white-space:normal;overflow-wrap:anywhere;min-width:140px}}
         """

@@ -131,18 +131,27 @@ public enum VerificationKernel {
         let path: MergePath
     }
 
-    /// Computes rows of W + d, one after the other.
+    /// Computes rows of y, one after the other: of W + d, and of what a magnitude makes of them.
+    ///
+    /// - Parameters:
+    ///   - updates: at least one.
+    ///   - magnitude: goes with one update only.
     public static func forEachUpdatedRow(
-        base: RawSpan, baseType: DType, rows: Range<Int>, update: VerificationUpdate, workspace: inout Workspace, path: MergePath = .best,
-        _ body: (_ row: Int, _ sum: ArraySlice<Double>) -> Void
+        base: RawSpan, baseType: DType, rows: Range<Int>, updates: [VerificationUpdate], magnitude: VerificationMagnitude? = nil,
+        workspace: inout Workspace, path: MergePath = .best, _ body: (_ row: Int, _ result: ArraySlice<Double>) -> Void
     ) {
-        let columns = update.columns
+        precondition(!updates.isEmpty && (magnitude == nil || updates.count == 1))
+        let columns = updates[0].columns
         precondition(path.isSupported && base.byteCount == rows.count * columns * baseType.bitWidth / 8)
-        precondition(update.firstRow <= rows.lowerBound && rows.upperBound <= update.firstRow + update.left.count / update.rank)
+        for update in updates {
+            precondition(update.columns == columns && update.firstRow <= rows.lowerBound)
+            precondition(rows.upperBound <= update.firstRow + update.left.count / update.rank)
+        }
         workspace.grow(to: (columns + 15) / 16 * 16)
         for row in rows {
             widen(base, type(baseType), (row - rows.lowerBound) * columns, rows: 1, columns, columns, columns, into: &workspace.weights, path)
-            sums([update], rows: row..<row + 1, column: 0, width: columns, stride: columns, &workspace, path)
+            sums(updates, rows: row..<row + 1, column: 0, width: columns, stride: columns, &workspace, path)
+            if let magnitude { _ = scale(row: row, at: 0, width: columns, magnitude, updates[0], &workspace) }
             body(row, workspace.result[0..<columns])
         }
     }

@@ -3,14 +3,14 @@ public import FileIO
 public import Tensors
 
 /// A weight matrix [rows, columns] (or vector, with one row) that stays where it lies in a mapped file, in its own
-/// element type.
+/// element type; or one that was computed, in F32.
 @safe public struct WeightMatrix: Sendable {
     public let name: String
     public let rows: Int
     public let columns: Int
     public let dtype: DType
-    /// Keeps the mapping alive.
-    private let file: MappedFile
+    /// Keeps the memory alive.
+    private let owner: any AnyObject & Sendable
     nonisolated(unsafe) let pointer: UnsafeRawPointer
 
     /// - Parameters:
@@ -22,10 +22,24 @@ public import Tensors
         rows = info.shape.count == 2 ? info.shape[0] : 1
         columns = info.shape[info.shape.count - 1]
         dtype = info.dtype
-        self.file = file
-        // Sound: `file` is kept, and the reader that made `info` has checked its range against the file.
+        owner = file
+        // Sound: the file is kept, and the reader that made `info` has checked its range against the file.
         let range = info.byteRange
         unsafe pointer = file.bytes.extracting(range).withUnsafeBytes { unsafe $0.baseAddress ?? UnsafeRawPointer(bitPattern: 64)! }
+    }
+
+    /// - Parameters:
+    ///   - shape: one or two dimensions.
+    ///   - values: row-major, as many as the shape asks for; they must not change any more.
+    public init(name: String, shape: [Int], values: FloatView) {
+        precondition((1...2).contains(shape.count) && shape.reduce(1, *) == values.count)
+        self.name = name
+        rows = shape.count == 2 ? shape[0] : 1
+        columns = shape[shape.count - 1]
+        dtype = .f32
+        owner = values.storage
+        // Sound: the storage is kept.
+        unsafe pointer = UnsafeRawPointer(values.pointer)
     }
 
     var element: oplora_element {

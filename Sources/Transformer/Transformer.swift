@@ -69,11 +69,16 @@ public final class Transformer {
         return outputLayer.losses.array
     }
 
+    /// What the head makes logits of, [batch · sequence, hidden]; valid until the next pass.
+    public func finalStates(tokens: [Int32], updates: LowRankUpdates = .none) -> FloatView {
+        forward(tokens, updates, dropout: nil)
+        return scratch.normed
+    }
+
     /// The logits of every position, [batch · sequence, vocabulary].
     public func logits(tokens: [Int32], updates: LowRankUpdates = .none) -> FloatView {
-        forward(tokens, updates, dropout: nil)
         let logits = FloatBuffer(count: rows * configuration.vocabularySize).view
-        compute.logits(logits, hidden: scratch.normed, head: weights.head)
+        compute.logits(logits, hidden: finalStates(tokens: tokens, updates: updates), head: weights.head)
         return logits
     }
 

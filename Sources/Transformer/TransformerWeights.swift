@@ -23,11 +23,14 @@ public struct TransformerWeights: Sendable {
 
     /// Finds and checks every weight that the configuration calls for.
     ///
+    /// - Parameter substitutes: what takes the place of tensors of the files, or joins them, by name.
     /// - Throws: `TransformerError` naming the tensor that is missing, has another shape or dtype than needed, or holds
     ///   NaN or infinity.
-    public init(configuration: TransformerConfiguration, files: WeightFiles, compute: Compute) throws(TransformerError) {
+    public init(
+        configuration: TransformerConfiguration, files: WeightFiles, substitutes: [String: WeightMatrix] = [:], compute: Compute
+    ) throws(TransformerError) {
         self.configuration = configuration
-        let source = Source(files: files)
+        let source = Source(files: files, substitutes: substitutes)
         let hidden = configuration.hiddenSize
         embedding = try source.matrix("model.embed_tokens.weight", configuration.vocabularySize, hidden)
         // A tied model may carry a copy of the head; the embedding counts.
@@ -41,7 +44,7 @@ public struct TransformerWeights: Sendable {
                 let (out, input) = projection.shape(in: configuration)
                 let module = projection.module(layer: layer)
                 projections.append(try source.matrix(module + ".weight", out, input))
-                biases.append(files.tensors[module + ".bias"] == nil ? nil : try source.vector(module + ".bias", out))
+                biases.append(source.has(module + ".bias") ? try source.vector(module + ".bias", out) : nil)
             }
             layers.append(
                 Layer(
@@ -69,6 +72,9 @@ public struct TransformerWeights: Sendable {
     /// Looks tensors up and checks them.
     private struct Source {
         let files: WeightFiles
+        let substitutes: [String: WeightMatrix]
+
+        func has(_ name: String) -> Bool { substitutes[name] != nil || files.tensors[name] != nil }
 
         func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(TransformerError) -> WeightMatrix {
             try weight(name, [rows, columns])
@@ -86,6 +92,11 @@ public struct TransformerWeights: Sendable {
         }
 
         private func weight(_ name: String, _ shape: [Int]) throws(TransformerError) -> WeightMatrix {
+            if let substitute = substitutes[name] {
+                let found = shape.count == 1 ? [substitute.columns] : [substitute.rows, substitute.columns]
+                guard found == shape else { throw wrongShape(name, found, shape) }
+                return substitute
+            }
             guard let location = files.tensors[name] else {
                 throw TransformerError(
                     .missingTensor, path: files.path, tensor: name,
@@ -93,9 +104,7 @@ public struct TransformerWeights: Sendable {
                 )
             }
             guard location.info.shape == shape else {
-                throw TransformerError(
-                    .wrongShape, path: files.path, tensor: name,
-                    "its shape is \(describe(shape: location.info.shape)) and the configuration calls for \(describe(shape: shape))")
+                throw wrongShape(name, location.info.shape, shape)
             }
             guard let matrix = WeightMatrix(file: location.file.file, info: location.info) else {
                 throw TransformerError(
@@ -103,6 +112,12 @@ public struct TransformerWeights: Sendable {
                     "weights of type \(location.info.dtype) cannot be trained on; F32, BF16 and F16 can")
             }
             return matrix
+        }
+
+        private func wrongShape(_ name: String, _ found: [Int], _ shape: [Int]) -> TransformerError {
+            TransformerError(
+                .wrongShape, path: files.path, tensor: name,
+                "its shape is \(describe(shape: found)) and the configuration calls for \(describe(shape: shape))")
         }
     }
 }

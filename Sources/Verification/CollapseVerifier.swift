@@ -1,4 +1,5 @@
 public import Adapters
+public import JSON
 internal import Tensors
 
 /// The hypernetwork of one adapted module, as a training run holds it: v = W2·relu(W1·z + c1) + c2, of which the first
@@ -71,6 +72,24 @@ public struct CollapseVerdict: Sendable {
     public let modules: [Module]
 
     public var passes: Bool { faults.isEmpty }
+
+    /// One sentence for people.
+    public var summary: String {
+        guard passes else { return "fail: \(faults.count) fault\(faults.count == 1 ? "" : "s") in \(modules.count) modules" }
+        let share = ((modules.map(\.worstShareOfBound).max() ?? 0) * 1000).rounded() / 10
+        return "pass: \(modules.count) modules are what their hypernetworks give, at most \(share)% of the rounding bound off"
+    }
+
+    /// The report that `oplora verify --run --json` prints.
+    public var json: JSONValue {
+        [
+            "schema": "oplora.verify/1", "verdict": .string(passes ? "pass" : "fail"), "faults": .array(faults.map(\.json)),
+            "modules": .array(
+                modules.map {
+                    ["module": .string($0.path.text), "worstDifference": .real($0.worstDifference), "shareOfBound": .real($0.worstShareOfBound)]
+                }),
+        ]
+    }
 }
 
 /// Checks a collapsed adapter against the hypernetworks that it came from.

@@ -44,6 +44,8 @@ public struct Fault: Sendable, Equatable {
         case wrongUpdate
         /// Rounding erased the update, so merged and not merged look the same.
         case roundedAway
+        /// The merged model does not run in the forward pass that base + adapter runs in.
+        case notRunnable
         /// A value that was asked to stay within a limit does not.
         case gate
         /// A tensor's bytes have another hash than the receipt says.

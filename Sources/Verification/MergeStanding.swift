@@ -31,7 +31,8 @@ extension MergeStanding {
         return recipe
     }
 
-    var description: String {
+    /// A few words, for people.
+    public var description: String {
         switch self {
         case .exact: "every element correctly rounded"
         case .replayed(let recipe): "as merged with the \(recipe.name)"
@@ -42,9 +43,10 @@ extension MergeStanding {
     }
 
     /// The worse of two: of the parts of one module.
-    func worse(_ other: MergeStanding) -> MergeStanding { other.rank > rank ? other : self }
+    func worse(_ other: MergeStanding) -> MergeStanding { other.severity > severity ? other : self }
 
-    private var rank: Int {
+    /// How far it is from what the definition gives: 0 for exact, more for worse.
+    public var severity: Int {
         switch self {
         case .exact: 0
         case .replayed: 1

@@ -1,5 +1,6 @@
 public import Adapters
 public import JSON
+internal import OrderedCollections
 
 /// What the verification of a merged model found.
 public struct MergeVerdict: Sendable {
@@ -28,8 +29,19 @@ public struct MergeVerdict: Sendable {
         public let differingElements: Int
         /// How many elements are 0, 1, 2, 3–4, 5–8 … steps from the correctly rounded one.
         public let histogram: [Int]
+        /// The rows of the weight that are furthest off, the worst first; empty where none is, or where they have not been looked at.
+        public internal(set) var worstRows: [Row] = []
 
         public var differingShare: Double { elements > 0 ? Double(differingElements) / Double(elements) : 0 }
+    }
+
+    /// A row of a weight, measured like a module.
+    public struct Row: Sendable {
+        /// Its number in the stored tensor.
+        public let row: Int
+        public let differingElements: Int
+        public let maxUlp: Int
+        public let relativeResidual: Double?
     }
 
     public struct Coverage: Sendable, Equatable {
@@ -48,8 +60,44 @@ public struct MergeVerdict: Sendable {
     public internal(set) var faults: [Fault]
     /// Why modules cannot be decided.
     public let doubts: [Fault]
-    public let modules: [Module]
+    public internal(set) var modules: [Module]
     public let coverage: Coverage
+    /// What both models say to some prompts, if that was asked for.
+    public private(set) var function: FunctionComparison?
+
+    /// The modules, the worst first: by their standing, then by how far they are off, then by how little of the update is left.
+    public var worstFirst: [Module] {
+        modules.sorted { a, b in
+            func off(_ module: Module) -> Double {
+                module.standing == .wrong ? module.relativeResidual ?? Double(module.maxUlp) : Double(module.maxUlp)
+            }
+            return (b.standing.severity, off(b), a.survival ?? 1, a.path) < (a.standing.severity, off(a), b.survival ?? 1, b.path)
+        }
+    }
+
+    /// Adds what both models say, and what is wrong with it.
+    ///
+    /// - Parameter minArgmaxAgreement: the least share of tokens after which both must find the same next token most likely.
+    public mutating func add(_ function: FunctionComparison, minArgmaxAgreement: Double? = nil) {
+        self.function = function
+        guard function.isFinite else {
+            faults.append(Fault(.notFinite, Self.promptsSubject, "logits are infinite or no number"))
+            return
+        }
+        if let minArgmaxAgreement, function.merged.argmaxAgreement < minArgmaxAgreement {
+            faults.append(
+                Fault(
+                    .gate, Self.promptsSubject,
+                    "the most likely next token is the same after \(FaultSearch.text(100 * function.merged.argmaxAgreement))% of the tokens; --min-argmax-agreement asks for \(FaultSearch.text(100 * minArgmaxAgreement))%"
+                ))
+        }
+    }
+
+    /// Says that the merged model does not run, and why.
+    public mutating func addNotRunnable(_ why: String) { faults.append(Fault(.notRunnable, Self.promptsSubject, why)) }
+
+    /// What reports call the prompts, which are no module.
+    static let promptsSubject = "prompts"
 
     public var outcome: Outcome { !faults.isEmpty ? .fail : !doubts.isEmpty ? .inconclusive : .pass }
     public var passes: Bool { outcome == .pass }
@@ -78,28 +126,40 @@ public struct MergeVerdict: Sendable {
 
     /// The report that `oplora verify --json` prints.
     public var json: JSONValue {
-        func number(_ value: Double?) -> JSONValue { value.map { .real($0) } ?? .null }
         func names(_ list: [String]) -> JSONValue { .array(list.map { .string($0) }) }
-        return [
+        var report: OrderedDictionary<String, JSONValue> = [
             "schema": "oplora.verify/1",
             "verdict": .string(outcome.rawValue),
             "faults": .array(faults.map(\.json)),
             "doubts": .array(doubts.map(\.json)),
-            "modules": .array(
-                modules.map { module in
-                    [
-                        "module": .string(module.path.text), "standing": .string(module.standing.name),
-                        "recipe": module.standing.recipe.map { .string($0.name) } ?? .null, "projection": number(module.projection),
-                        "relativeResidual": number(module.relativeResidual), "maxUlp": .integer(module.maxUlp),
-                        "survival": number(module.survival), "elements": .integer(module.elements),
-                        "differingElements": .integer(module.differingElements), "steps": .array(module.histogram.map { .integer($0) }),
-                    ]
-                }),
+            "modules": .array(modules.map(\.json)),
             "coverage": [
                 "adapterUnused": names(coverage.adapterUnused),
                 "baseChangedWithoutAdapter": names(coverage.baseChangedWithoutAdapter), "missing": names(coverage.missing),
                 "extra": names(coverage.extra),
             ],
         ]
+        report["prompts"] = function?.json
+        return .object(report)
     }
+}
+
+extension MergeVerdict.Module {
+    fileprivate var json: JSONValue {
+        [
+            "module": .string(path.text), "standing": .string(standing.name), "recipe": standing.recipe.map { .string($0.name) } ?? .null,
+            "projection": Self.number(projection), "relativeResidual": Self.number(relativeResidual), "maxUlp": .integer(maxUlp),
+            "survival": Self.number(survival), "elements": .integer(elements), "differingElements": .integer(differingElements),
+            "steps": .array(histogram.map { .integer($0) }),
+            "worstRows": .array(
+                worstRows.map {
+                    [
+                        "row": .integer($0.row), "differingElements": .integer($0.differingElements), "maxUlp": .integer($0.maxUlp),
+                        "relativeResidual": Self.number($0.relativeResidual),
+                    ]
+                }),
+        ]
+    }
+
+    private static func number(_ value: Double?) -> JSONValue { value.map { .real($0) } ?? .null }
 }

@@ -14,13 +14,19 @@ public enum MergeVerifier {
         /// The element type that the merged model should have; `nil` for that of each tensor of the base.
         public var dtype: DType?
         public var gates: Gates
+        /// Whether the rows of the worst modules are measured one by one.
+        public var examinesRows: Bool
         /// Asked before each block of rows; true stops.
         public var isCancelled: @Sendable () -> Bool
 
-        public init(threads: Int = 1, dtype: DType? = nil, gates: Gates = Gates(), isCancelled: @escaping @Sendable () -> Bool = { false }) {
+        public init(
+            threads: Int = 1, dtype: DType? = nil, gates: Gates = Gates(), examinesRows: Bool = false,
+            isCancelled: @escaping @Sendable () -> Bool = { false }
+        ) {
             self.threads = threads
             self.dtype = dtype
             self.gates = gates
+            self.examinesRows = examinesRows
             self.isCancelled = isCancelled
         }
     }
@@ -103,7 +109,9 @@ public enum MergeVerifier {
         faults += list.flatMap { options.gates.faults(of: $0) }
         faults += folderFaults(model: model, merged: merged)
         if let fault = baseFault(works, results.map(\.outcome), faults) { faults.insert(fault, at: 0) }
-        return MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
+        var verdict = MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
+        if options.examinesRows { try RowSearch.examine(&verdict, works: modules.mapValues { $0.map(\.0) }, options: options) }
+        return verdict
     }
 
     /// A merged folder made from a single file holds it under that file's name.
@@ -269,13 +277,6 @@ public enum MergeVerifier {
 
     // MARK: The other files
 
-    /// Fields that describe the architecture under names that all versions of the libraries use.
-    private static let architectureFields = [
-        "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-        "vocab_size", "hidden_act", "rms_norm_eps", "layer_norm_eps", "rope_theta", "tie_word_embeddings", "max_position_embeddings",
-        "num_local_experts", "num_experts_per_tok",
-    ]
-
     private static func folderFaults(model: AdaptedModel, merged: String) -> [Fault] {
         guard FileSystem.isFolder(merged) else { return [] }
         var faults: [Fault] = []
@@ -288,10 +289,11 @@ public enum MergeVerifier {
             faults.append(Fault(.configurationDiffers, "config.json", "the base has one and the merged folder has none that can be read"))
             return faults
         }
-        for field in architectureFields {
-            guard let old = before[field], let new = after[field], old != new else { continue }
-            if let a = old.doubleValue, let b = new.doubleValue, a == b { continue }
-            faults.append(Fault(.configurationDiffers, field, "config.json says \(new.serialized()) and should say \(old.serialized())"))
+        for difference in ArchitectureFields.differences(before, after) {
+            faults.append(
+                Fault(
+                    .configurationDiffers, difference.field,
+                    "config.json says \(difference.after.serialized()) and should say \(difference.before.serialized())"))
         }
         return faults
     }

@@ -79,6 +79,44 @@ struct MergeWork: Sendable {
         }
     }
 
+    /// Measures each row by itself, and calls `body` with what was found of it.
+    func forEachMeasuredRow(_ body: (_ row: Int, _ tally: VerificationTally) -> Void) throws {
+        let measured = try updates.map { try MeasuredUpdate($0, of: self) }
+        guard !measured.isEmpty else { return }
+        var buffers = RowBuffers()
+        var workspace = VerificationKernel.Workspace()
+        for row in rows {
+            try read(row..<row + 1, into: &buffers)
+            var tally = VerificationTally()
+            VerificationKernel.measure(
+                base: buffers.source.bytes, baseType: source.info.dtype, merged: buffers.merged.bytes, mergedType: merged.info.dtype,
+                rows: row..<row + 1, columns: columns, updates: measured.map(\.kernel), magnitude: measured[0].magnitude, workspace: &workspace,
+                tally: &tally)
+            body(row, tally)
+        }
+    }
+
+    /// Calls `body` with rows of y, what W becomes, in binary64, one after the other.
+    func forEachExpectedRow(_ body: (_ row: Int, _ elements: ArraySlice<Double>) -> Void) throws {
+        let measured = try updates.map { try MeasuredUpdate($0, of: self) }
+        var buffer = ByteBuffer()
+        var workspace = VerificationKernel.Workspace()
+        let step = max(1, Self.pieceElements / max(columns, 1))
+        for start in stride(from: rows.lowerBound, to: rows.upperBound, by: step) {
+            let range = start..<min(start + step, rows.upperBound)
+            try buffer.read(source.file.file, byteRanges(range).source)
+            guard !measured.isEmpty else {
+                for row in range {
+                    body(row, (0..<columns).map { StoredElement.value(buffer.bytes, source.info.dtype, (row - start) * columns + $0) }[...])
+                }
+                continue
+            }
+            VerificationKernel.forEachUpdatedRow(
+                base: buffer.bytes, baseType: source.info.dtype, rows: range, updates: measured.map(\.kernel), magnitude: measured[0].magnitude,
+                workspace: &workspace, body)
+        }
+    }
+
     /// Elements that are measured in one go, about.
     static let pieceElements = 1 << 17
 }
@@ -144,7 +182,7 @@ struct MeasuredUpdate: Sendable {
             try buffer.read(
                 work.source.file.file, start + range.lowerBound * columns * width..<start + range.upperBound * columns * width)
             VerificationKernel.forEachUpdatedRow(
-                base: buffer.bytes, baseType: work.source.info.dtype, rows: range, update: update, workspace: &workspace
+                base: buffer.bytes, baseType: work.source.info.dtype, rows: range, updates: [update], workspace: &workspace
             ) { row, result in
                 for column in 0..<columns { lanes[(row - rows.lowerBound) % 8][column] += result[column] * result[column] }
             }

@@ -165,3 +165,45 @@ struct SpectrumTests {
         #expect(result.uncertain == 2)
     }
 }
+
+/// Adapters held against each other by what they do.
+struct UpdateComparisonTests {
+    private func adapter(_ modules: [AdapterModule], isFlattened: Bool = false) -> Adapter {
+        Adapter(path: "", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: modules, namesAreFlattened: isFlattened)
+    }
+
+    private func module(_ name: String, rank: Int, alpha: Double, a: [Float], b: [Float]) throws -> AdapterModule {
+        AdapterModule(path: try #require(ModulePath(name)), rank: rank, alpha: alpha, loraA: a, loraB: b)
+    }
+
+    /// Other factors of the same product are the same update; the share by which others differ is that of the products.
+    @Test func productsCountAndNotFactors() throws {
+        var generator = SeededGenerator(seed: 3)
+        let (a, b) = (generator.values(2 * 5, spread: 1), generator.values(4 * 2, spread: 1))
+        let first = try module("layers.0.q", rank: 2, alpha: 4, a: a, b: b)
+        // Both components exchanged and one of them scaled by a power of two; a third that is nothing; and the scale in B.
+        let otherA: [Float] = a[5..<10].map { $0 * 4 } + Array(a[0..<5]) + [Float](repeating: 7, count: 5)
+        var otherB: [Float] = []
+        for row in 0..<4 { otherB += [b[2 * row + 1] / 2, b[2 * row] * 2, 0] }
+        let second = try module("layers_0_q", rank: 3, alpha: 3, a: otherA, b: otherB)
+        let comparison = try UpdateComparison(adapter([first]), adapter([second], isFlattened: true))
+        #expect(comparison.entries.count == 1 && comparison.entries[0].relative < UpdateComparison.resolution)
+        #expect(comparison.entries[0].ranks == [2, 3] && comparison.onlyInFirst.isEmpty && comparison.onlyInSecond.isEmpty)
+        let half = try UpdateComparison(adapter([first]), adapter([try module("layers.0.q", rank: 2, alpha: 2, a: a, b: b)]))
+        #expect(abs(half.entries[0].relative - 0.5) < 1e-12)
+        let same = try UpdateComparison(adapter([first]), adapter([first]))
+        #expect(same.entries[0].relative == 0)
+    }
+
+    @Test func modulesThatOneHasAreNamed() throws {
+        let ones = [Float](repeating: 1, count: 4)
+        let (p, q) = (try module("p", rank: 1, alpha: 1, a: ones, b: ones), try module("q", rank: 1, alpha: 1, a: ones, b: ones))
+        let longer = try module("q", rank: 1, alpha: 1, a: ones + ones, b: ones)
+        let comparison = try UpdateComparison(adapter([p, q]), adapter([longer]))
+        #expect(comparison.onlyInFirst == ["p"] && comparison.onlyInSecond.isEmpty && comparison.entries.isEmpty)
+        #expect(comparison.reshaped.map(\.name) == ["q"] && comparison.reshaped[0].second == [4, 8])
+        let zero = try module("p", rank: 1, alpha: 1, a: ones, b: [Float](repeating: 0, count: 4))
+        #expect(try UpdateComparison(adapter([zero]), adapter([p])).entries[0].relative == .infinity)
+        #expect(try UpdateComparison(adapter([zero]), adapter([zero])).entries[0].relative == 0)
+    }
+}

@@ -1,4 +1,5 @@
 import FileIO
+import Foundation
 import JSON
 import TestModels
 import TestSupport
@@ -94,5 +95,88 @@ struct VerifyReportTests {
         // What a collapse is not judged by is refused, and not passed over.
         let collapse = ["verify", "--run", space.path("run.opck"), "--adapter", space.path("adapter")]
         #expect(try Executable.run(collapse + ["--max-ulp", "0"]).status == 64)
+    }
+
+    @Test func thePageStandsAlone() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        try space.succeed(arguments(space, "--html", space.path("right.html"), "--quiet"))
+        let right = String(decoding: try readAll(space.path("right.html")), as: UTF8.self)
+        #expect(right.contains("merged: the merge is right") && right.contains("No row of any module is off") && !right.contains("✕"))
+        #expect(right.components(separatedBy: "<i title=").count - 1 == 28)
+        try spoil(space)
+        #expect(try Executable.run(arguments(space, "--html", space.path("right.html"))).status == 73)
+        let json = space.path("wrong.json")
+        #expect(try Executable.run(arguments(space, "--html", space.path("wrong.html"), "--json", json)).status == 1)
+        let wrong = String(decoding: try readAll(space.path("wrong.html")), as: UTF8.self)
+        #expect(wrong.contains("the merge is wrong") && wrong.contains("elementsDiffer: a few elements are not the result"))
+        #expect(wrong.components(separatedBy: "✕").count - 1 == 2)
+        // The row of the changed element is the worst of its module.
+        let report = try JSONValue(parsing: try readAll(json))
+        #expect(try ReportSchema("verify").faults(of: report) == [])
+        let module = report["modules"]?.arrayValue?.first { $0["standing"] == "wrong" }
+        #expect(module?["worstRows"]?.arrayValue?.count == 1 && module?["worstRows"]?.arrayValue?.first?["row"] == .integer(0))
+    }
+
+    /// JSON goes to a file beside the text, or in the place of the text.
+    @Test func theReportGoesWhereItIsAskedFor() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let both = try space.succeed(arguments(space, "--json", space.path("verify.json")))
+        #expect(both.output.contains("pass: 28 modules") && both.output.contains("model.layers.*.self_attn.q_proj ×4"))
+        #expect(try JSONValue(parsing: try readAll(space.path("verify.json")))["verdict"] == "pass")
+        #expect(try Executable.run(arguments(space, "--json", space.path("verify.json"))).status == 73)
+        let one = try space.succeed(["verify", "--json"] + arguments(space).dropFirst())
+        #expect(try JSONValue(parsing: Array(one.output.utf8))["verdict"] == "pass")
+        #expect(try Executable.run(arguments(space, "--github", "--json", space.path("github.json"))).status == 0)
+    }
+
+    /// A merge in F32 says what base + adapter says; the base alone does not.
+    @Test func bothModelsGoOnWithPrompts() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        try space.succeed([
+            "merge", "--base", Repository.tinyLlama, "--adapter", space.path("adapter"), "--out", space.path("wide"), "--dtype", "f32", "--no-fsync",
+        ])
+        let prompts = try space.makeFile("prompts.txt", "In the beginning\r\n\n  \nand the earth was without form, and void;\n")
+        func verify(_ merged: String, _ more: String...) throws -> (outcome: Executable.Outcome, report: JSONValue) {
+            let outcome = try Executable.run(
+                ["verify", "--base", Repository.tinyLlama, "--adapter", space.path("adapter"), "--merged", merged, "--prompts", prompts, "--json"]
+                    + more)
+            return (outcome, try JSONValue(parsing: Array(outcome.output.utf8)))
+        }
+        let wide = try verify(space.path("wide"), "--dtype", "f32", "--min-argmax-agreement", "1")
+        #expect(wide.outcome.status == 0, "\(wide.outcome.errors)")
+        #expect(try ReportSchema("verify").faults(of: wide.report) == [])
+        let figures = try #require(wide.report["prompts"])
+        #expect(figures["maxLogitDifference"]?.doubleValue.map { $0 < 1e-4 } == true && figures["argmaxAgreement"]?.doubleValue == 1)
+        #expect(figures["prompts"]?.arrayValue?.count == 2)
+        let effect = try #require(figures["base"]?["maxLogitDifference"]?.doubleValue)
+        let none = try verify(Repository.tinyLlama, "--min-argmax-agreement", "1")
+        #expect(none.outcome.status == 1 && none.report["prompts"]?["maxLogitDifference"]?.doubleValue == effect)
+        // What does not run is a fault of the merged model, and no end of the report.
+        try space.succeed(arguments(space, "--prompts", prompts))
+        let file = space.path("merged/model.safetensors")
+        try writeSafetensors(try space.readTensors(file).filter { $0.name != "model.norm.weight" }, to: file)
+        let broken = try verify(space.path("merged"))
+        #expect(broken.outcome.status == 1)
+        #expect(broken.report["faults"]?.arrayValue?.compactMap { $0["code"]?.stringValue } == ["missingTensor", "notRunnable"])
+    }
+
+    @Test func promptsThatCannotBeRunAreRefused() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let long = try space.makeFile("long.txt", String(repeating: "word ", count: 5000))
+        for (arguments, status, word) in [
+            (arguments(space, "--prompts", space.path("nothing.txt")), 66, "nothing.txt"),
+            (arguments(space, "--prompts", try space.makeFile("empty.txt", "\n \n")), 65, "one a line"),
+            (arguments(space, "--prompts", long), 65, "shorten"),
+            (arguments(space, "--min-argmax-agreement", "0.5"), 64, "--prompts"),
+            (arguments(space, "--min-argmax-agreement", "2", "--prompts", long), 64, "between 0 and 1"),
+            (["verify", "--run", space.path("run.opck"), "--adapter", space.path("adapter"), "--prompts", long], 64, "--merged"),
+        ] {
+            let outcome = try Executable.run(arguments)
+            #expect(Int(outcome.status) == status && outcome.errors.contains(word), "\(arguments): \(outcome.status) \(outcome.errors)")
+        }
     }
 }

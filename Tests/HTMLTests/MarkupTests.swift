@@ -1,3 +1,4 @@
+import Foundation
 import Testing
 
 @testable import HTML
@@ -25,7 +26,9 @@ struct MarkupTests {
                     .table(
                         [text, text, text, text, text, text], [[.text(text), .long(text), .name(text), .number(text), .warning(text), .key(2, text)]]),
                     .sizeMap([SizeMapCell(label: text, kind: text, title: text, shares: [Share(text, 2, color: 1)])]),
-                    .histogram([1, 0, 2], label: text),
+                    .histogram([1, 0, 2], label: text), .logarithmicBars([(text, 3, text)], heading: text),
+                    .heatMap(
+                        HeatMap(corner: text, kinds: [text], steps: [(text, [HeatMap.Cell(color: 1, mark: text, title: text)]), (text, [nil])])),
                 ])
             return page.html
         }
@@ -46,6 +49,32 @@ struct MarkupTests {
     @Test func decimals() {
         #expect(Markup.decimal(12.34567) == "12.3457" && Markup.decimal(0) == "0.0000" && Markup.decimal(-0.5) == "-0.5000")
         #expect(Markup.decimal(1e-9) == "0.0000" && Markup.decimal(.nan) == "0" && Markup.decimal(.infinity) == "0")
+    }
+}
+
+struct HeatMapTests {
+    /// Step after step, each with its label in front.
+    @Test func cellsFollowTheirSteps() {
+        let map = HeatMap(
+            corner: "layer", kinds: ["q", "k"],
+            steps: [
+                ("0", [HeatMap.Cell(color: 2, strength: 0, title: "q0"), nil]),
+                ("1", [HeatMap.Cell(color: 4, mark: "✕", title: "q1"), HeatMap.Cell(color: 2, strength: 7, title: "k1")]),
+            ])
+        let html = Markup.heatMap(map).html
+        let order = [">layer<", ">q<", ">k<", ">0<", "title=\"q0\"", "class=\"none\"", ">1<", "title=\"q1\"", ">✕<", "title=\"k1\""]
+        let places = order.compactMap { html.range(of: $0)?.lowerBound }
+        #expect(places.count == order.count && places == places.sorted())
+        #expect(html.contains("--n:2;--m:2") && html.contains("opacity:0.1500") && html.contains("class=\"k2\" style=\"opacity:1.0000\""))
+    }
+
+    /// One among millions can be seen, and twice as many are longer.
+    @Test func barsGrowWithTheLogarithm() {
+        func width(_ html: Substring) -> Double { Double(html.split(separator: "width:")[1].prefix { $0 != "%" }) ?? 0 }
+        let html = Markup.logarithmicBars([("0", 1 << 20, "many"), ("1", 0, "none"), ("2", 1, "one"), ("3", 2, "two")], heading: "steps").html
+        let rows = html.split(separator: "<tr>").dropFirst()
+        let bars = rows.filter { $0.contains("width:") }.map(width)
+        #expect(rows.count == 5 && bars.count == 3 && bars[0] == 100 && bars[2] > bars[1] && bars[1] > 3)
     }
 }
 

@@ -44,7 +44,7 @@ struct LowRankProduct {
     }
 
     /// ‖B·A‖², that of R_B·R_Aᵀ.
-    private var squaredNorm: Double {
+    var squaredNorm: Double {
         (Self.orthogonal(b).r * Self.orthogonal(a.transposed).r.transposed).values.reduce(0) { $0 + $1 * $1 }
     }
 

@@ -13,10 +13,13 @@ struct ReportedCase {
         let modules = verdict.modules.map { module in
             ReportedCase(name: module.path.text, faults: faults[module.path.text] ?? [], doubts: doubts[module.path.text] ?? [])
         }
-        let named = Set(modules.map(\.name))
+        let function = verdict.function.map { _ in
+            ReportedCase(name: MergeVerdict.promptsSubject, faults: faults[MergeVerdict.promptsSubject] ?? [], doubts: [])
+        }
+        let named = Set(modules.map(\.name) + (function.map { [$0.name] } ?? []))
         let others = verdict.faults.filter { !named.contains($0.module) }.map {
             ReportedCase(name: $0.module.isEmpty ? $0.code.title : $0.module, faults: [$0], doubts: [])
         }
-        return modules + others
+        return modules + (function.map { [$0] } ?? []) + others
     }
 }

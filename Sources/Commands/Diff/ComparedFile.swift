@@ -1,0 +1,87 @@
+internal import Adapters
+internal import FileIO
+internal import GGUF
+internal import JSON
+internal import NativeCheckpoint
+internal import OrderedCollections
+internal import Packing
+internal import Safetensors
+internal import Tensors
+
+/// A tensor of a file of any kind, with its bytes.
+struct ComparedTensor: Sendable {
+    let type: ElementType
+    let shape: [Int]
+    let bytes: any ByteSource
+
+    var elementCount: Int { shape.reduce(1, &*) }
+}
+
+/// One of the two things that are compared.
+struct ComparedFile {
+    let path: String
+    /// In the order of the files.
+    let tensors: OrderedDictionary<String, ComparedTensor>
+    /// `config.json` of a model's folder.
+    let configuration: JSONValue?
+    /// What an adapter's tensors mean; `nil` for anything else, and for adapters that are not read here.
+    let adapter: Adapter?
+
+    /// - Parameter base: what tensors of packs are stored as differences to.
+    /// - Throws: the errors of the format that `path` turns out to be.
+    init(path: String, base: BaseFiles?) throws {
+        self.path = path
+        let isFolder = try FileSystem.status(of: path).isFolder
+        if !isFolder, CheckpointFile.claims(path) {
+            let file = try CheckpointFile(path: path)
+            tensors = try Self.tensors(of: file, base: base)
+            (configuration, adapter) = (nil, nil)
+        } else if !isFolder, GGUFFile.claims(path) {
+            let file = try GGUFFile(path: path)
+            tensors = file.tensors.mapValues { tensor in
+                ComparedTensor(type: ElementType(tensor.type), shape: tensor.shape, bytes: MappedBytes(file.file, tensor.byteRange))
+            }
+            configuration = nil
+            adapter = try? Adapter.read(path: path)
+        } else if let weights = Adapter.weightsPath(at: path) {
+            let file = try SafetensorsFile(path: weights)
+            tensors = file.tensors.mapValues { tensor in
+                ComparedTensor(type: .plain(tensor.dtype), shape: tensor.shape, bytes: MappedBytes(file.file, tensor.byteRange))
+            }
+            configuration = nil
+            // An adapter of a kind that is not read has tensors all the same.
+            adapter = try? Adapter.read(path: path)
+        } else {
+            tensors = try WeightFiles(path: path).tensors.mapValues { location in
+                ComparedTensor(
+                    type: .plain(location.info.dtype), shape: location.info.shape, bytes: MappedBytes(location.file.file, location.info.byteRange))
+            }
+            configuration = isFolder ? try Self.configuration(of: path) : nil
+            adapter = nil
+        }
+    }
+
+    /// Those of a checkpoint; of a pack those of all its files, under the names that the model's folder gives them.
+    private static func tensors(of file: CheckpointFile, base: BaseFiles?) throws -> OrderedDictionary<String, ComparedTensor> {
+        var tensors: OrderedDictionary<String, ComparedTensor> = [:]
+        for tensor in file.tensors.values where tensor.path == nil || !tensor.name.isEmpty {
+            if tensor.base != nil, base == nil {
+                throw UsageError(
+                    "\(file.path), tensor \(tensor.label): it is stored as the difference to another model; name that with --against",
+                    status: .usage)
+            }
+            let folder = tensor.path.map { FileSystem.parent(of: $0) } ?? "."
+            let name = folder == "." ? tensor.name : "\(folder.replacing("/", with: ".")).\(tensor.name)"
+            let value = ComparedTensor(
+                type: .plain(tensor.dtype), shape: tensor.shape, bytes: try file.source(of: tensor, base: tensor.base == nil ? nil : base))
+            tensors[tensors[name] == nil ? name : tensor.label] = value
+        }
+        return tensors
+    }
+
+    private static func configuration(of folder: String) throws -> JSONValue? {
+        let path = FileSystem.join(folder, "config.json")
+        guard FileSystem.exists(path) else { return nil }
+        return try? JSONValue(parsing: try FileSystem.contents(of: path, limit: 16_000_000))
+    }
+}

@@ -1,0 +1,69 @@
+internal import Adapters
+internal import ArgumentParser
+internal import Kernels
+internal import Packing
+
+struct DiffCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "diff",
+        abstract: "Say in which tensors two models, adapters or checkpoints differ, and by how much.",
+        discussion: """
+            Examples:
+              oplora diff base merged
+              oplora diff merged merged-by-peft --rtol 1e-3 --atol 1e-6
+              oplora diff adapter adapter.safetensors --json
+
+            Takes what inspect takes. Tensors are matched by name: those that only B has are added, those that only A has removed; of \
+            the others types, shapes and values are compared, bit for bit unless a tolerance is given. Two adapters in different layouts \
+            are compared module by module, by their updates scale·B·A. Exit code 0: nothing differs; 1: something does.
+            """)
+
+    @Argument(help: ArgumentHelp("Two files or folders.", valueName: "path")) var paths: [String]
+    @Option(help: ArgumentHelp("Let elements differ by this share of A's.", valueName: "share")) var rtol = 0.0
+    @Option(help: ArgumentHelp("Let elements differ by this much.", valueName: "number")) var atol = 0.0
+    @Flag(name: .customLong("ignore-dtype"), help: "Let element types differ where values do not.") var ignoreDtype = false
+    @Flag(help: "Compare adapters by their updates, also in one layout.") var updates = false
+    @Option(help: ArgumentHelp("The base of packs that hold differences to one.", valueName: "path")) var against: String?
+    @Flag(help: "List every difference, and not only the largest.") var all = false
+    @Flag(help: "Replace the report if there is one.") var force = false
+    @OptionGroup var threads: ThreadOptions
+    @OptionGroup var output: ReportOptions
+
+    mutating func validate() throws {
+        if paths.count == 1, let path = output.jsonFile {
+            // In `--json A B` the path is one of the two and not the report's.
+            paths.insert(path, at: 0)
+            output.json = ReportOptions.standardOutput
+        }
+        guard paths.count == 2 else { throw ValidationError("diff takes two files or folders, and got \(paths.count)") }
+        for (name, value) in [("--rtol", rtol), ("--atol", atol)] where !(value >= 0 && value.isFinite) {
+            throw ValidationError("\(name) is a number, 0 or more")
+        }
+    }
+
+    func run() throws {
+        try output.refuseUnwritable(replacing: force, inputs: paths)
+        let base = try against.map { try BaseFiles(path: $0) }
+        let (a, b) = (try ComparedFile(path: paths[0], base: base), try ComparedFile(path: paths[1], base: base))
+        let options = Difference.Options(
+            tolerance: ElementComparison.Tolerance(relative: rtol, absolute: atol), ignoresType: ignoreDtype, threads: threads.count,
+            isCancelled: { Interruption.isRequested })
+        let difference = try difference(a, b, options)
+        try output.write(difference.json(paths[0], paths[1]), replacing: force)
+        if output.isText {
+            let lines = difference.lines(limit: all ? .max : 20) + [difference.summary]
+            output.say(lines.map(Terminal.escaped).joined(separator: "\n"))
+        }
+        if !difference.isNone { throw Verdict(status: .checkFailed) }
+    }
+
+    private func difference(_ a: ComparedFile, _ b: ComparedFile, _ options: Difference.Options) throws -> Difference {
+        guard let first = a.adapter, let second = b.adapter, updates || first.dialect != second.dialect else {
+            if updates {
+                throw UsageError("--updates compares two adapters, and \(a.adapter == nil ? a.path : b.path) is none that is read here")
+            }
+            return try Difference(a, b, options: options)
+        }
+        return try Difference(updatesOf: first, second, options: options)
+    }
+}

@@ -1,0 +1,170 @@
+internal import Adapters
+internal import ArgumentParser
+internal import FileIO
+internal import HTML
+internal import JSON
+internal import Kernels
+internal import Transformer
+internal import Verification
+
+struct VerifyCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "verify",
+        abstract: "Prove that a merged model is base + adapter, or that an adapter is what its hypernetworks give.",
+        discussion: """
+            Examples:
+              oplora verify --base SmolLM2 --adapter adapter --merged merged
+              oplora verify --base SmolLM2 --adapter adapter --merged merged --junit verify.xml --html verify.html
+              oplora verify --base SmolLM2 --adapter adapter --merged merged --prompts prompts.txt --min-argmax-agreement 0.95
+              oplora verify --run run.opck --adapter adapter
+              oplora verify --receipt merged/oplora-merge.json
+
+            Computes every merged weight from the definition, in arithmetic that shares nothing with merge, and accounts for every tensor of \
+            base, adapter and merged model. Merges by other programs pass when a known way of merging gives their bits, or when they are off \
+            by no more than roundings explain. Exit code 0: all of it holds; 1: it does not, with the reason; 3: an update is smaller than \
+            the rounding, so the files cannot tell. --prompts also runs base + adapter and the merged model side by side (Llama family). \
+            --receipt compares hashes alone, for merges made with --hash.
+            """)
+
+    @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir")) var base: String?
+    @Option(help: ArgumentHelp("An adapter, with a weight if not 1; may be repeated.", valueName: "adapter[:weight]"))
+    var adapter: [AdapterArgument] = []
+    @Option(help: ArgumentHelp("Folder or file of the merged model.", valueName: "dir")) var merged: String?
+    @Option(name: .customLong("run"), help: ArgumentHelp("A training run, to check a collapsed adapter against.", valueName: "run.opck"))
+    var runPath: String?
+    @Option(help: ArgumentHelp("The receipt of a merge with --hash, to check the merged model's bytes against.", valueName: "file"))
+    var receipt: String?
+    @Option(help: ArgumentHelp("Element type that the merged weights should have: keep, f32, bf16 or f16.", valueName: "type")) var dtype = "keep"
+    @Option(help: ArgumentHelp("Compare what both models say to these texts, one a line, or to input_ids in safetensors.", valueName: "file"))
+    var prompts: String?
+    @OptionGroup(title: "Limits") var limits: VerifyLimits
+    @OptionGroup(title: "Reports") var reports: VerifyReports
+    @OptionGroup var threads: ThreadOptions
+    @OptionGroup var output: ReportOptions
+
+    func validate() throws {
+        let isOfMerge = prompts != nil || limits.areAny || reports.areAny
+        guard receipt == nil else {
+            if base != nil || runPath != nil || !adapter.isEmpty || isOfMerge || dtype != "keep" {
+                throw ValidationError("--receipt compares hashes; only --merged, --threads, --json and --quiet go with it")
+            }
+            return
+        }
+        if adapter.isEmpty { throw ValidationError("--adapter is needed") }
+        if runPath != nil {
+            if base != nil || merged != nil { throw ValidationError("--run checks a collapse; --base and --merged do not go with it") }
+            if adapter.count != 1 { throw ValidationError("--run checks one adapter") }
+            if isOfMerge { throw ValidationError("--prompts, --junit, --sarif, --html, --github and the limits go with --merged") }
+        } else if base == nil || merged == nil {
+            throw ValidationError("--base and --merged are needed, or --run")
+        }
+        if limits.minArgmaxAgreement != nil, prompts == nil { throw ValidationError("--min-argmax-agreement is a limit for what --prompts finds") }
+        if reports.github, output.isJSONOnStandardOutput {
+            throw ValidationError("--github and --json both are standard output; name a file for --json")
+        }
+        _ = try elementType(dtype, allowingKeep: true)
+    }
+
+    func run() throws {
+        if let receipt { return try reportReceipt(receipt) }
+        if let runPath { return try reportCollapse(try CollapsedRun(path: runPath).verify(adapter: try adapter[0].read().adapter)) }
+        guard let base, let merged else { return }
+        // What cannot be written is said before the work is done.
+        let inputs = [base, merged] + adapter.map(\.path)
+        try reports.refuseUnwritable(inputs: inputs)
+        try output.refuseUnwritable(replacing: reports.force, inputs: inputs)
+        let adapters = try adapter.map { try $0.read() }
+        let function = try prompts.map { try PromptRun(path: $0, base: base, adapters: adapters, compute: try threads.makeCompute()) }
+        var verdict = try MergeVerifier.verify(
+            base: base, adapters: adapters, merged: merged,
+            options: MergeVerifier.Options(
+                threads: threads.count, dtype: try elementType(dtype, allowingKeep: true), gates: limits.gates,
+                examinesRows: reports.html != nil, isCancelled: { Interruption.isRequested }))
+        if let function {
+            do {
+                verdict.add(try function.compare(merged: merged), minArgmaxAgreement: limits.minArgmaxAgreement)
+            } catch let error as TransformerError {
+                verdict.addNotRunnable("\(error)")
+            }
+        }
+        try reports.write(verdict, merged: merged, base: base, adapters: adapter.map(\.path))
+        try output.write(verdict.json, replacing: reports.force)
+        if reports.github {
+            for line in verdict.githubAnnotations(merged: merged) { Terminal.line(line) }
+        } else if !output.isJSONOnStandardOutput {
+            let summary = VerifySummary(verdict)
+            for line in summary.failures { Terminal.error(line) }
+            for line in summary.lines { output.say(Terminal.escaped(line)) }
+        }
+        switch verdict.outcome {
+        case .pass: return
+        case .inconclusive: throw Verdict(status: .undecided)
+        case .fail: throw Verdict(status: .checkFailed)
+        }
+    }
+
+    private func reportReceipt(_ receipt: String) throws {
+        try output.refuseUnwritable(replacing: false, inputs: [receipt] + (merged.map { [$0] } ?? []))
+        let verdict = try ReceiptVerifier.verify(
+            receipt: receipt, merged: merged, threads: threads.count, isCancelled: { Interruption.isRequested })
+        try output.write(verdict.json, replacing: false)
+        if !output.isJSONOnStandardOutput { printFaults(verdict.faults) }
+        guard verdict.passes else { throw Verdict(status: .checkFailed) }
+        output.say("pass: \(verdict.tensorCount) tensors have the hashes of the receipt")
+    }
+
+    private func reportCollapse(_ verdict: CollapseVerdict) throws {
+        try output.write(verdict.json, replacing: reports.force)
+        if !output.isJSONOnStandardOutput { printFaults(verdict.faults) }
+        guard verdict.passes else { throw Verdict(status: .checkFailed) }
+        output.say(verdict.summary)
+    }
+}
+
+/// What a team asks of a merge beyond being right.
+struct VerifyLimits: ParsableArguments {
+    @Option(help: ArgumentHelp("Fail if an element is further from the correctly rounded one; 0 asks for the defined merge.", valueName: "steps"))
+    var maxUlp: Int?
+    @Option(help: ArgumentHelp("Fail if rounding leaves less than this share of an update, 0 to 1.", valueName: "share")) var minSurvival: Double?
+    @Option(help: ArgumentHelp("Fail if the most likely next token is the same after less than this share of tokens, 0 to 1.", valueName: "share"))
+    var minArgmaxAgreement: Double?
+
+    var areAny: Bool { maxUlp != nil || minSurvival != nil || minArgmaxAgreement != nil }
+    var gates: MergeVerifier.Gates { MergeVerifier.Gates(maxUlp: maxUlp, minSurvival: minSurvival) }
+
+    func validate() throws {
+        if let maxUlp, maxUlp < 0 { throw ValidationError("--max-ulp is a number of steps, 0 or more") }
+        for (name, share) in [("--min-survival", minSurvival), ("--min-argmax-agreement", minArgmaxAgreement)] {
+            if let share, !(0...1).contains(share) { throw ValidationError("\(name) is a share between 0 and 1") }
+        }
+    }
+}
+
+/// The reports that are written beside what is printed.
+struct VerifyReports: ParsableArguments {
+    @Option(help: ArgumentHelp("Write the verdict as a JUnit file, one case for each module.", valueName: "file")) var junit: String?
+    @Option(help: ArgumentHelp("Write the verdict as a SARIF 2.1.0 file.", valueName: "file")) var sarif: String?
+    @Option(help: ArgumentHelp("Write the verdict as a page with a map of modules and layers.", valueName: "file")) var html: String?
+    @Flag(help: "Print the verdict as annotations of GitHub Actions.") var github = false
+    @Flag(help: "Replace reports that exist.") var force = false
+
+    var areAny: Bool { github || !files.isEmpty }
+    private var files: [String] { [junit, sarif, html].compactMap { $0 } }
+
+    func refuseUnwritable(inputs: [String]) throws {
+        for path in files { try refuseUnwritableFile(path, replacing: force, inputs: inputs) }
+    }
+
+    func write(_ verdict: MergeVerdict, merged: String, base: String, adapters: [String]) throws {
+        if let junit { try writeReport(verdict.junit(merged: merged), to: junit, replacing: force) }
+        if let sarif { try writeReport(verdict.sarif(merged: merged, version: Program.version).serialized() + "\n", to: sarif, replacing: force) }
+        if let html {
+            try writeReport(VerdictPage(verdict, merged: merged, base: base, adapters: adapters).page.html, to: html, replacing: force)
+        }
+    }
+}
+
+/// Prints what the verification of a collapse or of hashes found.
+func printFaults(_ faults: [Fault]) {
+    for fault in faults { Terminal.error(VerifySummary.line(fault)) }
+}

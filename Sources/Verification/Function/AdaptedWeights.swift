@@ -1,0 +1,71 @@
+internal import Adapters
+internal import JSON
+internal import Kernels
+internal import Safetensors
+internal import Tensors
+internal import Transformer
+
+/// A base with its adapters as the transformer runs them.
+struct AdaptedWeights {
+    let weights: TransformerWeights
+    /// What runs beside the weights.
+    let updates: LowRankUpdates
+    let maximumRank: Int
+
+    /// - Parameter folder: of the base, for errors.
+    /// - Throws: `TransformerError` for a model that does not run, or a module of an adapter that has no place in it.
+    init(_ model: AdaptedModel, folder: String, compute: Compute) throws {
+        guard let configuration = model.configuration else {
+            throw TransformerError(.invalidConfiguration, path: folder, "there is no config.json beside the weights, so the model cannot be run")
+        }
+        let shape = try TransformerConfiguration(json: configuration, path: folder)
+        let linear = Set((0..<shape.layers).flatMap { layer in Projection.allCases.map { $0.module(layer: layer) + ".weight" } })
+        var beside: [String: LowRankUpdate] = [:]
+        var substitutes: [String: WeightMatrix] = [:]
+        for tensor in model.tensors {
+            let active = tensor.updates.filter { !$0.isZero }
+            guard !active.isEmpty || !tensor.isOfBase || !tensor.rows.isEmpty else { continue }
+            let isPlain =
+                tensor.isOfBase && tensor.rows.isEmpty && active.allSatisfy { $0.magnitude == nil && $0.rows == 0..<(tensor.shape.first ?? 0) }
+            if isPlain, linear.contains(tensor.name) {
+                beside[tensor.name] = Self.sum(active)
+            } else {
+                substitutes[tensor.name] = try Self.expected(tensor)
+            }
+        }
+        weights = try TransformerWeights(configuration: shape, files: model.base.files, substitutes: substitutes, compute: compute)
+        updates = LowRankUpdates(layers: shape.layers) { beside[$1.module(layer: $0) + ".weight"] }
+        maximumRank = beside.values.map(\.rank).max() ?? 0
+    }
+
+    /// Updates of one weight as one: their factors side by side, B times the scale.
+    private static func sum(_ updates: [TensorUpdate]) -> LowRankUpdate {
+        let rank = updates.reduce(0) { $0 + $1.rank }
+        let rows = updates[0].rows.count
+        let a = updates.flatMap { $0.right.doubles().map { Float($0) } }
+        var b = [Float](repeating: 0, count: rows * rank)
+        var first = 0
+        for update in updates {
+            let left = update.left.doubles()
+            for row in 0..<rows { for k in 0..<update.rank { b[row * rank + first + k] = Float(left[row * update.rank + k] * update.scale) } }
+            first += update.rank
+        }
+        let (viewA, viewB) = (FloatBuffer(count: a.count).view, FloatBuffer(count: b.count).view)
+        viewA.copy(from: a)
+        viewB.copy(from: b)
+        // Nothing is trained here; the gradients are never written.
+        return LowRankUpdate(rank: rank, scale: 1, a: viewA, b: viewB, gradientA: viewA, gradientB: viewB)
+    }
+
+    /// What a tensor is with its updates, in F32.
+    private static func expected(_ tensor: AdaptedModel.Tensor) throws -> WeightMatrix {
+        let values = FloatBuffer(count: tensor.source.info.elementCount).view
+        for work in MergeWork.parts(of: tensor, merged: tensor.source) {
+            try work.forEachExpectedRow { row, elements in
+                let start = row * work.columns
+                for (column, element) in elements.enumerated() { values[start + column] = Float(element) }
+            }
+        }
+        return WeightMatrix(name: tensor.name, shape: tensor.shape, values: values)
+    }
+}
