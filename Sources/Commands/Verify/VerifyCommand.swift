@@ -89,13 +89,14 @@ struct VerifyCommand: ParsableCommand {
         }
         try reports.write(verdict, merged: merged, base: base, adapters: adapter.map(\.path))
         try output.write(verdict.json, replacing: reports.force)
+        let summary = VerifySummary(verdict)
         if reports.github {
             for line in verdict.githubAnnotations(merged: merged) { Terminal.line(line) }
         } else if !output.isJSONOnStandardOutput {
-            let summary = VerifySummary(verdict)
             for line in summary.failures { Terminal.error(line) }
-            for line in summary.lines { output.say(Terminal.escaped(line)) }
         }
+        // GitHub takes a line as a command that begins with two colons after any spaces, and a module may be called so.
+        for line in summary.lines { output.say((reports.github ? "| " : "") + Terminal.escaped(line)) }
         switch verdict.outcome {
         case .pass: return
         case .inconclusive: throw Verdict(status: .undecided)
