@@ -1,5 +1,5 @@
 # Every target installs what it needs, where it may.
-.PHONY: demo demo-smollm2 test test-release test-interop fuzz bench lint format fixtures build dependencies ci
+.PHONY: demo demo-smollm2 test test-release test-interop test-reports test-workflow fuzz bench lint format fixtures build dependencies ci
 
 # The program carries the Swift runtime in itself, where the system allows it.
 static = $(if $(filter Linux,$(shell uname)),--static-swift-stdlib)
@@ -22,6 +22,15 @@ test-release: dependencies
 
 test-interop: build
 	scripts/test-interop.sh
+
+# Reports in the hands of those that read them, and the page of the faults.
+test-reports: build
+	scripts/test-reports.sh
+
+# What docs/ci.md gives to copy, on a machine of its own; as root.
+test-workflow: build
+	scripts/test-workflow.sh
+	scripts/test-pre-commit.sh
 
 # SECONDS for each target.
 fuzz: dependencies

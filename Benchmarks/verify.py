@@ -2,7 +2,8 @@
 
     python3 Benchmarks/verify.py --model SMOLLM2_BF16 [--large LLAMA_SHAPE] [--deltalint PROGRAM] [--oplora PROGRAM] [--rounds N]
 
-PEFT makes adapters of several kinds for the model and merges each; some of the merges are then spoiled. Each program is a process of
+PEFT makes adapters of several kinds for the model, and for small random ones of other architectures, and merges each; the merges are then
+spoiled, too, by leaving one weight out. Each program is a process of
 its own, timed from its start to its end, all of them once in each round; the first round only warms the page cache. With `--large` a
 merge of that model by `oplora merge` is verified beside `cat base merged > /dev/null`. Figures are medians.
 """
@@ -27,21 +28,47 @@ KINDS = {
     "embedding": {"target_modules": ["q_proj", "v_proj", "embed_tokens"]},
     "modules_to_save": {"modules_to_save": ["model.norm"]},
     "DoRA": {"use_dora": True},
+    # Of models of their own.
+    "Conv1D": {"target_modules": ["c_attn", "c_fc", "c_proj"], "fan_in_fan_out": True},
+    "convolution": {"target_modules": ["convolution"], "task_type": None},
+    "experts": {"target_modules": [], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]},
 }
 
 
+def own_model(kind):
+    """The random model of an architecture that has modules of this kind, in about 50 MB; `None` for the kinds that the given model has."""
+    import transformers
+
+    if kind == "Conv1D":
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=6, n_embd=512, n_head=8, vocab_size=4096))
+    if kind == "convolution":
+        return transformers.ResNetForImageClassification(transformers.ResNetConfig(depths=[2, 2, 2, 2], layer_type="basic", num_labels=10))
+    if kind == "experts":
+        return transformers.MixtralForCausalLM(
+            transformers.MixtralConfig(
+                vocab_size=1024, hidden_size=384, intermediate_size=768, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=2,
+                num_local_experts=8))
+    return None
+
+
 def make(kind, model, folder):
-    """An adapter of one kind with random factors, and PEFT's merge of it."""
+    """A base where the kind needs its own, an adapter with random factors, and PEFT's merge of it."""
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    def load():
-        return AutoModelForCausalLM.from_pretrained(model, dtype="auto")
-
     torch.manual_seed(0)
-    options = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", **KINDS[kind]}
-    adapted = get_peft_model(load(), LoraConfig(task_type="CAUSAL_LM", **options))
+    own = own_model(kind)
+    if own is None:
+        os.symlink(model, f"{folder}/base")
+    else:
+        own.to(torch.bfloat16).save_pretrained(f"{folder}/base")
+
+    def load():
+        return type(own).from_pretrained(f"{folder}/base", dtype="auto") if own else AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+
+    options = {"task_type": "CAUSAL_LM", "r": 16, "lora_alpha": 32, "target_modules": "all-linear", **KINDS[kind]}
+    adapted = get_peft_model(load(), LoraConfig(**options))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name or "lora_embedding_A" in name or "modules_to_save" in name:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -50,13 +77,15 @@ def make(kind, model, folder):
 
 
 def spoil(folder, out):
-    """The merge with one layer's update left out."""
+    """The merge with the update of one weight left out."""
     from safetensors.torch import load_file, save_file
 
-    base = load_file(f"{folder}/../base/model.safetensors")
+    base = load_file(f"{folder}/base/model.safetensors")
     shutil.copytree(f"{folder}/merged", out)
     weights = load_file(f"{folder}/merged/model.safetensors")
-    name = "model.layers.3.self_attn.q_proj.weight"
+    # A weight of the fourth layer, or of whatever there is.
+    adapted = [name for name in base if name in weights and not weights[name].equal(base[name])]
+    name = next((name for name in adapted if "layers.3.self_attn.q_proj" in name), adapted[len(adapted) // 2])
     save_file({**weights, name: base[name]}, f"{out}/model.safetensors", {"format": "pt"})
 
 
@@ -93,22 +122,22 @@ def main():
         return {"make": make, "spoil": spoil}[args.job[0]](*args.job[1:])
     print(f"{machine()}\n")
     with tempfile.TemporaryDirectory() as work:
-        os.symlink(args.model, f"{work}/base")
         print("| adapter, merged by PEFT | oplora | s | MiB | deltalint | s | MiB | times as long | share of its memory |\n|---|---|---|---|---|---|---|---|---|")
         for kind in KINDS:
             folder = f"{work}/{kind}"
+            os.mkdir(folder)
             job = [sys.executable, __file__, "--model", str(args.model), "--job"]
             subprocess.run([*job, "make", kind, str(args.model), folder], check=True, capture_output=True)
             subprocess.run([*job, "spoil", folder, f"{folder}/spoiled"], check=True, capture_output=True)
             for merged in ("merged", "spoiled"):
-                paths = ["--base", str(args.model), "--adapter", f"{folder}/adapter", "--merged", f"{folder}/{merged}"]
+                paths = ["--base", f"{folder}/base", "--adapter", f"{folder}/adapter", "--merged", f"{folder}/{merged}"]
                 found = rounds({"oplora": [args.oplora, "verify", *paths, "--json"], "deltalint": [args.deltalint, "check", *paths]}, args.rounds)
                 ours, theirs = found["oplora"], found["deltalint"]
                 report = json.loads(ours[3])
                 verdict = report["verdict"] + "".join(f": {fault['code']} {fault['module']}" for fault in report["faults"][:1])
                 words = theirs[3].strip().splitlines()
                 print(
-                    f"| {kind}{', one layer left out' if merged == 'spoiled' else ''} | {verdict} | {ours[0]:.2f} | {ours[1]:.0f} | exit {theirs[2]}: {words[-1][:90] if words else ''} "
+                    f"| {kind}{', one weight left out' if merged == 'spoiled' else ''} | {verdict} | {ours[0]:.2f} | {ours[1]:.0f} | exit {theirs[2]}: {words[-1][:90] if words else ''} "
                     f"| {theirs[0]:.2f} | {theirs[1]:.0f} | {theirs[0] / ours[0]:.1f} | {ours[1] / theirs[1]:.3f} |", flush=True)
         if args.large:
             merged, adapter = f"{work}/large", f"{work}/large-adapter"

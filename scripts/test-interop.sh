@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compares the release build with torch, transformers, PEFT, tokenizers and numpy, on the fixture and on SmolLM2-135M: merges
-# adapters of every kind, writes them in every layout, extracts and resizes them, verifies right and wrong merges, interrupts merges, and packs real models.
+# adapters of every kind, writes them in every layout, extracts and resizes them, verifies right and wrong merges, runs merged models beside base and
+# adapter, interrupts merges, and packs real models.
 #
 # OPLORA names the program, without it .build/release/oplora; arguments go on to Tests/interop/interop.py.
 set -euo pipefail
@@ -28,6 +29,8 @@ echo
 "$python" Tests/interop/low_rank.py --oplora "$oplora" --base "$smollm2"
 echo
 "$python" Tests/interop/fault_gallery.py --oplora "$oplora" --base "$smollm2"
+echo
+"$python" Tests/interop/function.py --oplora "$oplora" --base "$smollm2"
 echo
 "$python" Tests/interop/interrupted_merge.py --oplora "$oplora" --model "$smollm2"
 echo

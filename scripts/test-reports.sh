@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Gives the reports of `oplora verify` to junitparser, to the published schema of SARIF, and to Chromium.
+# Gives the reports of `oplora verify` to junitparser, to the published schema of SARIF, and to Chromium; makes every fault, and holds
+# docs/faults.md against what the program says.
 #
 # OPLORA names the program, without it .build/release/oplora; CHROMIUM the browser, without it Debian's, which is installed where it is
 # missing. Arguments go on to Tests/interop/reports.py.
@@ -23,3 +24,5 @@ tar -xzf "$work"/cfn_lint-1.58.0.tar.gz -C "$work" --strip-components 1 cfn_lint
 echo "bb34c1740b3464d1694c93750d2f1da3833e8d11feb311230251cef2f4cb1459  $work/test/fixtures/schemas/sarif/schema-2.1.0.json" | sha256sum --check --quiet
 "$venv/bin/python" Tests/interop/reports.py --oplora "$oplora" --chromium "$chromium" \
     --sarif-schema "$work/test/fixtures/schemas/sarif/schema-2.1.0.json" "$@"
+echo
+"$venv/bin/python" Tests/interop/fault_pages.py --oplora "$oplora"

@@ -16,6 +16,10 @@ typedef int64_t whole __attribute__((vector_size(64), aligned(8), may_alias));
 typedef float narrow __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint16_t halves __attribute__((vector_size(16), aligned(2), may_alias));
+// What a first look takes: twice as many numbers of binary32.
+typedef float singles __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t signs __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t shorts __attribute__((vector_size(32), aligned(2), may_alias));
 
 enum {
     lanes = 8,
@@ -25,6 +29,8 @@ enum {
     // Rows that are walked for one tile of columns before the next, and the largest rank for which their B is laid out anew.
     row_block = 48,
     packed_rank = 128,
+    // Rows of a tile that a first look may leave open before the next tiles go without one.
+    patience = 96,
 };
 
 // A stored type: its significant bits, the hidden one included, and the exponents of its smallest normal number and of the power

@@ -347,8 +347,7 @@ INLINE void NAME(measure)(struct NAME(row_sums) *sums, wide w, wide m, wide d, w
     sums->residual = EXACT_STEP(c - d, c - d, sums->residual);
 }
 
-INLINE void NAME(add_sums)(const struct NAME(row_sums) *sums, size_t count, oplora_verify_tally *tally) {
-    const double rest = NAME(sum)(sums->residual), times = NAME(sum)(sums->change), update = NAME(sum)(sums->update);
+INLINE void NAME(add_row)(double update, double times, double rest, int is_changed, size_t count, oplora_verify_tally *tally) {
     tally->update_squared += update;
     tally->update_times_change += times;
     tally->update_times_expected += times;
@@ -356,10 +355,14 @@ INLINE void NAME(add_sums)(const struct NAME(row_sums) *sums, size_t count, oplo
     tally->change_squared += fmax(rest + 2 * times - update, 0);
     tally->residual_squared += rest;
     tally->rounding_squared += rest;
-    const int is_changed = __builtin_reduce_or(sums->changed) != 0;
     tally->changed += is_changed;
     tally->expected_changed += is_changed;
     tally->steps[0] += (int64_t)count;
+}
+
+INLINE void NAME(add_sums)(const struct NAME(row_sums) *sums, size_t count, oplora_verify_tally *tally) {
+    NAME(add_row)(NAME(sum)(sums->update), NAME(sum)(sums->change), NAME(sum)(sums->residual), __builtin_reduce_or(sums->changed) != 0, count,
+                  tally);
 }
 
 static void NAME(judge)(int type, size_t rows, size_t count, size_t stride, const double *weights, const double *merged, const double *total,
@@ -427,12 +430,154 @@ static void NAME(tile_sums)(const double *left, const oplora_verify_update *upda
         }
 }
 
+// MARK: The first look
+
+// Most elements of a right merge lie well within half a step of y, and for those y in binary32 is enough: with u = 2^-24 it is off by
+// no more than the bound that holds for a sum in binary32 in any order, errors[row]·norms[column], and by u·|y| for the sum with W. An
+// element that is nearer to it than half a step less that is the correctly rounded one. A panel with an element that is not so clear, one
+// in ten or twenty, is looked at in binary64. Sums over a row of a tile are good enough where the bound of d is small beside d and beside
+// what is rounded away, in the mean; where factors cancel it is not, and the row is left to binary64.
+
+INLINE singles NAME(splat_single)(float x) { return (singles){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+
+INLINE singles NAME(widen_16)(const char *source, int type) {
+    const signs bits = __builtin_convertvector(*(const shorts *)source, signs);
+    if (type == oplora_verify_bf16) return (singles)(bits << 16);
+    // As in widen_8; what is infinite or no number compares as nothing and is left open.
+    const signs special = (signs)((bits & 0x7c00) == 0x7c00) & 0x7fc00000;
+    return (singles)((signs)((singles)((bits & 0x7fff) << 13 | (bits & 0x8000) << 16) * 0x1p112f) | special);
+}
+
+#ifdef FUSED
+#define SINGLE_STEP(x, y, z) __builtin_elementwise_fma(x, y, z)
+#else
+#define SINGLE_STEP(x, y, z) ((z) + (x) * (y))
+#endif
+
+// s·acc of one tile in binary32, whose left factor is laid out as [rank, row_tile]. WIDTH panels at once.
+#define LOOK(WIDTH)                                                                                                          \
+    {                                                                                                                        \
+        const float *right = update->right_narrow + (first + p) * rank;                                                      \
+        singles acc[row_tile][WIDTH];                                                                                        \
+        for (int r = 0; r < row_tile; r++)                                                                                   \
+            for (int v = 0; v < WIDTH; v++) acc[r][v] = (singles){0};                                                        \
+        for (size_t k = 0; k < rank; k++)                                                                                    \
+            for (int v = 0; v < WIDTH; v++) {                                                                                \
+                const singles line = *(const singles *)(right + ((size_t)v * rank + k) * oplora_verify_panel);               \
+                for (int r = 0; r < row_tile; r++)                                                                           \
+                    acc[r][v] = SINGLE_STEP(NAME(splat_single)(left[k * row_tile + (size_t)r]), line, acc[r][v]);            \
+            }                                                                                                                \
+        for (int r = 0; r < row_tile; r++)                                                                                   \
+            for (int v = 0; v < WIDTH; v++)                                                                                  \
+                *(singles *)(total + (size_t)r * tile_columns + p + (size_t)v * oplora_verify_panel) = acc[r][v] * scale;    \
+    }
+
+static void NAME(look_sums)(const float *left, const oplora_verify_update *update, size_t first, size_t count, float *total) {
+    const size_t rank = update->rank;
+    const float scale = (float)update->scale;
+    size_t p = 0;
+#if WHOLE_PANELS
+    for (; p + 2 * oplora_verify_panel <= count; p += 2 * oplora_verify_panel) LOOK(2)
+#endif
+    for (; p < count; p += oplora_verify_panel) LOOK(1)
+}
+
+// Whether the elements of a panel, from column on, are the correctly rounded ones, in binary64. `left` is a row of [rank, row_tile].
+INLINE int NAME(is_right)(const char *base, const char *merged, int type, const double *left, const oplora_verify_update *update, size_t column,
+                          double scale) {
+    const double *right = update->right + column * update->rank;
+    wide acc[2] = {{0}, {0}};
+    for (size_t k = 0; k < update->rank; k++)
+        for (int v = 0; v < 2; v++)
+            acc[v] = EXACT_STEP(NAME(splat)(left[k * row_tile]), *(const wide *)(right + k * oplora_verify_panel + v * lanes), acc[v]);
+    struct NAME(row_sums) sums = NAME(no_sums)();
+    for (int v = 0; v < 2; v++) {
+        const wide w = NAME(widen_8)(base + 2 * v * lanes, type), m = NAME(widen_8)(merged + 2 * v * lanes, type), d = acc[v] * update->scale;
+        NAME(measure)(&sums, w, m, d, w + d, scale);
+    }
+    return __builtin_reduce_and(sums.certain) != 0;
+}
+
+// What rows that a first look has found right add up to.
+struct NAME(looked_at) {
+    wide square, change, residual;
+    signs changed;
+    size_t count;
+};
+
+INLINE wide NAME(halves_of)(singles x) {
+    narrow parts[2];
+    memcpy(parts, &x, sizeof parts);
+    return __builtin_convertvector(parts[0], wide) + __builtin_convertvector(parts[1], wide);
+}
+
+// Whether all elements of a row of a tile, from column on, are certainly the correctly rounded ones; if so, adds what they add up to.
+// Columns are whole panels. `total` is the row's update in binary32, `error` bounds it as a share of the columns' norms.
+INLINE int NAME(look)(const char *base, const char *merged, int type, size_t column, size_t count, const float *total, const double *left,
+                      const oplora_verify_update *update, double error, double norm_squares, struct NAME(looked_at) *sums) {
+    const struct format format = format_of(type);
+    const float scale = (float)power_of_two(format.precision), *norms = update->norms_narrow + column;
+    // A little more for what these products round, and for sums that leave the normal numbers.
+    const singles slope = NAME(splat_single)((float)(error * 1.0001) * scale), share = NAME(splat_single)(scale * 0x1p-22f);
+    const singles least = NAME(splat_single)(0x1p-120f);
+    signs changed = {0};
+    singles square = {0}, change = {0}, residual = {0};
+    for (size_t i = 0; i < count; i += oplora_verify_panel) {
+        const singles w = NAME(widen_16)(base + 2 * i, type), m = NAME(widen_16)(merged + 2 * i, type), d = *(const singles *)(total + i);
+        const singles size = (singles)((signs)m & 0x7fffffff), open = SINGLE_STEP(*(const singles *)(norms + i), slope, SINGLE_STEP(size, share, least));
+        // As in `measure`.
+        const singles above = (singles)((signs)m & 0x7f800000), below = (singles)((signs)(m * (1 - 0x1p-20f)) & 0x7f800000);
+        const singles away = (singles)((signs)(((w + d) - m) * scale) ^ ((signs)m & (int32_t)0x80000000));
+        const signs certain = (signs)(away + open < above) & (signs)(open - away < below);
+        if (!__builtin_reduce_and(certain) &&
+            !NAME(is_right)(base + 2 * i, merged + 2 * i, type, left, update, column + i, power_of_two(format.precision)))
+            return 0;
+        changed |= (signs)m ^ (signs)w;
+        const singles c = m - w, rest = c - d;
+        square = SINGLE_STEP(d, d, square);
+        change = SINGLE_STEP(d, c, change);
+        residual = SINGLE_STEP(rest, rest, residual);
+    }
+    // What leaves the range of binary32 is summed in binary64.
+    const singles all = square + residual + (singles)((signs)change & 0x7fffffff);
+    if (!__builtin_reduce_and((signs)(all < INFINITY))) return 0;
+    const wide squares = NAME(halves_of)(square), rests = NAME(halves_of)(residual);
+    const double off = error * error * norm_squares;
+    if (!(off <= 1e-6 * NAME(sum)(squares) && off <= 1e-2 * NAME(sum)(rests))) return 0;
+    sums->square += squares;
+    sums->change += NAME(halves_of)(change);
+    sums->residual += rests;
+    sums->changed |= changed;
+    sums->count += count;
+    return 1;
+}
+
+// A row of a tile that a first look has left open, in binary64.
+static void NAME(open_row)(const char *base, const char *merged, int type, size_t columns, size_t column, size_t width, size_t row,
+                           const oplora_verify_update *update, const oplora_verify_bounds *bounds, int64_t index, oplora_verify_tally *tally) {
+    double total[tile_columns];
+    oplora_verify_update part = *update;
+    part.left += row * update->rank;
+    NAME(sums)(&part, 1, 1, column, width, tile_columns, NULL, total, NULL);
+    oplora_verify_bounds near = *bounds;
+    near.errors += row;
+    near.norms += column;
+    if (type == oplora_verify_bf16)
+        NAME(tile)(base, oplora_verify_bf16, 2, merged, oplora_verify_bf16, 2, 1, columns, width, total, &near, index, tally);
+    else
+        NAME(tile)(base, oplora_verify_f16, 2, merged, oplora_verify_f16, 2, 1, columns, width, total, &near, index, tally);
+}
+
 static void NAME(rows)(const char *base, int base_type, const char *merged, int merged_type, size_t rows, size_t columns,
                        const oplora_verify_update *update, const oplora_verify_bounds *bounds, int64_t index, oplora_verify_tally *tally) {
     const size_t base_size = size_of(base_type), merged_size = size_of(merged_type);
     double total[row_tile * tile_columns], packed[row_block * packed_rank];
+    float narrow_total[row_tile * tile_columns], narrow_packed[row_block * packed_rank];
     const size_t rank = update->rank;
     const int is_packed = update->products_are_exact && rank <= packed_rank;
+    const int is_looked_at = is_packed && update->right_narrow && !bounds->is_thorough && base_type == merged_type && merged_size == 2;
+    struct NAME(looked_at) looked_at = {{0}, {0}, {0}, {0}, 0};
+    int left_open = 0;
     // A block of rows for each tile of columns, so that the part of A that belongs to it is loaded once for all of them.
     for (size_t block = 0; block < rows; block += row_block) {
         const size_t block_end = rows - block < row_block ? rows : block + row_block;
@@ -440,10 +585,39 @@ static void NAME(rows)(const char *base, int base_type, const char *merged, int 
             for (size_t k = 0; k < rank; k++)
                 packed[(row / row_tile * rank + k) * row_tile + row % row_tile] =
                     block + row < block_end ? update->left[(block + row) * rank + k] : 0;
+        // Squares of numbers that are much smaller or larger have no place in binary32.
+        int is_moderate = is_looked_at;
+        for (size_t row = block; is_looked_at && row < block_end; row++) {
+            const double largest = bounds->errors[row] * (double)update->largest_norm;
+            is_moderate &= bounds->errors[row] == 0 || (largest > 1e-22 && largest < 1e8);
+        }
+        for (size_t i = 0; is_moderate && i < row_block * rank; i++) narrow_packed[i] = (float)packed[i];
         for (size_t column = 0; column < columns; column += tile_columns) {
             const size_t width = columns - column < tile_columns ? columns - column : tile_columns;
+            double norm_squares = 0;
+            for (size_t i = column; is_moderate && i < column + width; i++) norm_squares += bounds->norms[i] * bounds->norms[i];
             for (size_t row = block; row < block_end; row += row_tile) {
                 const size_t count = block_end - row < row_tile ? block_end - row : row_tile;
+                const char *before = base + (row * columns + column) * base_size, *after = merged + (row * columns + column) * merged_size;
+                const int64_t at = index + (int64_t)(row * columns + column);
+                if (is_moderate && width % oplora_verify_panel == 0 && left_open < patience) {
+                    NAME(look_sums)(narrow_packed + (row - block) * rank, update, column, width, narrow_total);
+                    for (size_t r = 0; r < count; r++) {
+                        const size_t step = r * columns * 2;
+#define LOOK_AT(type)                                                                                        \
+    NAME(look)(before + step, after + step, type, column, width, narrow_total + r * tile_columns,                \
+               packed + (row - block) * rank + r, update, bounds->errors[row + r], norm_squares, &looked_at)
+                        if (merged_type == oplora_verify_bf16 ? LOOK_AT(oplora_verify_bf16) : LOOK_AT(oplora_verify_f16)) {
+                            left_open -= left_open > 0;
+                            continue;
+                        }
+                        left_open += 8;
+                        NAME(open_row)(before + step, after + step, merged_type, columns, column, width, row + r, update, bounds,
+                                       at + (int64_t)(r * columns), tally);
+                    }
+                    continue;
+                }
+                left_open -= left_open > 0;
                 oplora_verify_update part = *update;
                 part.left += row * update->rank;
                 if (is_packed)
@@ -453,8 +627,6 @@ static void NAME(rows)(const char *base, int base_type, const char *merged, int 
                 oplora_verify_bounds near = *bounds;
                 near.errors += row;
                 near.norms += column;
-                const char *before = base + (row * columns + column) * base_size, *after = merged + (row * columns + column) * merged_size;
-                const int64_t at = index + (int64_t)(row * columns + column);
 #define TILE(from, from_size, to, to_size) \
     NAME(tile)(before, from, from_size, after, to, to_size, count, columns, width, total, &near, at, tally)
                 if (base_type == oplora_verify_bf16 && merged_type == oplora_verify_bf16)
@@ -469,10 +641,16 @@ static void NAME(rows)(const char *base, int base_type, const char *merged, int 
             }
         }
     }
+    if (looked_at.count > 0)
+        NAME(add_row)(NAME(sum)(looked_at.square), NAME(sum)(looked_at.change), NAME(sum)(looked_at.residual),
+                      __builtin_reduce_or(looked_at.changed) != 0, looked_at.count, tally);
 }
 
 #undef PANEL_SUMS
 #undef SUMS
+#undef LOOK
+#undef LOOK_AT
+#undef SINGLE_STEP
 #undef EXACT_STEP
 #undef SEPARATE_STEP
 #undef INLINE

@@ -195,6 +195,15 @@ public struct ElementComparison: Sendable, Equatable {
         }
     }
 
+    /// How many bytes of two spans of one size differ.
+    public static func differingBytes(_ a: RawSpan, _ b: RawSpan) -> Int {
+        precondition(a.byteCount == b.byteCount)
+        // Sound: both have the byte, and any bits are one.
+        return (0..<a.byteCount).count {
+            unsafe a.unsafeLoad(fromByteOffset: $0, as: UInt8.self) != b.unsafeLoad(fromByteOffset: $0, as: UInt8.self)
+        }
+    }
+
     /// Whether two spans of one size hold the same bytes.
     public static func areEqual(_ a: RawSpan, _ b: RawSpan) -> Bool {
         precondition(a.byteCount == b.byteCount)

@@ -98,17 +98,20 @@ public enum VerificationKernel {
             unsafe update.packed.withUnsafeBufferPointer { right in
                 unsafe update.rowErrors.withUnsafeBufferPointer { errors in
                     unsafe update.columnNorms.withUnsafeBufferPointer { norms in
-                        var description = unsafe oplora_verify_update(
-                            left: left.baseAddress.unsafelyUnwrapped + first * update.rank, right: right.baseAddress, rank: update.rank,
-                            scale: update.scale, products_are_exact: update.productsAreExact ? 1 : 0)
-                        var bounds = unsafe oplora_verify_bounds(
-                            errors: errors.baseAddress.unsafelyUnwrapped + first, norms: norms.baseAddress, relative: 0x1p-23, factors: nil,
-                            scale: update.scale, recipes: recipes, roundings: 1, is_thorough: isThorough ? 1 : 0, coarse: 0)
-                        unsafe base.withUnsafeBytes { from in
-                            unsafe merged.withUnsafeBytes { to in
-                                unsafe oplora_verify_rows(
-                                    path.rawValue, from.baseAddress, baseType, to.baseAddress, mergedType, rows.count, update.columns,
-                                    &description, &bounds, Int64(rows.lowerBound * update.columns), &tally.storage)
+                        unsafe update.withNarrowFactors { narrow, narrowNorms in
+                            var description = unsafe oplora_verify_update(
+                                left: left.baseAddress.unsafelyUnwrapped + first * update.rank, right: right.baseAddress, rank: update.rank,
+                                scale: update.scale, products_are_exact: update.productsAreExact ? 1 : 0, right_narrow: narrow,
+                                norms_narrow: narrowNorms, largest_norm: update.largestNorm)
+                            var bounds = unsafe oplora_verify_bounds(
+                                errors: errors.baseAddress.unsafelyUnwrapped + first, norms: norms.baseAddress, relative: 0x1p-23, factors: nil,
+                                scale: update.scale, recipes: recipes, roundings: 1, is_thorough: isThorough ? 1 : 0, coarse: 0)
+                            unsafe base.withUnsafeBytes { from in
+                                unsafe merged.withUnsafeBytes { to in
+                                    unsafe oplora_verify_rows(
+                                        path.rawValue, from.baseAddress, baseType, to.baseAddress, mergedType, rows.count, update.columns,
+                                        &description, &bounds, Int64(rows.lowerBound * update.columns), &tally.storage)
+                                }
                             }
                         }
                     }
@@ -190,7 +193,7 @@ public enum VerificationKernel {
                 unsafe update.packed.withUnsafeBufferPointer { right in
                     var description = unsafe oplora_verify_update(
                         left: left.baseAddress.unsafelyUnwrapped + start, right: right.baseAddress, rank: update.rank, scale: update.scale,
-                        products_are_exact: update.productsAreExact ? 1 : 0)
+                        products_are_exact: update.productsAreExact ? 1 : 0, right_narrow: nil, norms_narrow: nil, largest_norm: 0)
                     unsafe workspace.weights.withUnsafeBufferPointer { weights in
                         unsafe workspace.total.withUnsafeMutableBufferPointer { total in
                             unsafe workspace.result.withUnsafeMutableBufferPointer { result in

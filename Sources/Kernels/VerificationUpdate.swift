@@ -14,6 +14,10 @@ public struct VerificationUpdate: Sendable {
     /// What d of row r and column i is off by in binary32, at most, is rowErrors[r]·columnNorms[i].
     let rowErrors: [Double]
     let columnNorms: [Double]
+    /// `packed` and the norms, rounded up, in binary32; empty where factors are no numbers of binary32.
+    let packedNarrow: [Float]
+    let columnNormsNarrow: [Float]
+    let largestNorm: Float
 
     /// - Parameters:
     ///   - right: [rank, columns], row-major.
@@ -44,6 +48,18 @@ public struct VerificationUpdate: Sendable {
         var squares = [Double](repeating: 0, count: padded)
         for k in 0..<rank { for column in 0..<columns { squares[column] += right[k * columns + column] * right[k * columns + column] } }
         columnNorms = squares.map { $0.squareRoot() }
+        packedNarrow = productsAreExact ? packed.map { Float($0) } : []
+        columnNormsNarrow = productsAreExact ? columnNorms.map { Float($0).nextUp } : []
+        largestNorm = columnNormsNarrow.max() ?? 0
+    }
+
+    /// Calls `body` with the factors in binary32, or with nothing where they are none of its numbers.
+    func withNarrowFactors(_ body: (_ right: UnsafePointer<Float>?, _ norms: UnsafePointer<Float>?) -> Void) {
+        guard productsAreExact else { return body(nil, nil) }
+        // Sound: the pointers are used only during the call.
+        unsafe packedNarrow.withUnsafeBufferPointer { right in
+            unsafe columnNormsNarrow.withUnsafeBufferPointer { norms in unsafe body(right.baseAddress, norms.baseAddress) }
+        }
     }
 
     /// right [rank, columns], row-major, as it was given.

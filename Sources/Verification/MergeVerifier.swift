@@ -192,7 +192,9 @@ public enum MergeVerifier {
             return tally.differing < work.elementCount / 50
         }
         try again(.all) { work, tally, standing in
+            // What no rounding takes so far, no way of merging explains.
             (standing == .withinRounding || standing == .wrong) && tally.notFinite == 0 && tally.isChanged && !work.updates.isEmpty
+                && tally.beyond <= WorkJudgement.few(work)
         }
         return results
     }

@@ -296,17 +296,12 @@ extension MergeWork {
     }
 
     private static func compare(_ a: RawSpan, _ b: RawSpan, width: Int, start: Int) -> WorkOutcome {
-        // Sound: whole words within both spans, which are equally long; every bit pattern is an integer.
-        var index = 0
-        let words = a.byteCount / 8
-        while index < words,
-            unsafe a.unsafeLoadUnaligned(fromByteOffset: 8 * index, as: UInt64.self)
-                == b.unsafeLoadUnaligned(fromByteOffset: 8 * index, as: UInt64.self)
-        { index += 1 }
+        guard !ElementComparison.areEqual(a, b) else { return .compared(differing: 0, first: 0) }
         var differing = 0
         var first = 0
         var last = -1
-        for byte in 8 * index..<a.byteCount
+        // Sound: within both spans, which are equally long; every bit pattern is a byte.
+        for byte in 0..<a.byteCount
         where unsafe a.unsafeLoad(fromByteOffset: byte, as: UInt8.self) != b.unsafeLoad(fromByteOffset: byte, as: UInt8.self) {
             guard byte / width != last else { continue }
             last = byte / width

@@ -17,7 +17,7 @@ struct WorkJudgement {
         let share = "\(tally.differing) of \(work.elementCount) elements are not the correctly rounded ones"
         func wrong(_ code: Fault.Code, _ message: String) -> WorkJudgement { .init(.wrong, Fault(code, work.label, message)) }
         if let index = tally.firstNotFinite {
-            self = wrong(.notFinite, "\(tally.notFinite) elements are infinite or no number; the first is element \(work.place(index))")
+            self = wrong(.notFinite, "\(tally.notFinite) of \(work.elementCount) elements are infinite or no number; the first is element \(work.place(index))")
             return
         }
         if tally.updateSquared > 0, tally.beyond == 0, tally.updateTimesExpected < Self.leastSurvival * tally.updateSquared {
@@ -55,7 +55,7 @@ struct WorkJudgement {
             self.init(.replayed(best.recipe), nil)
             return
         }
-        let few = max(8, work.elementCount / 1000)
+        let few = Self.few(work)
         if isOtherwiseExact || tally.differing <= few || best.unexplained.count <= few {
             let isDefinition = isOtherwiseExact || tally.differing <= best.unexplained.count
             self = wrong(
@@ -85,6 +85,9 @@ struct WorkJudgement {
         self.init(.wrong, nil)
     }
 
+    /// As many elements as may be a damage that leaves the rest to be explained.
+    static func few(_ work: MergeWork) -> Int { max(8, work.elementCount / 1000) }
+
     private init(_ standing: MergeStanding, _ fault: Fault?) {
         self.standing = standing
         self.fault = fault
@@ -98,7 +101,7 @@ extension MergeWork {
     }
 
     func stored(_ index: Int) -> String {
-        "\(StoredElement.value(merged, index)) where the base has \(StoredElement.value(source, sourceIndex(index)))"
+        "\(StoredElement.value(merged, index)) where the \(isReplaced ? "adapter" : "base") has \(StoredElement.value(source, sourceIndex(index)))"
     }
 
     /// The place in the source of an element of the merged tensor.

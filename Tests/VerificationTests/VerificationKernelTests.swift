@@ -82,7 +82,7 @@ struct VerificationKernelTests {
                 base: unsafe base.span.bytes, baseType: dtype, merged: unsafe merged.span.bytes, mergedType: dtype, rows: 0..<rows,
                 columns: columns, updates: [update], workspace: &workspace, tally: &quick, path: path)
             #expect(quick.differing == tally.differing && quick.histogram == tally.histogram && quick.beyond == tally.beyond, "seed \(seed)")
-            #expect(abs(quick.changeSquared - tally.changeSquared) <= 1e-9 * tally.changeSquared, "seed \(seed)")
+            #expect(abs(quick.changeSquared - tally.changeSquared) <= 2e-6 * tally.changeSquared, "seed \(seed)")
             var histogram = [Int](repeating: 0, count: tally.histogram.count)
             for element in elements {
                 let slot = element.steps <= 2 ? element.steps : 65 - (element.steps - 1).leadingZeroBitCount
@@ -100,6 +100,68 @@ struct VerificationKernelTests {
                         let rest = $0.merged - $0.weight - $0.update
                         return rest * rest
                     }), "seed \(seed), \(path)")
+        }
+    }
+
+    /// Sums that cancel, so that binary32 is far off, and elements that are the wrong one of two between which y lies almost in the
+    /// middle: a first look in binary32 must neither let one pass nor take a right one for wrong.
+    @Test(arguments: [DType.bf16, .f16], [0.0, 1e-4, 0.1, 1])
+    func aFirstLookLetsNothingPass(dtype: DType, cancellation: Double) {
+        let seed = UInt64.random(in: 0 ... .max)
+        var generator = SeededGenerator(seed: seed)
+        let (rows, columns, rank) = (dtype == .bf16 ? 126 : 30, 1024, 48)
+        func numbers(_ count: Int, _ spread: Double) -> [Double] { (0..<count).map { _ in Double(Float(generator.normal() * spread)) } }
+        let left = numbers(rows * rank / 2, 1), right = numbers(rank / 2 * columns, 0.05)
+        // The second half of the components takes the first away, but for a little.
+        let bothLeft = (0..<rows).flatMap { row in
+            let half = Array(left[row * rank / 2..<(row + 1) * rank / 2])
+            return half + half.map { Double(Float(-$0 * (1 + generator.normal() * cancellation))) }
+        }
+        let bothRight = right + right
+        let scale = 0.1 / max(cancellation, 1e-6)
+        let update = VerificationUpdate(
+            firstRow: 0, left: bothLeft, right: bothRight, rank: rank, scale: scale, columns: columns, productsAreExact: true)
+        let factors = [MergeReference.Factors(loraA: bothRight, loraB: bothLeft, rank: rank, scale: scale)]
+        var base: [UInt8] = [], rightBytes: [UInt8] = [], wrongBytes: [UInt8] = []
+        var (wrong, updateSquared, residualSquared) = (0, 0.0, 0.0)
+        for index in 0..<rows * columns {
+            let (row, column) = (index / columns, index % columns)
+            func rounded(_ value: Double) -> Double { MergeReference.value(of: MergeReference.bits(of: value, in: dtype), in: dtype) }
+            let d = MergeReference.element(weight: 0, row: row, column: column, columns: columns, factors: factors)
+            func step(_ value: Double) -> Double {
+                Double(sign: .plus, exponent: max(-14, Int(value.magnitude.exponent)) + 1 - (dtype == .bf16 ? 8 : 11), significand: 1)
+            }
+            // A weight that takes d almost to the middle between two numbers of the type, one in each row of a tile; or any.
+            let isHard = column % 128 == row && d != 0
+            let below = (d / step(d)).rounded(.down) * step(d)
+            let w = rounded(isHard ? below + step(d) / 2 - d : generator.normal() * 0.02)
+            let y = w + d
+            let nearest = rounded(y), step = step(nearest)
+            // The next number on the other side of y, a step of the type away.
+            let other = rounded(nearest + (y > nearest ? step : -step))
+            let isClose = isHard && (abs(y - other) - abs(y - nearest)).magnitude < 0.002 * step
+            if isClose, other != nearest { wrong += 1 }
+            base += encode(w, dtype)
+            rightBytes += encode(nearest, dtype)
+            wrongBytes += encode(isClose ? other : nearest, dtype)
+            updateSquared += d * d
+            residualSquared += (nearest - w - d) * (nearest - w - d)
+        }
+        for path in Self.paths {
+            func measure(_ merged: [UInt8]) -> VerificationTally {
+                var tally = VerificationTally()
+                var workspace = VerificationKernel.Workspace()
+                VerificationKernel.measure(
+                    base: unsafe base.span.bytes, baseType: dtype, merged: unsafe merged.span.bytes, mergedType: dtype, rows: 0..<rows,
+                    columns: columns, updates: [update], workspace: &workspace, tally: &tally, path: path)
+                return tally
+            }
+            let found = measure(rightBytes)
+            #expect(found.differing == 0 && found.histogram[0] == rows * columns, "seed \(seed), \(path)")
+            #expect(abs(found.updateSquared - updateSquared) <= 1e-5 * updateSquared, "seed \(seed), \(path)")
+            #expect(abs(found.residualSquared - residualSquared) <= 1e-4 * residualSquared, "seed \(seed), \(path)")
+            #expect(wrong > 0 || cancellation == 0)
+            #expect(measure(wrongBytes).differing == wrong, "seed \(seed), \(path)")
         }
     }
 

@@ -47,16 +47,19 @@ def read(path):
     return tensors
 
 
-def write(path, tensors, dtype):
-    """Rounds to BF16, ties to even."""
+def write(path, tensors, dtype, others={}):
+    """Rounds to BF16, ties to even; `others` are the types of single tensors."""
     header, parts, offset = {"__metadata__": {"format": "pt"}}, [], 0
     for name, values in tensors.items():
         bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-        raw = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes() if dtype == "BF16" else bits.tobytes()
-        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [offset, offset + len(raw)]}
+        type_ = others.get(name, dtype)
+        rounded = np.where(np.isnan(values).reshape(bits.shape), bits >> 16, (bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16)
+        raw = rounded.astype(np.uint16).tobytes() if type_ == "BF16" else bits.tobytes()
+        header[name] = {"dtype": type_, "shape": list(values.shape), "data_offsets": [offset, offset + len(raw)]}
         parts.append(raw)
         offset += len(raw)
     text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
 
 

@@ -34,6 +34,12 @@ typedef struct {
     double scale;
     /// Whether products of two factors are exact in binary64, so that they may be fused with the sums.
     int products_are_exact;
+    /// `right` in binary32, laid out alike, and the norms of its columns in binary32, rounded up; null where factors are no numbers of
+    /// binary32.
+    const float *right_narrow;
+    const float *norms_narrow;
+    /// The largest of the norms.
+    float largest_norm;
 } oplora_verify_update;
 
 /// How far other ways of summing may lie from d and y.

@@ -52,11 +52,7 @@ struct TensorPair: Sendable {
                     ElementComparison(
                         before: before, numbers.a, after: after, numbers.b, index: units.lowerBound, tolerance: tolerance))
             } else {
-                // Sound: both have the byte, and any bits are one.
-                part = .bytes(
-                    differing: (0..<before.byteCount).count {
-                        unsafe before.unsafeLoad(fromByteOffset: $0, as: UInt8.self) != after.unsafeLoad(fromByteOffset: $0, as: UInt8.self)
-                    })
+                part = .bytes(differing: ElementComparison.differingBytes(before, after))
             }
         }
         return part
