@@ -33,7 +33,10 @@ struct FaultSearch {
             }
         }
         if !hasMagnitude {
-            if let transposed = try transposedProjection(), transposed > 0.5 * survival, transposed > 2 * projection.magnitude {
+            let transposed = try confirmed { rows in
+                try transposedProjection(rows).flatMap { $0 > 0.5 * survival && $0 > 2 * projection.magnitude ? $0 : nil }
+            }
+            if let transposed {
                 return fault(
                     .transposed,
                     "the change is the transpose of the update (projection \(Self.text(projection)), of the transpose \(Self.text(transposed)))")
@@ -88,32 +91,51 @@ struct FaultSearch {
 
     // MARK: Other updates
 
-    /// ⟨ΔWᵀ, W′ − W⟩ / ‖ΔW‖² of a square weight that one update meets whole.
-    private func transposedProjection() throws -> Double? {
+    /// Rows that are enough to see that something is not in the change; all of them where there are no more.
+    private static let fewRows = 192
+
+    /// Rows of the work, spread over it.
+    private func rows(atMost count: Int) -> [Int] {
+        guard work.rows.count > count else { return Array(work.rows) }
+        return (0..<count).map { work.rows.lowerBound + $0 * work.rows.count / count }
+    }
+
+    /// What `find` finds in all rows, if it finds something in a few of them.
+    private func confirmed<Found>(_ find: (_ rows: [Int]) throws -> Found?) throws -> Found? {
+        let few = rows(atMost: Self.fewRows)
+        guard let found = try find(few) else { return nil }
+        return few.count == work.rows.count ? found : try find(Array(work.rows))
+    }
+
+    /// ⟨ΔWᵀ, W′ − W⟩ / ‖ΔWᵀ‖², over rows of a square weight that one update meets whole.
+    private func transposedProjection(_ rows: [Int]) throws -> Double? {
         guard work.rows == 0..<work.columns, updates.count == 1, updates[0].firstRow == 0 else { return nil }
         let update = updates[0]
         let right = update.right
-        var numerator = 0.0
-        try forEachChange { row, change in
-            // Σ over i of c[row,i]·d[i,row] = s·Σ over k of right[k,row]·(Σ over i of left[i,k]·c[row,i]).
-            for k in 0..<update.rank {
-                var sum = 0.0
-                for i in 0..<work.columns { sum += update.left[i * update.rank + k] * change[i] }
-                numerator += update.scale * right[k * work.columns + row] * sum
+        var (numerator, square) = (0.0, 0.0)
+        try forEachChange(of: rows) { row, change in
+            // ΔWᵀ[row,i] = s·Σ over k of left[i,k]·right[k,row].
+            for i in 0..<work.columns {
+                var value = 0.0
+                for k in 0..<update.rank { value += update.left[i * update.rank + k] * right[k * work.columns + row] }
+                value *= update.scale
+                numerator += value * change[i]
+                square += value * value
             }
         }
-        return numerator / tally.updateSquared
+        return square > 0 ? numerator / square : nil
     }
 
     private func missingComponents() throws -> Fault? {
-        guard !hasMagnitude, let (kept, rank) = try truncation() else { return nil }
+        guard !hasMagnitude, let (kept, rank) = try confirmed(truncation) else { return nil }
         return Fault(
             .truncatedRank, work.label,
             "only \(kept) of the update's \(rank) components are in it (projection \(Self.text(projection)))" + work.example(tally))
     }
 
-    /// Solves for what each component of the update is in the change times; if all are in it once or not at all, how many are.
-    private func truncation() throws -> (kept: Int, rank: Int)? {
+    /// Solves for what each component of the update is in the change times, over some rows; if all are in it once or not at all, how many
+    /// are.
+    private func truncation(_ rows: [Int]) throws -> (kept: Int, rank: Int)? {
         guard updates.count == 1 else { return nil }
         let update = updates[0]
         let rank = update.rank
@@ -123,13 +145,13 @@ struct FaultSearch {
         var products = [[Double]](repeating: [Double](repeating: 0, count: rank), count: rank)
         for k in 0..<rank {
             for l in 0..<rank {
-                let lefts = work.rows.reduce(0.0) { $0 + update.left[($1 - firstRow) * rank + k] * update.left[($1 - firstRow) * rank + l] }
+                let lefts = rows.reduce(0.0) { $0 + update.left[($1 - firstRow) * rank + k] * update.left[($1 - firstRow) * rank + l] }
                 let rights = (0..<work.columns).reduce(0.0) { $0 + right[k * work.columns + $1] * right[l * work.columns + $1] }
                 products[k][l] = lefts * rights * update.scale * update.scale
             }
         }
         var changes = [Double](repeating: 0, count: rank)
-        try forEachChange { row, change in
+        try forEachChange(of: rows) { row, change in
             for k in 0..<rank {
                 var sum = 0.0
                 for i in 0..<work.columns { sum += right[k * work.columns + i] * change[i] }
@@ -137,10 +159,14 @@ struct FaultSearch {
             }
         }
         guard let shares = Self.solve(products, changes) else { return nil }
-        let kept = shares.count { ($0 - 1).magnitude < 0.15 }
-        let left = shares.count { $0.magnitude < 0.15 }
-        // What the kept components leave of the change must be rounding.
+        // A few rows know the shares less well.
+        let isAll = rows.count == work.rows.count
+        let tolerance = isAll ? 0.15 : 0.4
+        let kept = shares.count { ($0 - 1).magnitude < tolerance }
+        let left = shares.count { $0.magnitude < tolerance }
         guard kept > 0, left > 0, kept + left == rank else { return nil }
+        guard isAll else { return (kept, rank) }
+        // What the kept components leave of the change must be rounding.
         let explained = zip(shares, changes).reduce(0.0) { $0 + $1.0 * $1.1 }
         guard tally.changeSquared - explained <= 4 * tally.roundingSquared + 0.02 * tally.changeSquared else { return nil }
         return (kept, rank)
@@ -179,12 +205,15 @@ struct FaultSearch {
         }
         guard !candidates.isEmpty else { return nil }
         let count = 8
+        // Noise makes the likeness of other updates as large as one over the root of rows times vectors.
+        let rows = rows(atMost: 2 * Self.fewRows)
         var random = RandomSource(seed: 1, stream: 0)
         // [columns, count] of ±1.
         let signs = (0..<work.columns * count).map { _ in random.next() & 1 == 0 ? 1.0 : -1.0 }
-        var sketch = [Double](repeating: 0, count: work.rows.count * count)
-        try forEachChange { row, change in
-            let start = (row - work.rows.lowerBound) * count
+        var sketch: [Double] = []
+        try forEachChange(of: rows) { row, change in
+            let start = sketch.count
+            sketch += [Double](repeating: 0, count: count)
             for i in 0..<work.columns { for v in 0..<count { sketch[start + v] += change[i] * signs[i * count + v] } }
         }
         func likeness(_ candidate: MergeWork) -> Double {
@@ -199,14 +228,15 @@ struct FaultSearch {
             }
             let first = candidate.rows.lowerBound - update.rows.lowerBound
             var (product, square, own) = (0.0, 0.0, 0.0)
-            for row in 0..<work.rows.count {
+            for (number, row) in rows.enumerated() {
+                let place = first + row - work.rows.lowerBound
                 for v in 0..<count {
                     var value = 0.0
-                    for k in 0..<rank { value += left[(first + row) * rank + k] * inner[k * count + v] }
+                    for k in 0..<rank { value += left[place * rank + k] * inner[k * count + v] }
                     value *= update.scale
-                    product += value * sketch[row * count + v]
+                    product += value * sketch[number * count + v]
                     square += value * value
-                    own += sketch[row * count + v] * sketch[row * count + v]
+                    own += sketch[number * count + v] * sketch[number * count + v]
                 }
             }
             // The cosine: noise of rounding and of the few vectors makes it smaller, never larger.
@@ -217,9 +247,9 @@ struct FaultSearch {
         return candidate
     }
 
-    /// Calls `body` with the rows of W′ − W.
-    private func forEachChange(_ body: (_ row: Int, _ change: [Double]) -> Void) throws {
-        try work.forEachRow { row, weights, merged in
+    /// Calls `body` with rows of W′ − W, which are given in their order.
+    private func forEachChange(of rows: [Int], _ body: (_ row: Int, _ change: [Double]) -> Void) throws {
+        try work.forEachRow(of: rows) { row, weights, merged in
             body(
                 row,
                 zip(weights, merged).map { before, after in

@@ -64,18 +64,24 @@ struct MergeWork: Sendable {
     }
 
     /// Calls `body` with rows of W, W′ in binary64, one after the other.
-    func forEachRow(_ body: (_ row: Int, _ weights: [Double], _ merged: [Double]) -> Void) throws {
+    ///
+    /// - Parameter rows: in their order; neighbours are read together.
+    func forEachRow(of rows: [Int], _ body: (_ row: Int, _ weights: [Double], _ merged: [Double]) -> Void) throws {
         var buffers = RowBuffers()
-        let step = max(1, Self.pieceElements / max(columns, 1))
-        for start in stride(from: rows.lowerBound, to: rows.upperBound, by: step) {
-            let range = start..<min(start + step, rows.upperBound)
+        let most = max(1, Self.pieceElements / max(columns, 1))
+        var next = 0
+        while next < rows.count {
+            var end = next + 1
+            while end < rows.count, end - next < most, rows[end] == rows[end - 1] + 1 { end += 1 }
+            let range = rows[next]..<rows[end - 1] + 1
             try read(range, into: &buffers)
             for row in range {
                 func elements(of buffer: ByteBuffer, _ dtype: DType) -> [Double] {
-                    (0..<columns).map { StoredElement.value(buffer.bytes, dtype, (row - start) * columns + $0) }
+                    (0..<columns).map { StoredElement.value(buffer.bytes, dtype, (row - range.lowerBound) * columns + $0) }
                 }
                 body(row, elements(of: buffers.source, source.info.dtype), elements(of: buffers.merged, merged.info.dtype))
             }
+            next = end
         }
     }
 

@@ -17,7 +17,9 @@ struct WorkJudgement {
         let share = "\(tally.differing) of \(work.elementCount) elements are not the correctly rounded ones"
         func wrong(_ code: Fault.Code, _ message: String) -> WorkJudgement { .init(.wrong, Fault(code, work.label, message)) }
         if let index = tally.firstNotFinite {
-            self = wrong(.notFinite, "\(tally.notFinite) of \(work.elementCount) elements are infinite or no number; the first is element \(work.place(index))")
+            self = wrong(
+                .notFinite, "\(tally.notFinite) of \(work.elementCount) elements are infinite or no number; the first is element \(work.place(index))"
+            )
             return
         }
         if tally.updateSquared > 0, tally.beyond == 0, tally.updateTimesExpected < Self.leastSurvival * tally.updateSquared {
