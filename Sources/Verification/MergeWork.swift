@@ -47,7 +47,7 @@ struct MergeWork: Sendable {
     }
 
     /// Where some of its rows lie in the file of the source and of the merged model.
-    private func byteRanges(_ range: Range<Int>) -> (source: Range<Int>, merged: Range<Int>) {
+    func byteRanges(_ range: Range<Int>) -> (source: Range<Int>, merged: Range<Int>) {
         func bytes(of location: WeightFiles.Location, _ rows: Range<Int>) -> Range<Int> {
             let start = location.info.byteRange.lowerBound
             let width = location.info.dtype.bitWidth
@@ -63,97 +63,8 @@ struct MergeWork: Sendable {
         try buffers.merged.read(merged.file.file, to)
     }
 
-    /// Calls `body` with rows of W, W′ in binary64, one after the other.
-    ///
-    /// - Parameter rows: in their order; neighbours are read together.
-    func forEachRow(of rows: [Int], _ body: (_ row: Int, _ weights: [Double], _ merged: [Double]) -> Void) throws {
-        var buffers = RowBuffers()
-        let most = max(1, Self.pieceElements / max(columns, 1))
-        var next = 0
-        while next < rows.count {
-            var end = next + 1
-            while end < rows.count, end - next < most, rows[end] == rows[end - 1] + 1 { end += 1 }
-            let range = rows[next]..<rows[end - 1] + 1
-            try read(range, into: &buffers)
-            for row in range {
-                func elements(of buffer: ByteBuffer, _ dtype: DType) -> [Double] {
-                    (0..<columns).map { StoredElement.value(buffer.bytes, dtype, (row - range.lowerBound) * columns + $0) }
-                }
-                body(row, elements(of: buffers.source, source.info.dtype), elements(of: buffers.merged, merged.info.dtype))
-            }
-            next = end
-        }
-    }
-
-    /// Measures each row by itself, and calls `body` with what was found of it.
-    func forEachMeasuredRow(_ body: (_ row: Int, _ tally: VerificationTally) -> Void) throws {
-        let measured = try updates.map { try MeasuredUpdate($0, of: self) }
-        guard !measured.isEmpty else { return }
-        var buffers = RowBuffers()
-        var workspace = VerificationKernel.Workspace()
-        for row in rows {
-            try read(row..<row + 1, into: &buffers)
-            var tally = VerificationTally()
-            VerificationKernel.measure(
-                base: buffers.source.bytes, baseType: source.info.dtype, merged: buffers.merged.bytes, mergedType: merged.info.dtype,
-                rows: row..<row + 1, columns: columns, updates: measured.map(\.kernel), magnitude: measured[0].magnitude, workspace: &workspace,
-                tally: &tally)
-            body(row, tally)
-        }
-    }
-
-    /// Calls `body` with rows of y, what W becomes, in binary64, one after the other.
-    func forEachExpectedRow(_ body: (_ row: Int, _ elements: ArraySlice<Double>) -> Void) throws {
-        let measured = try updates.map { try MeasuredUpdate($0, of: self) }
-        var buffer = ByteBuffer()
-        var workspace = VerificationKernel.Workspace()
-        let step = max(1, Self.pieceElements / max(columns, 1))
-        for start in stride(from: rows.lowerBound, to: rows.upperBound, by: step) {
-            let range = start..<min(start + step, rows.upperBound)
-            try buffer.read(source.file.file, byteRanges(range).source)
-            guard !measured.isEmpty else {
-                for row in range {
-                    body(row, (0..<columns).map { StoredElement.value(buffer.bytes, source.info.dtype, (row - start) * columns + $0) }[...])
-                }
-                continue
-            }
-            VerificationKernel.forEachUpdatedRow(
-                base: buffer.bytes, baseType: source.info.dtype, rows: range, updates: measured.map(\.kernel), magnitude: measured[0].magnitude,
-                workspace: &workspace, body)
-        }
-    }
-
     /// Elements that are measured in one go, about.
     static let pieceElements = 1 << 17
-}
-
-/// Bytes of a file, in memory that is kept from one reading to the next.
-struct ByteBuffer {
-    private var storage: [UInt8] = []
-    private var count = 0
-
-    mutating func read(_ file: MappedFile, _ range: Range<Int>) throws(FileError) {
-        if storage.count < range.count { storage = [UInt8](repeating: 0, count: range.count) }
-        count = range.count
-        var span = storage.mutableSpan
-        // Sound: every bit pattern of a byte may be written.
-        var target = unsafe span.mutableBytes
-        try file.copyBytes(in: range, to: &target)
-    }
-
-    var bytes: RawSpan {
-        @_lifetime(borrow self) get {
-            // Sound: every bit pattern of a byte may be read.
-            let span = storage.span
-            return unsafe _overrideLifetime(unsafe span.bytes.extracting(0..<count), borrowing: self)
-        }
-    }
-}
-
-/// The same rows of the base and of the merged model.
-struct RowBuffers {
-    var source = ByteBuffer()
-    var merged = ByteBuffer()
 }
 
 /// One adapter's update of a weight, ready for the kernel.

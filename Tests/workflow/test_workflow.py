@@ -19,16 +19,10 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "Tests/interop"))
 import reports  # noqa: E402
+from reports import check  # noqa: E402
 from run_workflow import Run  # noqa: E402
 
 WORKSPACE, MODELS = "/workspace", "/models"
-failures = 0
-
-
-def check(what, holds, detail=""):
-    global failures
-    failures += not holds
-    print(f"{'ok  ' if holds else 'FAIL'}  {what}{': ' + str(detail) if detail != '' else ''}", flush=True)
 
 
 def check_syntax(text):
@@ -132,7 +126,7 @@ def main():
         ok, done = run("missing")
         check("missing: the job fails with the reason", not ok and any(line.startswith("::error title=oplora%3A not verified::") and "models/merged" in line for line in done.log))
         check("missing: no alerts of what was not verified", "alerts" not in done.artifacts and "### oplora verify: error" in done.summary)
-    sys.exit(1 if failures else 0)
+    sys.exit(1 if reports.failures else 0)
 
 
 if __name__ == "__main__":
