@@ -172,6 +172,12 @@ struct VerifyReportTests {
             (arguments(space, "--prompts", try space.makeFile("empty.txt", "\n \n")), 65, "one a line"),
             (arguments(space, "--prompts", long), 65, "shorten"),
             (arguments(space, "--min-argmax-agreement", "0.5"), 64, "--prompts"),
+            (
+                [
+                    "verify", "--base", Repository.tinyLlama, "--adapter", space.path("adapter"), "--merged", space.path("merged/model.safetensors"),
+                    "--prompts", long,
+                ], 64, "folders"
+            ),
             (arguments(space, "--min-argmax-agreement", "2", "--prompts", long), 64, "between 0 and 1"),
             (["verify", "--run", space.path("run.opck"), "--adapter", space.path("adapter"), "--prompts", long], 64, "--merged"),
         ] {

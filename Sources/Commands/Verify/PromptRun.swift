@@ -15,10 +15,10 @@ struct PromptRun {
 
     /// - Parameters:
     ///   - path: texts in UTF-8, one a line, or a safetensors file with `input_ids`.
-    ///   - base: the folder of a Llama-family model.
-    init(path: String, base: String, adapters: [WeightedAdapter], compute: Compute) throws {
-        guard FileSystem.isFolder(base) else {
-            throw UsageError("--prompts runs the base, which needs its folder with config.json and not the file \(base) alone")
+    ///   - base, merged: folders of a Llama-family model.
+    init(path: String, base: String, merged: String, adapters: [WeightedAdapter], compute: Compute) throws {
+        for model in [base, merged] where !FileSystem.isFolder(model) && FileSystem.exists(model) {
+            throw UsageError("--prompts runs both models, which needs their folders with config.json and not the file \(model) alone")
         }
         let verifier = try FunctionVerifier(base: base, adapters: adapters, compute: compute)
         self.verifier = verifier

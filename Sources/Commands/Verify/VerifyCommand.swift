@@ -74,7 +74,7 @@ struct VerifyCommand: ParsableCommand {
         try reports.refuseUnwritable(inputs: inputs)
         try output.refuseUnwritable(replacing: reports.force, inputs: inputs)
         let adapters = try adapter.map { try $0.read() }
-        let function = try prompts.map { try PromptRun(path: $0, base: base, adapters: adapters, compute: try threads.makeCompute()) }
+        let function = try prompts.map { try PromptRun(path: $0, base: base, merged: merged, adapters: adapters, compute: try threads.makeCompute()) }
         var verdict = try MergeVerifier.verify(
             base: base, adapters: adapters, merged: merged,
             options: MergeVerifier.Options(
