@@ -517,9 +517,11 @@ INLINE int NAME(look)(const char *base, const char *merged, int type, size_t col
                       const oplora_verify_update *update, double error, double norm_squares, struct NAME(looked_at) *sums) {
     const struct format format = format_of(type);
     const float scale = (float)power_of_two(format.precision), *norms = update->norms_narrow + column;
-    // A little more for what these products round, and for sums that leave the normal numbers.
-    const singles slope = NAME(splat_single)((float)(error * 1.0001) * scale), share = NAME(splat_single)(scale * 0x1p-22f);
-    const singles least = NAME(splat_single)(0x1p-120f);
+    // A little more for what these products round. What products and sums lose below the normal numbers is no share of anything: half of
+    // the least number each, times the scale.
+    const double lost = (2 * (double)update->rank + 4) * 0x1p-149 * fabs(update->scale);
+    const singles slope = NAME(splat_single)((float)fmax(error * 1.0001 * (double)scale, 0x1p-100)), share = NAME(splat_single)(scale * 0x1p-22f);
+    const singles least = NAME(splat_single)((float)(lost * 1.0001 * (double)scale + 0x1p-120));
     signs changed = {0};
     singles square = {0}, change = {0}, residual = {0};
     for (size_t i = 0; i < count; i += oplora_verify_panel) {
@@ -542,7 +544,7 @@ INLINE int NAME(look)(const char *base, const char *merged, int type, size_t col
     const singles all = square + residual + (singles)((signs)change & 0x7fffffff);
     if (!__builtin_reduce_and((signs)(all < INFINITY))) return 0;
     const wide squares = NAME(halves_of)(square), rests = NAME(halves_of)(residual);
-    const double off = error * error * norm_squares;
+    const double off = error * error * norm_squares + lost * lost * (double)count;
     if (!(off <= 1e-6 * NAME(sum)(squares) && off <= 1e-2 * NAME(sum)(rests))) return 0;
     sums->square += squares;
     sums->change += NAME(halves_of)(change);
@@ -575,7 +577,8 @@ static void NAME(rows)(const char *base, int base_type, const char *merged, int 
     float narrow_total[row_tile * tile_columns], narrow_packed[row_block * packed_rank];
     const size_t rank = update->rank;
     const int is_packed = update->products_are_exact && rank <= packed_rank;
-    const int is_looked_at = is_packed && update->right_narrow && !bounds->is_thorough && base_type == merged_type && merged_size == 2;
+    const int is_looked_at = is_packed && update->right_narrow && !bounds->is_thorough && base_type == merged_type && merged_size == 2 &&
+                             fabs(update->scale) > 0x1p-60 && fabs(update->scale) < 0x1p60;
     struct NAME(looked_at) looked_at = {{0}, {0}, {0}, {0}, 0};
     int left_open = 0;
     // A block of rows for each tile of columns, so that the part of A that belongs to it is loaded once for all of them.

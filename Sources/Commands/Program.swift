@@ -15,12 +15,24 @@ public enum Program {
         do {
             var command = try RootCommand.parseAsRoot()
             try command.run()
+            try checkOutput()
             exit(ExitStatus.done.rawValue)
         } catch {
-            guard let status = ExitStatus(of: error) else { RootCommand.exit(withError: error) }
+            guard let status = ExitStatus(of: Terminal.hasLostOutput ? lostOutput : error) else { RootCommand.exit(withError: error) }
+            if Terminal.hasLostOutput, error is Verdict { Terminal.error("oplora: \(lostOutput)") }
             if let message = ExitStatus.message(of: error) { Terminal.error("oplora: \(message)") }
             exit(status.rawValue)
         }
+    }
+}
+
+extension Program {
+    private static var lostOutput: UsageError {
+        UsageError("standard output could not be written whole; the disk that it goes to may be full", status: .inputOutput)
+    }
+
+    private static func checkOutput() throws {
+        if Terminal.hasLostOutput { throw lostOutput }
     }
 }
 

@@ -1,3 +1,5 @@
+internal import Synchronization
+
 #if canImport(Darwin)
     internal import Darwin
 #else
@@ -6,6 +8,10 @@
 
 /// Standard output and standard error.
 enum Terminal {
+    /// Whether something could not be written to standard output, though somebody reads it.
+    static var hasLostOutput: Bool { outputFailed.load(ordering: .relaxed) }
+    private static let outputFailed = Atomic<Bool>(false)
+
     static var errorIsTerminal: Bool { isatty(STDERR_FILENO) == 1 }
 
     /// A line on standard output, at once, also into a pipe.
@@ -42,7 +48,11 @@ enum Terminal {
         while !rest.isEmpty {
             // Sound: the pointer is used only during the call. A closed pipe ends the output, not the work.
             let written = unsafe rest.withUnsafeBytes { unsafe systemWrite(descriptor, $0.baseAddress, $0.count) }
-            guard written > 0 else { return }
+            guard written > 0 else {
+                if written < 0, errno == EINTR { continue }
+                if written < 0, errno != EPIPE, descriptor == STDOUT_FILENO { outputFailed.store(true, ordering: .relaxed) }
+                return
+            }
             rest = rest.dropFirst(written)
         }
     }

@@ -88,13 +88,24 @@ public struct ElementComparison: Sendable, Equatable {
                 Self.findDifferences(from, to, width: fromWidth, length, into: &differs)
             } else {
                 for i in 0..<length { differs[i] = !(a[i] == b[i] || a[i].isNaN && b[i].isNaN) }
+                // Beyond 2⁵³ two integers may be one number of binary64.
+                if beforeType.isLongInteger || afterType.isLongInteger {
+                    for i in 0..<length where !differs[i] && a[i].magnitude >= 0x1p53 {
+                        differs[i] = Self.integer(from, beforeType, i) != Self.integer(to, afterType, i)
+                    }
+                }
             }
-            compare(a.span.extracting(0..<length), b.span.extracting(0..<length), differs.span, index + start, tolerance)
+            compare(
+                a.span.extracting(0..<length), b.span.extracting(0..<length), differs.span, index + start, tolerance,
+                leastChange: beforeType.isLongInteger || afterType.isLongInteger ? 1 : 0)
             if isOneType { largestSteps = max(largestSteps, Self.steps(from, to, beforeType, length)) }
         }
     }
 
-    private mutating func compare(_ a: Span<Double>, _ b: Span<Double>, _ differs: Span<Bool>, _ index: Int, _ tolerance: Tolerance) {
+    /// - Parameter leastChange: what elements that differ differ by at least, where their numbers in binary64 may be one.
+    private mutating func compare(
+        _ a: Span<Double>, _ b: Span<Double>, _ differs: Span<Bool>, _ index: Int, _ tolerance: Tolerance, leastChange: Double
+    ) {
         for i in a.indices {
             let (before, after) = (a[i], b[i])
             if before.isFinite { beforeSquared += before * before }
@@ -108,7 +119,7 @@ public struct ElementComparison: Sendable, Equatable {
                 }
                 continue
             }
-            let change = after - before
+            let change = after == before ? leastChange : after - before
             differenceSquared += change * change
             if change.magnitude > largest { (largest, largestIndex) = (change.magnitude, index + i) }
             if change.magnitude > tolerance.absolute + tolerance.relative * before.magnitude { beyond += 1 }
@@ -170,6 +181,23 @@ public struct ElementComparison: Sendable, Equatable {
         }
     }
 
+    /// An element of 64 bits as an integer; of any other type the number that it is, which is an integer where it is this large.
+    private static func integer(_ bytes: RawSpan, _ dtype: DType, _ index: Int) -> Int128? {
+        // Sound: as in `widen`.
+        switch dtype {
+        case .i64: return Int128(unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 8 * index, as: Int64.self))
+        case .u64: return Int128(unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 8 * index, as: UInt64.self))
+        default:
+            var value = [0.0]
+            let width = dtype.bitWidth / 8
+            widen(bytes.extracting(index * width..<(index + 1) * width), dtype, 1, into: &value)
+            return Int128(exactly: value[0])
+        }
+    }
+
+    /// Whether elements of a type have steps that are counted here.
+    public static func hasSteps(_ dtype: DType) -> Bool { [.bf16, .f16, .f32].contains(dtype) }
+
     /// The largest distance of two elements in steps of a floating type.
     private static func steps(_ a: RawSpan, _ b: RawSpan, _ dtype: DType, _ count: Int) -> Int {
         func largest<Bits: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(_: Bits.Type, infinity: Bits) -> Int {
@@ -213,4 +241,8 @@ public struct ElementComparison: Sendable, Equatable {
             unsafe b.withUnsafeBytes { b in unsafe memcmp(a.baseAddress.unsafelyUnwrapped, b.baseAddress.unsafelyUnwrapped, a.count) == 0 }
         }
     }
+}
+
+extension DType {
+    fileprivate var isLongInteger: Bool { self == .i64 || self == .u64 }
 }

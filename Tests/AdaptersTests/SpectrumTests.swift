@@ -195,6 +195,17 @@ struct UpdateComparisonTests {
         #expect(same.entries[0].relative == 0)
     }
 
+    /// Squares of such numbers are zero.
+    @Test func smallUpdatesAreNotTheSame() throws {
+        func tiny(_ values: [Double]) throws -> AdapterModule {
+            AdapterModule(
+                path: try #require(ModulePath("p")), kind: .linear, loraA: FactorMatrix(name: "A", rows: 1, columns: 2, values: values),
+                loraB: FactorMatrix(name: "B", rows: 2, columns: 1, values: values), alpha: 1, scale: 1)
+        }
+        let comparison = try UpdateComparison(adapter([try tiny([1e-100, 2e-100])]), adapter([try tiny([2e-100, -1e-100])]))
+        #expect(comparison.entries[0].relative > 0.5)
+    }
+
     @Test func modulesThatOneHasAreNamed() throws {
         let ones = [Float](repeating: 1, count: 4)
         let (p, q) = (try module("p", rank: 1, alpha: 1, a: ones, b: ones), try module("q", rank: 1, alpha: 1, a: ones, b: ones))

@@ -93,6 +93,24 @@ struct DiffTests {
         #expect(updates.report["changed"]?.arrayValue?.allSatisfy { abs(($0["relative"]?.doubleValue ?? 0) - 1) < 1e-9 } == true)
     }
 
+    /// What says what tensors mean is compared, and missing on one side it is a difference.
+    @Test func configurationsCount() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let bare = try space.makeModel("bare")
+        try FileSystem.remove(bare + "/config.json")
+        #expect(try diff(Repository.tinyLlama, bare).report["settings"]?.arrayValue?.first?["subject"] == "config.json")
+        let broken = try space.makeModel("broken")
+        try writeText("{", broken + "/config.json")
+        #expect(try Executable.run(["diff", Repository.tinyLlama, broken]).status == 65)
+        try space.succeed(["convert", space.path("adapter"), "--to", "peft", "--out", space.path("other")])
+        try writeText("{", space.path("other/adapter_config.json"))
+        #expect(try Executable.run(["diff", space.path("adapter"), space.path("other")]).status == 65)
+        // A is the first, wherever --json stands.
+        let outcome = try Executable.run(["diff", Repository.tinyLlama, "--json", bare])
+        #expect(try JSONValue(parsing: Array(outcome.output.utf8))["a"] == .string(Repository.tinyLlama))
+    }
+
     @Test func argumentsAreChecked() throws {
         let space = try Workspace()
         let base = Repository.tinyLlama

@@ -185,4 +185,43 @@ struct VerifyReportTests {
             #expect(Int(outcome.status) == status && outcome.errors.contains(word), "\(arguments): \(outcome.status) \(outcome.errors)")
         }
     }
+
+    /// A merged model of another width runs, and is wrong.
+    @Test func modelsOfOtherWidthsAreCompared() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let prompts = try space.makeFile("prompts.txt", "In the beginning\n")
+        // The first of four heads alone; every dimension of 128 becomes one of 32.
+        let narrow = try space.makeModel(
+            "narrow", configuration: ["hidden_size": .integer(64)]
+        ) { tensors in
+            for index in tensors.indices {
+                let old = tensors[index].shape
+                let new = old.map { $0 == 128 ? 64 : $0 }
+                // Queries keep their width, four heads of 32.
+                let isQuery = tensors[index].name.hasSuffix("q_proj.weight"), isOutput = tensors[index].name.hasSuffix("o_proj.weight")
+                let shape = isQuery ? [128, 64] : isOutput ? [64, 128] : new
+                tensors[index].bytes = [UInt8](repeating: 0, count: shape.reduce(2, *))
+                tensors[index].shape = shape
+            }
+        }
+        let outcome = try Executable.run(
+            arguments(space, "--prompts", prompts, "--json", space.path("v.json")).map { $0 == space.path("merged") ? narrow : $0 })
+        #expect(outcome.status == 1, "\(outcome.errors)")
+        let report = try JSONValue(parsing: try readAll(space.path("v.json")))
+        #expect(report["prompts"] != nil)
+        #expect(try ReportSchema("verify").faults(of: report) == [])
+    }
+
+    @Test func reportsReplaceNoInputAndNoOtherReport() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let prompts = try space.makeFile("prompts.txt", "In the beginning\n")
+        #expect(try Executable.run(arguments(space, "--prompts", prompts, "--json", prompts, "--force")).status == 73)
+        let collapse = ["verify", "--run", space.path("run.opck"), "--adapter", space.path("adapter"), "--json"]
+        #expect(try Executable.run(collapse + [space.path("run.opck"), "--force"]).status == 73)
+        #expect(try Executable.run(collapse + [space.path("adapter/adapter_config.json")]).status == 73)
+        #expect(try Executable.run(arguments(space, "--junit", space.path("one"), "--html", space.path("one"))).status == 64)
+        #expect(try space.succeed(collapse + [space.path("collapse.json")]).output.hasPrefix("pass"))
+    }
 }

@@ -56,6 +56,9 @@ struct ElementComparisonTests {
         #expect(zeros.differing == 1 && zeros.largest == 0 && zeros.beyond == 0 && zeros.largestSteps == 0)
         let long = compare(Self.bytes([Int64(1) << 60]), .i64, Self.bytes([Int64(1) << 60 + 1]), .i64)
         #expect(long.differing == 1)
+        let unsigned = compare(Self.bytes([Int64(1) << 53 + 1, -1]), .i64, Self.bytes([UInt64(1) << 53, .max]), .u64)
+        #expect(unsigned.differing == 2 && unsigned.beyond == 2)
+        #expect(compare(Self.bytes([Int64(1) << 60]), .i64, Self.bytes([UInt64(1) << 60]), .u64).differing == 0)
         let nans = compare(Self.bytes([UInt16(0x7fc0), 0x7f80, 0x3f80]), .bf16, Self.bytes([UInt16(0x7fc1), 0xff80, 0x7fc0]), .bf16)
         #expect(nans.differing == 3 && nans.notFinite == 2 && nans.beyond == 2 && nans.relative == 0)
     }

@@ -165,6 +165,34 @@ struct VerificationKernelTests {
         }
     }
 
+    /// Products that leave the range of binary32 before a large scale brings them back, in columns beside others that do not.
+    @Test(arguments: [1e8, 1e15, 1e19, 1e30], paths)
+    func aFirstLookKnowsWhatUnderflows(scale: Double, path: MergePath) {
+        let (rows, columns) = (6, 64)
+        func bf16(_ value: Double) -> Double { MergeReference.value(of: MergeReference.bits(of: value, in: .bf16), in: .bf16) }
+        let left = [Double](repeating: Double(Float(1e-20)), count: rows)
+        let right = (0..<columns).map { Double(Float($0 < 16 ? 1e-4 : 1e-26)) }
+        let update = VerificationUpdate(
+            firstRow: 0, left: left, right: right, rank: 1, scale: scale, columns: columns, productsAreExact: true)
+        var base: [UInt8] = [], merged: [UInt8] = []
+        var wrong = 0
+        for index in 0..<rows * columns {
+            let d = scale * (left[0] * right[index % columns])
+            let w = bf16(d)
+            // In the small columns the update was left out.
+            let stored = index % columns < 16 ? bf16(w + d) : w
+            if stored != bf16(w + d) { wrong += 1 }
+            base += encode(w, .bf16)
+            merged += encode(stored, .bf16)
+        }
+        var tally = VerificationTally()
+        var workspace = VerificationKernel.Workspace()
+        VerificationKernel.measure(
+            base: unsafe base.span.bytes, baseType: .bf16, merged: unsafe merged.span.bytes, mergedType: .bf16, rows: 0..<rows, columns: columns,
+            updates: [update], workspace: &workspace, tally: &tally, path: path)
+        #expect(tally.differing == wrong)
+    }
+
     @Test(arguments: [DType.f32, .bf16, .f16, .f64], paths)
     func everyKindOfNumberIsWidened(dtype: DType, path: MergePath) {
         // A conversion of each special number to itself: nothing differs, and what is not finite may stay.

@@ -7,7 +7,9 @@ set -euo pipefail
 bash "$(dirname "${BASH_SOURCE[0]}")/../../../scripts/install-dependencies.sh"
 
 arguments=(--base "$BASE" --merged "$MERGED" --dtype "${DTYPE:-keep}")
-while IFS= read -r adapter; do
+# `read` takes blanks off both ends; a carriage return is what some editors end lines with.
+while read -r adapter; do
+    adapter=${adapter%$'\r'}
     [ -z "$adapter" ] || arguments+=(--adapter "$adapter")
 done <<<"$ADAPTERS"
 [ -z "${MAX_ULP:-}" ] || arguments+=(--max-ulp "$MAX_ULP")
@@ -15,6 +17,8 @@ done <<<"$ADAPTERS"
 [ -z "${PROMPTS:-}" ] || arguments+=(--prompts "$PROMPTS")
 [ -z "${MIN_ARGMAX_AGREEMENT:-}" ] || arguments+=(--min-argmax-agreement "$MIN_ARGMAX_AGREEMENT")
 mkdir -p "$REPORTS"
+# What an earlier run left says nothing of this one.
+rm -f "$REPORTS"/verify.{json,xml,sarif,html}
 arguments+=(--github --force --json "$REPORTS/verify.json" --junit "$REPORTS/verify.xml" --sarif "$REPORTS/verify.sarif" --html "$REPORTS/verify.html")
 
 log=$(mktemp)
@@ -29,11 +33,12 @@ case $code in
 3) verdict=inconclusive ;;
 *)
     verdict=error
-    # Commands take one line.
-    echo "::error title=oplora%3A not verified::$(tr '\n' ' ' <"$log.errors")"
+    # Commands take one line, in which a percent sign is written as its number.
+    echo "::error title=oplora%3A not verified::$(tr '\n' ' ' <"$log.errors" | sed 's/%/%25/g')(exit code $code)"
     ;;
 esac
 echo "verdict=$verdict" >>"$GITHUB_OUTPUT"
+[ "$verdict" = error ] || echo "verified=true" >>"$GITHUB_OUTPUT"
 {
     echo "### oplora verify: $verdict"
     echo

@@ -93,9 +93,18 @@ public struct UpdateComparison: Sendable {
         guard !isSame || first.scale != second.scale else { return 0 }
         var (difference, size) = (0.0, 0.0)
         for (a, b) in zip(first.factors, second.factors) {
-            let before = LowRankProduct(a, scale: first.scale)
-            size += before.squaredNorm
-            difference += LowRankProduct.sum([before, LowRankProduct(b, scale: -second.scale)]).squaredNorm
+            let before = LowRankProduct(a, scale: first.scale), after = LowRankProduct(b, scale: -second.scale)
+            // Squares of very small or large numbers leave the range: both products are brought to the size of one.
+            func largest(_ matrices: [Matrix]) -> Double {
+                let most = matrices.flatMap { $0.values.lazy.map(\.magnitude) }.max() ?? 0
+                return most > 0 ? most : 1
+            }
+            let (unitB, unitA) = (1 / largest([before.b, after.b]), 1 / largest([before.a, after.a]))
+            func sized(_ product: LowRankProduct) -> LowRankProduct {
+                LowRankProduct(b: product.b.scaled(by: unitB), a: product.a.scaled(by: unitA))
+            }
+            size += sized(before).squaredNorm
+            difference += LowRankProduct.sum([sized(before), sized(after)]).squaredNorm
         }
         return share(difference, of: size)
     }

@@ -22,6 +22,7 @@ struct ComparedFile {
     let path: String
     /// In the order of the files.
     let tensors: OrderedDictionary<String, ComparedTensor>
+    let isFolder: Bool
     /// `config.json` of a model's folder.
     let configuration: JSONValue?
     /// What an adapter's tensors mean; `nil` for anything else, and for adapters that are not read here.
@@ -31,7 +32,7 @@ struct ComparedFile {
     /// - Throws: the errors of the format that `path` turns out to be.
     init(path: String, base: BaseFiles?) throws {
         self.path = path
-        let isFolder = try FileSystem.status(of: path).isFolder
+        isFolder = try FileSystem.status(of: path).isFolder
         if !isFolder, CheckpointFile.claims(path) {
             let file = try CheckpointFile(path: path)
             tensors = try Self.tensors(of: file, base: base)
@@ -42,15 +43,14 @@ struct ComparedFile {
                 ComparedTensor(type: ElementType(tensor.type), shape: tensor.shape, bytes: MappedBytes(file.file, tensor.byteRange))
             }
             configuration = nil
-            adapter = try? Adapter.read(path: path)
+            adapter = try Self.adapter(at: path)
         } else if let weights = Adapter.weightsPath(at: path) {
             let file = try SafetensorsFile(path: weights)
             tensors = file.tensors.mapValues { tensor in
                 ComparedTensor(type: .plain(tensor.dtype), shape: tensor.shape, bytes: MappedBytes(file.file, tensor.byteRange))
             }
             configuration = nil
-            // An adapter of a kind that is not read has tensors all the same.
-            adapter = try? Adapter.read(path: path)
+            adapter = try Self.adapter(at: path)
         } else {
             tensors = try WeightFiles(path: path).tensors.mapValues { location in
                 ComparedTensor(
@@ -79,9 +79,26 @@ struct ComparedFile {
         return tensors
     }
 
+    /// What the tensors of an adapter mean; `nil` for one of a kind that is not read, or without the configuration that would say: it has
+    /// tensors all the same.
+    private static func adapter(at path: String) throws -> Adapter? {
+        do {
+            return try Adapter.read(path: path)
+        } catch let error as AdapterError where error.isOfWhatIsNotSupported || error.code == .missingFile || error.code == .unknownDialect {
+            return nil
+        } catch is GGUFError {
+            // A model, and no adapter.
+            return nil
+        }
+    }
+
     private static func configuration(of folder: String) throws -> JSONValue? {
         let path = FileSystem.join(folder, "config.json")
         guard FileSystem.exists(path) else { return nil }
-        return try? JSONValue(parsing: try FileSystem.contents(of: path, limit: 16_000_000))
+        do {
+            return try JSONValue(parsing: try FileSystem.contents(of: path, limit: 16_000_000))
+        } catch let error as JSONError {
+            throw UsageError("\(path): \(error)", status: .malformedInput)
+        }
     }
 }

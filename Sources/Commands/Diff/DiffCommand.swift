@@ -32,7 +32,9 @@ struct DiffCommand: ParsableCommand {
     mutating func validate() throws {
         if paths.count == 1, let path = output.jsonFile {
             // In `--json A B` the path is one of the two and not the report's.
-            paths.insert(path, at: 0)
+            let arguments = CommandLine.arguments
+            let isFirst = (arguments.firstIndex(of: path) ?? 0) < (arguments.lastIndex(of: paths[0]) ?? 0)
+            paths.insert(path, at: isFirst ? 0 : 1)
             output.json = ReportOptions.standardOutput
         }
         guard paths.count == 2 else { throw ValidationError("diff takes two files or folders, and got \(paths.count)") }
@@ -42,7 +44,7 @@ struct DiffCommand: ParsableCommand {
     }
 
     func run() throws {
-        try output.refuseUnwritable(replacing: force, inputs: paths)
+        try output.refuseUnwritable(replacing: force, inputs: paths + (against.map { [$0] } ?? []))
         let base = try against.map { try BaseFiles(path: $0) }
         let (a, b) = (try ComparedFile(path: paths[0], base: base), try ComparedFile(path: paths[1], base: base))
         let options = Difference.Options(
@@ -64,6 +66,7 @@ struct DiffCommand: ParsableCommand {
             }
             return try Difference(a, b, options: options)
         }
+        guard atol == 0 else { throw UsageError("updates are compared by their size, which --rtol is for; --atol is for tensors") }
         return try Difference(updatesOf: first, second, options: options)
     }
 }

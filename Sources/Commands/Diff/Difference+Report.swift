@@ -35,7 +35,10 @@ extension Difference {
     var summary: String {
         let noun = compared == "tensors" ? "tensor" : "update"
         guard !isNone else { return "same: \(Format.count(common, noun))" }
-        let counts = [(changed.count, "changed"), (added.count, "added"), (removed.count, "removed"), (settings.count, "settings")]
+        let counts = [
+            (changed.count, "changed"), (added.count, "added"), (removed.count, "removed"),
+            (settings.count, settings.count == 1 ? "setting" : "settings"),
+        ]
         return "different: "
             + counts.filter { $0.0 > 0 }.map { "\(Format.count($0.0)) \($0.1)" }.joined(separator: ", ") + " of \(Format.count(common, noun)) in both"
     }
@@ -69,9 +72,14 @@ extension Difference.Change {
             object["relative"] = number(comparison.relative)
             object["largest"] = number(comparison.largest)
             object["largestAt"] = comparison.largestIndex.map { .integer($0) } ?? .null
-            object["maxUlp"] = isRetyped ? .null : .integer(comparison.largestSteps)
+            object["maxUlp"] = hasSteps ? .integer(comparison.largestSteps) : .null
         }
         return .object(object)
+    }
+
+    private var hasSteps: Bool {
+        guard !isRetyped, case .plain(let dtype)? = types.first else { return false }
+        return ElementComparison.hasSteps(dtype)
     }
 
     fileprivate var line: String {

@@ -39,8 +39,8 @@ struct Difference {
             switch extent {
             case .none, .unknown: .infinity
             case .bytes: .greatestFiniteMagnitude
-            case .elements(let comparison): comparison.notFinite > 0 ? .infinity : comparison.relative
-            case .update(let relative): relative
+            case .elements(let comparison): comparison.notFinite > 0 || comparison.relative.isNaN ? .infinity : comparison.relative
+            case .update(let relative): relative.isNaN ? .infinity : relative
             }
         }
     }
@@ -93,14 +93,29 @@ struct Difference {
             return change.hasOtherValues || change.isReshaped || change.isRetyped && !options.ignoresType ? change : nil
         }.sorted { ($1.size, $0.name) < ($0.size, $1.name) }
         var settings: [Setting] = []
+        func present(_ value: Any?) -> JSONValue { value == nil ? .null : "present" }
+        if a.isFolder, b.isFolder, a.adapter == nil, b.adapter == nil, (a.configuration == nil) != (b.configuration == nil) {
+            settings.append(Setting(subject: "config.json", before: present(a.configuration), after: present(b.configuration)))
+        }
+        if (a.adapter == nil) != (b.adapter == nil), common > 0 {
+            settings.append(
+                Setting(subject: "configuration of the adapter, as far as it is read", before: present(a.adapter), after: present(b.adapter)))
+        }
         if let before = a.configuration, let after = b.configuration {
             settings += ArchitectureFields.differences(before, after).map { Setting(subject: $0.field, before: $0.before, after: $0.after) }
         }
         if let before = a.adapter, let after = b.adapter {
-            let others = Dictionary(after.modules.map { ($0.label.text, $0.scale) }, uniquingKeysWith: { first, _ in first })
-            settings += before.modules.compactMap { module in
-                guard let scale = others[module.label.text], scale != module.scale else { return nil }
-                return Setting(subject: "\(module.label.text) (scale)", before: .real(module.scale), after: .real(scale))
+            let others = Dictionary(after.modules.map { ($0.label.text, $0) }, uniquingKeysWith: { first, _ in first })
+            for module in before.modules {
+                guard let other = others[module.label.text] else { continue }
+                let name = module.label.text
+                if other.scale != module.scale {
+                    settings.append(Setting(subject: "\(name) (scale)", before: .real(module.scale), after: .real(other.scale)))
+                }
+                if other.kind != module.kind {
+                    settings.append(
+                        Setting(subject: "\(name) (kind)", before: .string(module.kind.rawValue), after: .string(other.kind.rawValue)))
+                }
             }
         }
         self.settings = settings

@@ -120,7 +120,7 @@ final class Inspection {
 
 extension AdapterError {
     /// Whether the adapter may be sound and is only of a kind that is not merged here.
-    fileprivate var isOfWhatIsNotSupported: Bool {
+    var isOfWhatIsNotSupported: Bool {
         switch code {
         case .unsupportedFeature, .unsupportedDType, .unexpectedTensor: true
         default: false

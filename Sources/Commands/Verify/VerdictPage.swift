@@ -106,8 +106,12 @@ struct VerdictPage {
             }
             left -= kinds.count * layers.count
             var cells = [[HeatMap.Cell?]](repeating: [HeatMap.Cell?](repeating: nil, count: kinds.count), count: layers.count)
+            var shown: [[Int]: MergeVerdict.Module] = [:]
             for entry in entries {
                 guard let row = layers.firstIndex(of: entry.layer), let column = kinds.firstIndex(of: entry.kind) else { continue }
+                // Two names may have one number, such as 5 and 05: the worse is shown.
+                if let other = shown[[row, column]], other.standing.severity > entry.module.standing.severity { continue }
+                shown[[row, column]] = entry.module
                 cells[row][column] = Self.cell(entry.module)
             }
             let map = HeatMap(
@@ -216,7 +220,7 @@ struct VerdictPage {
         return [
             .table(
                 ["from base + adapter to", "logits differ by up to", "KL, nats a token", "same next token"],
-                [row("the merged model", function.merged), row("the base alone", function.base)]),
+                [row("the merged model", function.merged)] + (function.base.map { [row("the base alone", $0)] } ?? [])),
             .table(
                 ["prompt", "tokens", "logits differ by up to", "largest KL", "other next token"],
                 function.prompts.prefix(Self.mostRows).enumerated().map { number, prompt in

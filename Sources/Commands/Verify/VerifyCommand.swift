@@ -62,15 +62,20 @@ struct VerifyCommand: ParsableCommand {
         if reports.github, output.isJSONOnStandardOutput {
             throw ValidationError("--github and --json both are standard output; name a file for --json")
         }
+        let files = reports.files + (output.jsonFile.map { [$0] } ?? [])
+        if Set(files).count < files.count { throw ValidationError("two reports cannot be one file; name another for each") }
         _ = try elementType(dtype, allowingKeep: true)
     }
 
     func run() throws {
         if let receipt { return try reportReceipt(receipt) }
-        if let runPath { return try reportCollapse(try CollapsedRun(path: runPath).verify(adapter: try adapter[0].read().adapter)) }
+        if let runPath {
+            try output.refuseUnwritable(replacing: reports.force, inputs: [runPath, adapter[0].path])
+            return try reportCollapse(try CollapsedRun(path: runPath).verify(adapter: try adapter[0].read().adapter))
+        }
         guard let base, let merged else { return }
         // What cannot be written is said before the work is done.
-        let inputs = [base, merged] + adapter.map(\.path)
+        let inputs = [base, merged] + adapter.map(\.path) + (prompts.map { [$0] } ?? [])
         try reports.refuseUnwritable(inputs: inputs)
         try output.refuseUnwritable(replacing: reports.force, inputs: inputs)
         let adapters = try adapter.map { try $0.read() }
@@ -83,7 +88,10 @@ struct VerifyCommand: ParsableCommand {
         if let function {
             do {
                 verdict.add(try function.compare(merged: merged), minArgmaxAgreement: limits.minArgmaxAgreement)
-            } catch let error as TransformerError {
+            } catch let error as MergeError {
+                throw error
+            } catch {
+                // Whatever keeps the merged model from running is a thing to know beside the other faults.
                 verdict.addNotRunnable("\(error)")
             }
         }
@@ -150,7 +158,7 @@ struct VerifyReports: ParsableArguments {
     @Flag(help: "Replace reports that exist.") var force = false
 
     var areAny: Bool { github || !files.isEmpty }
-    private var files: [String] { [junit, sarif, html].compactMap { $0 } }
+    var files: [String] { [junit, sarif, html].compactMap { $0 } }
 
     func refuseUnwritable(inputs: [String]) throws {
         for path in files { try refuseUnwritableFile(path, replacing: force, inputs: inputs) }

@@ -75,9 +75,9 @@ struct VerifySummary {
                 + "the same next token after \(Format.fixed(100 * distance.argmaxAgreement, 1))%"
         }
         let tokens = function.prompts.reduce(0) { $0 + $1.tokens }
+        let base = function.base.map { ["  between base + adapter and the base alone: \(text($0))"] } ?? []
         return [
-            "  over \(Format.count(tokens, "token")) of \(Format.count(function.prompts.count, "prompt")): \(text(function.merged))",
-            "  between base + adapter and the base alone: \(text(function.base))",
-        ]
+            "  over \(Format.count(tokens, "token")) of \(Format.count(function.prompts.count, "prompt")): \(text(function.merged))"
+        ] + base
     }
 }

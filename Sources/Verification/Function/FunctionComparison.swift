@@ -37,20 +37,20 @@ public struct FunctionComparison: Sendable {
     public let prompts: [Prompt]
     /// The merged model from base + adapter.
     public let merged: Distance
-    /// The base alone from base + adapter: how much there is to be lost.
-    public let base: Distance
+    /// The base alone from base + adapter: how much there is to be lost; `nil` where the adapter brings another vocabulary.
+    public let base: Distance?
 
     /// Whether a logit was infinite or no number.
-    public var isFinite: Bool { merged.maxLogitDifference.isFinite && base.maxLogitDifference.isFinite }
+    public var isFinite: Bool { merged.maxLogitDifference.isFinite && base?.maxLogitDifference.isFinite ?? true }
 
-    init(merged differences: [[LogitDifference]], base: [[LogitDifference]]) {
+    init(merged differences: [[LogitDifference]], base: [[LogitDifference]]?) {
         prompts = differences.map { tokens in
             Prompt(
                 tokens: tokens.count, maxLogitDifference: tokens.map(\.largest).max() ?? 0, divergences: tokens.map(\.divergence),
                 disagreements: tokens.indices.filter { !tokens[$0].agrees })
         }
         merged = Distance(differences)
-        self.base = Distance(base)
+        self.base = base.map { Distance($0) }
     }
 }
 
@@ -76,7 +76,8 @@ extension FunctionComparison {
         return .object(
             .init(
                 uniqueKeysWithValues: merged.members + [
-                    ("tokens", .integer(prompts.reduce(0) { $0 + $1.tokens })), ("base", .object(.init(uniqueKeysWithValues: base.members))),
+                    ("tokens", .integer(prompts.reduce(0) { $0 + $1.tokens })),
+                    ("base", base.map { .object(.init(uniqueKeysWithValues: $0.members)) } ?? .null),
                     ("prompts", .array(list)),
                 ]))
     }

@@ -52,7 +52,7 @@ public final class FunctionVerifier {
             ofMerged.append(try compare(right, try run(merged, tokens), count: tokens.count))
             if hasBase { ofBase.append(try compare(right, try run(base, tokens), count: tokens.count)) }
         }
-        return FunctionComparison(merged: ofMerged, base: ofBase)
+        return FunctionComparison(merged: ofMerged, base: hasBase ? ofBase : nil)
     }
 
     /// What a model has in its last layer: its head, and the normed states [tokens, hidden].
@@ -69,13 +69,15 @@ public final class FunctionVerifier {
 
     /// The logits of a long prompt would fill the memory, so they are made and compared some rows at a time.
     private func compare(_ right: Run, _ other: Run, count: Int) throws -> [LogitDifference] {
-        let (hidden, vocabulary) = (right.head.columns, right.head.rows)
+        let vocabulary = right.head.rows
         let block = min(Self.blockRows, count)
         let buffers = FloatArena(counts: [block * vocabulary, block * vocabulary]).views
         return stride(from: 0, to: count, by: block).flatMap { start in
             let rows = min(block, count - start)
             func logits(_ run: Run, _ buffer: FloatView) -> FloatView {
                 let target = buffer[0..<rows * vocabulary]
+                // The merged model may be of another width.
+                let hidden = run.head.columns
                 compute.logits(target, hidden: run.states[start * hidden..<(start + rows) * hidden], head: run.head)
                 return target
             }

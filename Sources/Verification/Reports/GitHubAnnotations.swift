@@ -17,7 +17,9 @@ extension MergeVerdict {
     }
 
     private static func data(_ text: String) -> String {
-        text.replacing("%", with: "%25").replacing("\r", with: "%0D").replacing("\n", with: "%0A")
+        let plain = String(
+            String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 && $0 != "\r" && $0 != "\n" || $0.value == 0x7f ? "\u{FFFD}" : $0 }))
+        return plain.replacing("%", with: "%25").replacing("\r", with: "%0D").replacing("\n", with: "%0A")
     }
 
     private static func property(_ text: String) -> String { data(text).replacing(":", with: "%3A").replacing(",", with: "%2C") }
