@@ -10,7 +10,7 @@ folder=${RUNNER_TOOL_CACHE:-$HOME/.cache}/oplora-action
 case ${1:-} in
 name)
     # The compiler, the C library that is linked, and all that is compiled.
-    sources=$(cd "$source" && find Package.* Sources scripts/install-dependencies.sh -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c 1-24)
+    sources=$(cd "$source" && find Package.swift Sources scripts/install-dependencies.sh -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c 1-24)
     compiler=$( (swift --version 2>&1; getconf GNU_LIBC_VERSION 2>/dev/null || true; uname -sm) | sha256sum | cut -c 1-12)
     {
         echo "folder=$folder"
