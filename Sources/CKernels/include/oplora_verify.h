@@ -1,5 +1,6 @@
-// How a merged weight W' compares with its definition y = W + Σ s·acc, element by element, in binary64. Shares nothing with the
-// merge: that one rounds, this one measures distances.
+// How a merged weight W' compares with its definition y = W + Σ s·acc, element by element, in binary64; between 16-bit types what a first
+// look in binary32, with a bound, finds right is not computed again. Shares nothing with the merge: that one rounds, this one measures
+// distances.
 #pragma once
 
 #include <stddef.h>

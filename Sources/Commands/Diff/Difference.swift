@@ -2,7 +2,6 @@ internal import Adapters
 internal import JSON
 internal import Kernels
 internal import OrderedCollections
-internal import Synchronization
 internal import Tensors
 internal import Verification
 

@@ -4,7 +4,6 @@ internal import FileIO
 internal import HTML
 internal import JSON
 internal import Kernels
-internal import Transformer
 internal import Verification
 
 struct VerifyCommand: ParsableCommand {
