@@ -121,6 +121,12 @@ public enum MergeVerifier {
         return try WeightFiles(path: isOfFile ? named : merged)
     }
 
+    /// Whether the tensor is one that transformers widens to F32 when it loads a model, whatever type is asked for: routers and the like.
+    private static func isKeptWide(_ name: String, _ dtype: DType, _ other: DType) -> Bool {
+        (dtype == .bf16 || dtype == .f16) && other == .f32
+            && [".gate.weight", ".e_score_correction_bias", ".expert_bias", ".dt_bias", ".sinks"].contains(where: name.hasSuffix)
+    }
+
     private static func isFloating(_ dtype: DType) -> Bool { [.f32, .bf16, .f16, .f64].contains(dtype) }
 
     /// What is to be measured: the tensors that both models hold alike.
@@ -128,15 +134,21 @@ public enum MergeVerifier {
         _ model: AdaptedModel, _ merged: WeightFiles, options: Options, faults: inout [Fault], coverage: inout MergeVerdict.Coverage
     ) -> [MergeWork] {
         var works: [MergeWork] = []
-        for tensor in model.tensors {
+        // What is the same as another tensor may be in the files or not.
+        let copies = model.shared.filter { merged.tensors[$0.key] != nil && model.base.files.tensors[$0.key] == nil }
+        let doubled = model.tensors.flatMap { tensor in
+            [tensor] + copies.keys.sorted().filter { copies[$0] == tensor.name }.map { tensor.renamed($0) }
+        }
+        for tensor in doubled {
             let (name, shape) = (tensor.name, tensor.shape)
             guard let other = merged.tensors[name] else {
+                if let same = model.copied(by: name), merged.tensors[same] != nil { continue }
                 coverage.missing.append(name)
-                if let tie = model.base.tie, name == tie.head {
+                if let embedding = model.separated[name] {
                     faults.insert(
                         Fault(
                             .tiedHeadOverwritten, name,
-                            "the adapter makes embedding and head differ, and the merged model still has one matrix, \(tie.embedding), for both; it needs the head's own and tie_word_embeddings false"
+                            "the adapter makes embedding and head differ, and the merged model still has one matrix, \(embedding), for both; it needs the head's own and tie_word_embeddings false"
                         ), at: 0)
                 } else {
                     faults.append(Fault(.missingTensor, name, "the merged model does not hold the tensor \(describe(shape: shape))"))
@@ -149,13 +161,13 @@ public enum MergeVerifier {
                 continue
             }
             let dtype = isFloating(tensor.dtype) ? options.dtype ?? tensor.dtype : tensor.dtype
-            guard other.info.dtype == dtype else {
+            guard other.info.dtype == dtype || options.dtype == nil && isKeptWide(name, dtype, other.info.dtype) else {
                 faults.append(Fault(.dtypeMismatch, name, "it is stored as \(other.info.dtype) and should be \(dtype)"))
                 continue
             }
             works += MergeWork.parts(of: tensor, merged: other)
         }
-        let names = Set(model.tensors.map(\.name))
+        let names = Set(doubled.map(\.name))
         for name in merged.tensors.keys where !names.contains(name) {
             coverage.extra.append(name)
             faults.append(Fault(.extraTensor, name, "neither the base nor an adapter holds the tensor"))
@@ -291,13 +303,25 @@ public enum MergeVerifier {
             faults.append(Fault(.configurationDiffers, "config.json", "the base has one and the merged folder has none that can be read"))
             return faults
         }
-        for difference in ArchitectureFields.differences(before, after) {
+        let ties = tieFaults(model, before: before, after: after)
+        faults += ties
+        for difference in ArchitectureFields.differences(before, after) where !ties.contains(where: { $0.module == difference.field }) {
             faults.append(
                 Fault(
                     .configurationDiffers, difference.field,
                     "config.json says \(difference.after.serialized()) and should say \(difference.before.serialized())"))
         }
         return faults
+    }
+
+    /// Fields that call one what the adapter makes differ: some programs drop the head of such a model.
+    private static func tieFaults(_ model: AdaptedModel, before: JSONValue, after: JSONValue) -> [Fault] {
+        guard model.isUntied else { return [] }
+        let stated = Dictionary(BaseModel.tieFields(of: after).map { ($0.name, $0.value) }) { $1 }
+        return BaseModel.tieFields(of: before).filter { $0.value == false && stated[$0.name] != false }.map { field in
+            let found = stated[field.name].map { "says \($0.serialized())" } ?? "does not say it"
+            return Fault(.configurationDiffers, field.name, "config.json \(found) and should say false: the adapter makes embedding and head differ")
+        }
     }
 
     private static func configuration(_ folder: String) -> JSONValue? {

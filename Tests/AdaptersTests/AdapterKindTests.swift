@@ -15,7 +15,7 @@ import Verification
 /// element; the verifier, which computes it in a third way, must agree.
 struct AdapterKindTests {
     /// A base and an adapter of a few tensors each.
-    private final class Case {
+    final class Case {
         let folder: TemporaryFolder
         let dtype: DType
         var generator: SeededGenerator

@@ -161,7 +161,7 @@ struct PEFTTests {
         ("bias", "some"), ("layer_replication", [[0, 4], [2, 6]]), ("use_qalora", true), ("use_bdlora", ["nblocks": 2]),
         ("alora_invocation_tokens", [3]),
         ("arrow_config", ["top_k": 2]), ("kasa_config", ["beta": 0.1]), ("velora_config", ["scale": 1.0]), ("monteclora_config", ["num_samples": 4]),
-        ("ensure_weight_tying", true), ("init_lora_weights", "pissa"), ("init_lora_weights", "olora"), ("init_lora_weights", "loftq"),
+        ("init_lora_weights", "pissa"), ("init_lora_weights", "olora"), ("init_lora_weights", "loftq"),
         ("init_lora_weights", "mica"), ("peft_type", "LOHA"), ("a_field_of_tomorrow", 3),
     ]
 
@@ -174,6 +174,18 @@ struct PEFTTests {
             Issue.record("\(field) was let pass")
         } catch let error as AdapterError {
             #expect(error.code == .unsupportedFeature && error.subject == field)
+        }
+    }
+
+    /// A field that only a kind knows is no reason before the kind is.
+    @Test(arguments: ["OFT", "ADALORA", "IA3", "A_KIND_OF_TOMORROW"])
+    func aKindIsRefusedByItsName(kind: String) throws {
+        let folder = try TemporaryFolder()
+        do {
+            _ = try adapter(["eps": 1e-5, "peft_type": .string(kind), "rank_pattern": [3]], in: folder)
+            Issue.record("\(kind) was let pass")
+        } catch let error as AdapterError {
+            #expect(error.code == .unsupportedFeature && error.subject == "peft_type" && error.message.contains(" \(kind) "))
         }
     }
 
@@ -201,6 +213,9 @@ struct PEFTTests {
         ("base_model.model.x.k_proj.lora_A.weight", [2, 3], .missingFactor),
         ("base_model.model.x.k_proj.lora_B.weight", [2, 3], .missingFactor),
         ("base_model.model.x.q_proj.lora_B.weight", [3, 5], .invalidShape),
+        ("base_model.model.x.q_proj.lora_B.weight", [3, 0], .invalidShape),
+        ("base_model.model.x.embed_tokens.weight", [0, 3], .invalidShape),
+        ("base_model.model.lm_head.original_module.weight", [3, 3], .unexpectedTensor),
     ]
 
     @Test(arguments: ledger.indices)

@@ -188,8 +188,13 @@ class Adapter:
         a, b = self.values(parts["EA" if is_embedding else "A"]), self.values(parts["EB" if is_embedding else "B"])
         a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
         name = module.replace(".base_layer", "")
-        targets = [t.rsplit(".", 1) for t in self.config.get("target_parameters") or []]
-        parameters = [last for owner, last in targets if name.endswith(owner)]
+        parameters = self.parameters(name)
+        if parameters == ["weight"]:  # of a module that PEFT does not adapt as one, such as a router
+            label = name + ".weight"
+            rank = matches(self.config.get("rank_pattern"), label, self.config["r"])
+            self.updates.append(Update(self.resolve(label) or self.resolve(label.replace(".mlp.", ".block_sparse_moe.")), 0, b, a,
+                                       scale_of(self.config, label, rank), not b.any()))
+            return None
         if parameters:
             return self.add_experts(name, sorted(parameters, key=["gate_up_proj", "down_proj"].index)[-1 - module.count(".base_layer")], a, b)
         tensor = self.resolve(name + ".weight")
@@ -202,6 +207,15 @@ class Adapter:
         if "bias" in parts:
             bias = self.values(parts["bias"])
             self.updates.append(Update(self.resolve(name + ".bias"), 0, np.ones((1, 1)), bias[None, :], scale, not bias.any()))
+
+    def parameters(self, name):
+        """The parameters of a module that target_parameters names; a name without a dot may be that of any module that is none of the targets."""
+        targets = self.config.get("target_modules") or []
+        if re.fullmatch(targets, name) if isinstance(targets, str) else any(name == t or name.endswith("." + t) for t in targets):
+            return []
+        named = [t.rpartition(".") for t in self.config.get("target_parameters") or []]
+        own = [last for owner, _, last in named if owner and (name == owner or name.endswith("." + owner))]
+        return own or [last for owner, _, last in named if not owner]
 
     def add_experts(self, module, parameter, a, b):
         label = f"{module}.{parameter}"

@@ -1,4 +1,6 @@
 internal import JSON
+internal import OrderedCollections
+internal import Safetensors
 internal import Tensors
 
 extension BaseModel {
@@ -31,7 +33,8 @@ extension BaseModel {
             guard info.shape == straight || info.shape == transposed else {
                 throw MergeError(
                     .shapeMismatch, path: adapter, tensor: name,
-                    "its factors make \(describe(shape: straight)) and the weight is \(describe(shape: info.shape)); the adapter belongs to another model"
+                    "its factors of rank \(module.rank) make \(describe(shape: straight)) and the weight is \(describe(shape: info.shape)); "
+                        + Self.otherRankOrModel(count, info.shape)
                 )
             }
             let isTransposed = info.shape != straight || (straight == transposed && storesExpertsTransposed)
@@ -46,15 +49,23 @@ extension BaseModel {
         for path in expertPaths(of: module.path.text) {
             for matrices in Self.expertMatrices[module.parameter] ?? [] {
                 guard resolve("\(path).0.\(matrices[0]).weight") != nil else { continue }
-                guard resolve("\(path).\(count).\(matrices[0]).weight") == nil else {
+                func has(_ number: Int) -> Bool { resolve("\(path).\(number).\(matrices[0]).weight") != nil }
+                guard has(count - 1), !has(count) else {
                     throw MergeError(
                         .shapeMismatch, path: adapter, tensor: "\(path).\(count).\(matrices[0]).weight",
-                        "the adapter has factors for \(count) experts and the base has more; the adapter belongs to another model")
+                        "the adapter has factors of rank \(module.rank) for \(count) experts and the base has \(has(count) ? "more" : "fewer"); \(Self.rankOrModel)"
+                    )
                 }
                 return try separateUpdates(of: module, in: path, matrices: matrices, scale: scale, adapter: adapter)
             }
         }
         throw MergeError(.moduleNotInBase, path: adapter, tensor: module.parameterName, missing(module.parameterName))
+    }
+
+    private static let rankOrModel = "the adapter was made for a model of other sizes, or its configuration gives another rank than its factors have"
+
+    private static func otherRankOrModel(_ count: Int, _ shape: [Int]) -> String {
+        shape.first == count ? "the adapter was made for a model of other sizes" : rankOrModel
     }
 
     private func separateUpdates(
@@ -92,6 +103,9 @@ extension BaseModel {
         let renamed = path.split(separator: ".").map { $0 == "mlp" ? "block_sparse_moe" : $0 }.joined(separator: ".")
         return renamed == path ? [path] : [path, renamed]
     }
+
+    /// The name that the files have for a parameter beside the experts, such as the router's.
+    func nameBesideExperts(_ name: String) -> String? { expertPaths(of: name).last { files.tensors[$0] != nil } }
 
     /// Whether the family keeps the matrices of its experts as [in, out]; asked only where the shape cannot tell.
     var storesExpertsTransposed: Bool {

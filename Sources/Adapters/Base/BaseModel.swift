@@ -15,8 +15,8 @@ public struct BaseModel: Sendable {
     public let files: WeightFiles
     /// `config.json` beside the weights of a model folder.
     public let configuration: JSONValue?
-    /// The embedding and the head that share one matrix; `nil` where each has its own, or there is no head.
-    public let tie: Tie?
+    /// The tensors that are one, wherever an embedding and a head are.
+    public let ties: [Tie]
     /// The first components of the names of tensors.
     private let outerNames: Set<Substring>
     private let modules: LazyModuleIndex
@@ -34,27 +34,16 @@ public struct BaseModel: Sendable {
         }
     }
 
-    /// One matrix for the embedding and the head.
-    public struct Tie: Sendable, Equatable {
-        /// The tensor that the files hold.
-        public let embedding: String
-        /// The name that the head's own matrix has in models that are not tied.
-        public let head: String
-    }
-
     static let configurationName = "config.json"
     /// The largest `config.json` that is read, in bytes.
     private static let maximumConfigurationBytes = 16_000_000
-    private static let headName = "lm_head.weight"
-    private static let headModules: Set<Substring> = ["lm_head", "embed_out"]
-    private static let embeddingModules: Set<Substring> = ["embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared"]
 
     /// - Parameter path: a model folder or one safetensors file.
     /// - Throws: `SafetensorsError`, `FileError`, or `MergeError.invalidConfiguration`.
     public init(path: String) throws {
         files = try WeightFiles(path: path)
         configuration = try Self.configuration(of: path)
-        tie = Self.tie(of: files, configuration: configuration)
+        ties = Self.ties(of: files, configuration: configuration)
         modules = LazyModuleIndex()
         outerNames = Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first })
     }
@@ -76,16 +65,6 @@ public struct BaseModel: Sendable {
         }
     }
 
-    /// A causal language model is tied where its configuration says so, or says nothing and the files hold no head.
-    private static func tie(of files: WeightFiles, configuration: JSONValue?) -> Tie? {
-        guard !files.isPipeline else { return nil }
-        let embeddings = files.tensors.keys.filter(isEmbedding)
-        guard embeddings.count == 1, let embedding = embeddings.first else { return nil }
-        let isStated = configuration?["tie_word_embeddings"]?.boolValue ?? configuration?["text_config"]?["tie_word_embeddings"]?.boolValue
-        guard isCausal(configuration) ?? true, isStated ?? (files.tensors[headName] == nil) else { return nil }
-        return Tie(embedding: embedding, head: headName)
-    }
-
     /// Whether a model is a causal language model; `nil` where its configuration does not say.
     private static func isCausal(_ configuration: JSONValue?) -> Bool? {
         let names = configuration?["architectures"]?.arrayValue?.compactMap(\.stringValue) ?? []
@@ -94,17 +73,6 @@ public struct BaseModel: Sendable {
 
     /// Whether the model is known to be none that continues a text.
     var isNotCausal: Bool { Self.isCausal(configuration) == false }
-
-    /// Whether a tensor's name is that of a table of token embeddings.
-    static func isEmbedding(_ name: String) -> Bool { isWeight(name, of: embeddingModules) }
-
-    /// Whether the rows of a tensor of this name are the entries of the vocabulary: an embedding's or a head's.
-    static func isVocabulary(_ name: String) -> Bool { isWeight(name, of: embeddingModules.union(headModules)) }
-
-    private static func isWeight(_ name: String, of modules: Set<Substring>) -> Bool {
-        let components = name.split(separator: ".")
-        return components.count >= 2 && components.last == "weight" && modules.contains(components[components.count - 2])
-    }
 
     /// Whether an adapter that names the model that it was trained on may mean this one: by the end of the name, where
     /// both are known.
@@ -119,10 +87,10 @@ public struct BaseModel: Sendable {
     /// The name under which the merged model holds a tensor that an adapter names; `nil` if the base has no such tensor.
     public func resolve(_ name: String) -> String? {
         if files.tensors[name] != nil { return name }
-        if let tie, name == tie.head { return name }
+        if let known = tiedName(name) ?? nameBesideExperts(name) { return known }
         // The files of the inner model, or of the whole one where the adapter was trained on the inner one.
         if let dot = name.firstIndex(of: "."), case let inner = String(name[name.index(after: dot)...]),
-            files.tensors[inner] != nil || inner == tie?.head
+            files.tensors[inner] != nil
         {
             return inner
         }
@@ -131,12 +99,11 @@ public struct BaseModel: Sendable {
         return outer.count == 1 ? outer[0] : nil
     }
 
-    /// What the merged model's tensor `name` is made from; for a tied head the embedding.
+    /// What the merged model's tensor `name` is made from; for a tied matrix of which the files have another name that one.
     ///
     /// - Precondition: `resolve` gave the name.
     func source(of name: String) -> WeightFiles.Location? {
-        if let tie, name == tie.head { return files.tensors[tie.embedding] }
-        return files.tensors[name]
+        files.tensors[name] ?? tie(of: name).flatMap { files.tensors[$0.source] }
     }
 
     // MARK: Updates

@@ -96,7 +96,7 @@ extension Adapter {
     ) -> Adapter {
         Adapter(
             path: path, dialect: dialect, weightsPath: weightsPath, baseModel: baseModel, targets: targets, taskType: taskType ?? self.taskType,
-            modules: modules,
+            ensuresTying: ensuresTying, modules: modules,
             replacements: replacements ?? self.replacements, remarks: remarks,
             namesAreFlattened: namesAreFlattened ?? self.namesAreFlattened)
     }

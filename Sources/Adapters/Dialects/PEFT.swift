@@ -48,7 +48,8 @@ public enum PEFT {
         try reading.read()
         return Adapter(
             path: path, dialect: .peft, weightsPath: weightsPath, baseModel: configuration.baseModel, targets: configuration.targets,
-            taskType: configuration.taskType, modules: reading.modules, replacements: reading.replacements, remarks: reading.remarks)
+            taskType: configuration.taskType, ensuresTying: configuration.ensuresTying, modules: reading.modules, replacements: reading.replacements,
+            remarks: reading.remarks)
     }
 
     /// The folder itself, or the one in it that holds an adapter: PEFT puts adapters of another name than `default` there. A

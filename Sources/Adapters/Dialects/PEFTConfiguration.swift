@@ -17,7 +17,11 @@ struct PEFTConfiguration {
     let alphaPattern: [(pattern: PEFTPattern, alpha: Double)]
     let baseModel: String?
     let targets: [String]
+    /// Whether the targets are one regular expression.
+    private let targetsAreExpression: Bool
     let taskType: String?
+    /// Whether an embedding and a head that the model has as one matrix were trained as one.
+    let ensuresTying: Bool
     /// Whether weights are stored as [in, out].
     let isFanInFanOut: Bool
     /// Whether the modules have magnitudes.
@@ -49,7 +53,6 @@ struct PEFTConfiguration {
         guard let fields = root.objectValue else {
             throw AdapterError(.invalidConfiguration, path: path, "the configuration is \(root.kind) and must be an object")
         }
-        for (name, value) in fields { try Self.check(name, value, path: path) }
         func wrong(_ name: String, _ wanted: String) -> AdapterError {
             AdapterError(.invalidConfiguration, path: path, subject: name, "the field must be \(wanted) and is \(fields[name]?.kind ?? "missing")")
         }
@@ -66,6 +69,7 @@ struct PEFTConfiguration {
             throw AdapterError(
                 .unsupportedFeature, path: path, subject: "peft_type", "adapters of type \(kind) are not supported, only LORA and VERA")
         }
+        for (name, value) in fields { try Self.check(name, value, path: path) }
         guard let rank = fields["r"]?.integerValue, rank > 0 else { throw wrong("r", "a positive integer") }
         guard let alpha = fields["lora_alpha"]?.doubleValue else { throw wrong("lora_alpha", "a number") }
         self.rank = rank
@@ -86,10 +90,13 @@ struct PEFTConfiguration {
         baseModel = fields["base_model_name_or_path"]?.stringValue
         if let expression = fields["target_modules"]?.stringValue {
             targets = [expression]
+            targetsAreExpression = true
         } else {
             targets = fields["target_modules"]?.arrayValue?.compactMap(\.stringValue) ?? []
+            targetsAreExpression = false
         }
         taskType = fields["task_type"]?.stringValue
+        ensuresTying = fields["ensure_weight_tying"]?.boolValue ?? false
         isFanInFanOut = fields["fan_in_fan_out"]?.boolValue ?? false
         usesMagnitudes = fields["use_dora"]?.boolValue ?? false
         hasFactorBias = fields["lora_bias"]?.boolValue ?? false
@@ -138,22 +145,30 @@ struct PEFTConfiguration {
         isRankStabilised ? alpha(of: module) / Double(rank).squareRoot() : alpha(of: module) / Double(rank)
     }
 
-    /// The adapted parameters of a module that are not its weight, in the order in which models declare them; `nil` where that
-    /// order is not known.
-    func parameters(of module: ModulePath) -> [String]? {
-        let names = Set(
-            targetParameters.compactMap { target -> String? in
-                guard let dot = target.lastIndex(of: ".") else { return target }
-                let owner = target[..<dot]
-                return module.text == owner || module.text.hasSuffix("." + owner) ? String(target[target.index(after: dot)...]) : nil
-            })
-        return Self.declarationOrder(names)
+    /// The parameters of a module that `target_parameters` may mean, as PEFT reads it: a parameter whose path is one of the names, or ends
+    /// with a dot and the name.
+    func parameters(of module: ModulePath) -> [(name: String, isOfThisModule: Bool)] {
+        targetParameters.compactMap { target in
+            guard let dot = target.lastIndex(of: ".") else { return (target, false) }
+            let owner = target[..<dot]
+            let name = String(target[target.index(after: dot)...])
+            return module.text == owner || module.text.hasSuffix("." + owner) ? (name, true) : nil
+        }
+    }
+
+    /// Whether `target_modules` means a module: by its path or the end of it, or, if it is one expression, by the whole path.
+    func targetsModule(_ module: ModulePath) -> Bool {
+        guard !targetsAreExpression else {
+            // One that is too involved to be tried leaves it to the names: experts are no module of a kind that PEFT adapts.
+            return targets.first.flatMap { PEFTPattern("^(?:\($0))") }?.matches(module) ?? (module.lastComponent != "experts")
+        }
+        return targets.contains { module.text == $0 || module.text.hasSuffix("." + $0) }
     }
 
     /// Parameters of one module in the order in which models declare them; `nil` where that order is not known.
     static func declarationOrder(_ names: some Collection<String>) -> [String]? {
         guard names.count > 1 else { return Array(names) }
-        let known = ["gate_up_proj", "gate_proj", "up_proj", "down_proj"].filter { names.contains($0) }
+        let known = ["gate_up_proj", "gate_up_proj_bias", "gate_proj", "up_proj", "down_proj", "down_proj_bias"].filter { names.contains($0) }
         return known.count == names.count ? known : nil
     }
 
@@ -162,6 +177,9 @@ struct PEFTConfiguration {
     func isSaved(_ tensor: ModulePath) -> Bool {
         modulesToSave.contains { name in tensor.text.contains(name + ".") }
     }
+
+    /// Whether a tensor is of a module beside the inner model that was trained whole, such as the head of another task.
+    func savesModule(of tensor: ModulePath) -> Bool { modulesToSave.contains { tensor.text.hasPrefix($0 + ".") } }
 
     /// The tokens whose rows a module's trained embeddings are.
     func trainedTokens(of module: ModulePath) -> [Int]? {
@@ -196,7 +214,8 @@ struct PEFTConfiguration {
         "use_dora": .boolean, "lora_bias": .boolean, "fan_in_fan_out": .boolean, "modules_to_save": .names, "target_parameters": .names,
         "trainable_token_indices": .free,
         "layer_replication": .off("replicated layers"),
-        "ensure_weight_tying": .off("adapters of tied weights"),
+        // The factors and values of both modules are in the file, whatever it says.
+        "ensure_weight_tying": .boolean,
         "use_qalora": .off("QA-LoRA"),
         "use_bdlora": .off("BD-LoRA (block-diagonal adapters)"),
         "alora_invocation_tokens": .off("activated LoRA, which applies to a part of the text only"),

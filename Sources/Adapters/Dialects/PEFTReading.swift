@@ -16,6 +16,7 @@ struct PEFTReading {
     private(set) var replacements: [Replacement] = []
     private(set) var remarks: [String] = []
     private var parts: OrderedDictionary<Owner, Parts> = [:]
+    private var wholes: OrderedDictionary<ModulePath, [Copy: TensorInfo]> = [:]
 
     /// - Throws: `AdapterError.unexpectedTensor` for a tensor that no adapter of PEFT has.
     init(file: SafetensorsFile, configuration: PEFTConfiguration) throws(AdapterError) {
@@ -39,6 +40,25 @@ struct PEFTReading {
         self.component = component
         self.configuration = configuration
         self.alphas = alphas
+    }
+
+    /// As what PEFT saves the values of a tensor that are not factors. Of a grown vocabulary it saves several.
+    private enum Copy: CaseIterable {
+        /// Under the module's own name, and under that of the copy that was trained: the trained ones.
+        case plain, trained
+        /// Those of the layer inside a wrapper, which the adapter comes on top of.
+        case wrapped
+        /// Those before the training, which mean nothing beside the trained ones.
+        case original
+
+        init?(_ component: Substring) {
+            switch component {
+            case "modules_to_save": self = .trained
+            case "base_layer": self = .wrapped
+            case "original_module": self = .original
+            default: return nil
+            }
+        }
     }
 
     /// A module, and how many other wrappers of the same module lie around the one meant: PEFT nests the wrappers of a second
@@ -68,6 +88,7 @@ struct PEFTReading {
     /// - Throws: `AdapterError`.
     mutating func read() throws(AdapterError) {
         for (tensor, name) in tensors { try claim(tensor, name: name) }
+        for (path, copies) in wholes { try addWhole(path, copies) }
         for (owner, parts) in parts { try addModule(owner, parts) }
         remarks += configuration.unmatched(by: modules.map(\.label))
         guard !modules.isEmpty || !replacements.isEmpty else { throw AdapterError(.empty, path: file.path, "the file holds no tensor of an adapter") }
@@ -80,6 +101,12 @@ struct PEFTReading {
     // MARK: Tensors
 
     private mutating func claim(_ tensor: TensorInfo, name: String) throws(AdapterError) {
+        guard tensor.elementCount > 0 else {
+            throw fault(
+                .invalidShape, tensor.name,
+                "the tensor \(describe(shape: tensor.shape)) is empty; training in parts (DeepSpeed ZeRO-3, FSDP) leaves such tensors where the parts were not gathered before saving"
+            )
+        }
         if let (suffix, part) = Self.factors.first(where: { name.hasSuffix($0.suffix) }) {
             return try claimFactor(tensor, part, owner: try owner(name.dropLast(suffix.count), tensor: tensor.name))
         }
@@ -132,25 +159,40 @@ struct PEFTReading {
         if part == \.a { parts[owner, default: Parts()].kernel = Array(tensor.shape.dropFirst(2)) }
     }
 
-    /// A tensor that takes the place of the base's.
+    /// A tensor that takes the place of the base's, or a copy of one.
     private mutating func claimWhole(_ tensor: TensorInfo, name: String) throws(AdapterError) {
-        var components = name.split(separator: ".").filter { $0 != "modules_to_save" }
-        // The wrapped layer's own tensor, stored with the adapter.
-        let isWrapped = components.contains("base_layer")
-        components.removeAll { $0 == "base_layer" }
-        guard components.count >= 2, let path = ModulePath(components.joined(separator: ".")), let kind = components.last else {
+        let components = name.split(separator: ".")
+        let own = components.filter { Copy($0) == nil && $0 != "token_adapter" }
+        guard own.count >= 2, let path = ModulePath(own.joined(separator: ".")) else {
             throw fault(.unexpectedTensor, tensor.name, "the key is none of those of a LoRA adapter")
         }
-        let isEmbedding = BaseModel.isVocabulary(path.text)
-        let isTrainedBias = kind == "bias" && configuration.trainsBiases
-        guard configuration.isSaved(path) || isTrainedBias || isEmbedding else {
+        let isTrainedBias = own.last == "bias" && configuration.trainsBiases
+        guard configuration.isSaved(path) || isTrainedBias || BaseModel.isVocabulary(path.text) else {
             throw fault(
                 .unexpectedTensor, tensor.name,
                 "it is no factor, and the configuration names no module with it as trained whole (modules_to_save); nothing of an adapter may be left out"
             )
         }
-        if isWrapped, isEmbedding { remarks.append("\(path): the adapter holds the base's own values too, and they are used") }
-        replacements.append(Replacement(tensor: placed(path.text), values: .init(info: tensor, file: file)))
+        guard wholes[path, default: [:]].updateValue(tensor, forKey: components.compactMap { Copy($0) }.last ?? .plain) == nil else {
+            throw fault(.unexpectedTensor, tensor.name, "another tensor of the file is the same values of \(path)")
+        }
+    }
+
+    private mutating func addWhole(_ path: ModulePath, _ copies: [Copy: TensorInfo]) throws(AdapterError) {
+        let trained = [Copy.plain, .trained, .wrapped].compactMap { copies[$0] }
+        guard let first = trained.first else {
+            throw fault(
+                .unexpectedTensor, copies[.original]?.name ?? path.text,
+                "the adapter holds the values from before the training and none from after it")
+        }
+        if let other = trained.first(where: { !FactorMatrix($0, in: file).hasSameBytes(as: FactorMatrix(first, in: file)) }) {
+            throw fault(.unexpectedTensor, other.name, "its values are not those of \(first.name), and which of them \(path) has is not clear")
+        }
+        if copies.keys.contains(.wrapped), BaseModel.isVocabulary(path.text) {
+            remarks.append("\(path): the adapter holds the base's own values too, and they are used")
+        }
+        replacements.append(
+            Replacement(tensor: placed(path.text), values: .init(info: first, file: file), isOfNewModule: configuration.savesModule(of: path)))
     }
 
     // MARK: Modules
@@ -172,13 +214,28 @@ struct PEFTReading {
             throw fault(
                 .invalidShape, b.name, "B \(describe(shape: b.shape)) and A \(describe(shape: a.shape)) of \(path) cannot be multiplied to an update")
         }
-        if let names = configuration.parameters(of: path), names.isEmpty {
-            guard owner.depth == 0 else {
-                throw fault(.unsupportedFeature, a.name, "an adapter of the module \(path), which wraps another, is not supported")
-            }
-            return try addPlainModule(path, parts, a: a, b: b)
+        if let name = try parameter(of: owner, a.name) { return try addParameter(name, of: path, parts, a: a, b: b) }
+        guard owner.depth == 0 else {
+            throw fault(.unsupportedFeature, a.name, "an adapter of the module \(path), which wraps another, is not supported")
         }
-        try addParameter(owner, parts, a: a, b: b)
+        try addPlainModule(path, parts, a: a, b: b)
+    }
+
+    /// The parameter that a wrapper is for; `nil` where it is the weight of a module that is adapted as such.
+    private func parameter(of owner: Owner, _ tensor: String) throws(AdapterError) -> String? {
+        let candidates = configuration.parameters(of: owner.path)
+        guard !candidates.isEmpty, owner.depth > 0 || !configuration.targetsModule(owner.path) else { return nil }
+        let depths = parts.keys.filter { $0.path == owner.path }.map(\.depth)
+        // A name without a dot is that of a parameter of any module, so that it counts where no other explains the wrappers.
+        let certain = candidates.filter(\.isOfThisModule)
+        let names = certain.count == depths.count ? certain : candidates
+        guard let order = PEFTConfiguration.declarationOrder(Set(names.map(\.name))), order.count == depths.count, depths.max() == order.count - 1
+        else {
+            throw fault(
+                .unsupportedFeature, tensor, "which of the parameters of \(owner.path) the factors belong to is not clear from target_parameters")
+        }
+        // The parameter that the model declares last is wrapped last and so is the outermost.
+        return order[order.count - 1 - owner.depth]
     }
 
     private mutating func addPlainModule(_ path: ModulePath, _ parts: Parts, a: FactorMatrix, b: FactorMatrix) throws(AdapterError) {
@@ -219,23 +276,16 @@ struct PEFTReading {
         }
     }
 
-    /// A parameter that is no module's weight: the matrices of all experts, one after the other.
-    private mutating func addParameter(_ owner: Owner, _ parts: Parts, a: FactorMatrix, b: FactorMatrix) throws(AdapterError) {
-        let depths = self.parts.keys.filter { $0.path == owner.path }.map(\.depth)
-        guard let names = configuration.parameters(of: owner.path), depths.count == names.count, depths.max() == names.count - 1 else {
-            throw fault(
-                .unsupportedFeature, a.name,
-                "which of the parameters of \(owner.path) the factors belong to is not clear from target_parameters")
-        }
+    /// A parameter that is adapted by its name: a matrix, or the matrices of all experts, one after the other.
+    private mutating func addParameter(_ name: String, of owner: ModulePath, _ parts: Parts, a: FactorMatrix, b: FactorMatrix) throws(AdapterError) {
         guard parts.magnitude == nil, parts.bias == nil else {
             throw fault(.unexpectedTensor, (parts.magnitude ?? parts.bias)?.name ?? "", "factors of a bare parameter have no magnitude and no bias")
         }
-        // The parameter that the model declares last is wrapped last and so is the outermost.
-        let name = names[names.count - 1 - owner.depth]
-        let place = owner.path.appending(name)
+        let place = owner.appending(name)
         let rank = configuration.rank(of: place)
         guard a.rows % rank == 0 else {
-            throw fault(.invalidShape, a.name, "its \(a.rows) rows are not a whole number of experts of rank \(rank)")
+            throw fault(
+                .invalidShape, a.name, "its \(a.rows) rows are not a whole number of times the rank \(rank) that the configuration gives \(place)")
         }
         let experts = a.rows / rank
         let factors = (0..<experts).map { expert in
@@ -244,7 +294,8 @@ struct PEFTReading {
         }
         modules.append(
             AdapterModule(
-                component: component, path: owner.path, parameter: name, kind: .experts, factors: factors, alpha: configuration.alpha(of: place),
+                component: component, path: owner, parameter: name, kind: experts == 1 && name == "weight" ? .linear : .experts, factors: factors,
+                alpha: configuration.alpha(of: place),
                 scale: try scale(of: place, rank: rank)))
     }
 

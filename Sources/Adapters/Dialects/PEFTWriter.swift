@@ -159,7 +159,11 @@ extension PEFT {
             // A bias without its weight was trained as one of all biases, any other tensor with its module.
             let isBias = parts.last == "bias" && !wholeTensors.contains(owner + ".weight")
             if isBias { trainsBiases = true }
-            if !isBias, name == replacement.tensor { savedModules.insert(parts.dropLast().last.map(String.init) ?? name) }
+            if !isBias, name == replacement.tensor {
+                // A module beside the inner model, such as the head of another task, is one as a whole.
+                let isOuter = !modules.contains { $0.path.components.first == parts.first }
+                savedModules.insert((isOuter ? parts.first : parts.dropLast().last).map(String.init) ?? name)
+            }
             tensors.append(OutputTensor(name, shape, values))
         }
 

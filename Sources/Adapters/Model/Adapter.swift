@@ -34,6 +34,8 @@ public struct Adapter: Sendable {
     public let targets: [String]
     /// What PEFT calls the kind of the model, such as `CAUSAL_LM`.
     public let taskType: String?
+    /// Whether an embedding and a head with the same update are to stay one matrix where the model has one.
+    public let ensuresTying: Bool
     /// The adapted modules, sorted by path; none twice.
     public let modules: [AdapterModule]
     /// Tensors, or rows of them, that take the place of the base's, sorted by the tensor's name.
@@ -45,7 +47,8 @@ public struct Adapter: Sendable {
 
     public init(
         path: String, dialect: Dialect, weightsPath: String?, baseModel: String?, targets: [String], taskType: String? = nil,
-        modules: [AdapterModule], replacements: [Replacement] = [], remarks: [String] = [], namesAreFlattened: Bool = false
+        ensuresTying: Bool = false, modules: [AdapterModule], replacements: [Replacement] = [], remarks: [String] = [],
+        namesAreFlattened: Bool = false
     ) {
         self.path = path
         self.dialect = dialect
@@ -53,6 +56,7 @@ public struct Adapter: Sendable {
         self.baseModel = baseModel
         self.targets = targets
         self.taskType = taskType
+        self.ensuresTying = ensuresTying
         self.modules = modules.sorted { ($0.place, $0.parameter) < ($1.place, $1.parameter) }
         self.replacements = replacements.sorted { $0.tensor.utf8.lexicographicallyPrecedes($1.tensor.utf8) }
         self.remarks = remarks
@@ -132,10 +136,13 @@ public struct Replacement: Sendable {
     public let values: WeightFiles.Location
     /// The rows that they replace; `nil` for the whole tensor.
     public let rows: [Int]?
+    /// Whether the adapter says that it was trained on a model with a module that the base may not have, of which this is a tensor.
+    public let isOfNewModule: Bool
 
-    public init(tensor: String, values: WeightFiles.Location, rows: [Int]? = nil) {
+    public init(tensor: String, values: WeightFiles.Location, rows: [Int]? = nil, isOfNewModule: Bool = false) {
         self.tensor = tensor
         self.values = values
         self.rows = rows
+        self.isOfNewModule = isOfNewModule
     }
 }

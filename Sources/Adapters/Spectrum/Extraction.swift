@@ -87,10 +87,12 @@ public struct Extraction: Sendable {
         unchanged += made.count { $0 == nil }
         var all = made.compactMap { $0 }
         // Where embedding and head are one matrix in both models, both have changed.
-        if let tie = base.tie, tuned.tensors[tie.head] == nil,
-            let embedding = all.first(where: { $0.module.kind == .embedding && $0.module.parameterName == tie.embedding })
-        {
-            all.append(embedding.module.asHead(ModulePath(tie.head.dropLast(".weight".count)), report: embedding.report))
+        for tie in base.ties {
+            guard let embedding = all.first(where: { $0.module.kind == .embedding && $0.module.parameterName == tie.source }) else { continue }
+            for member in tie.members where base.files.tensors[member] == nil && tuned.tensors[member] == nil {
+                let path = ModulePath(member.dropLast(".weight".count))
+                all.append(embedding.module.named(path, isHead: member == tie.head, report: embedding.report))
+            }
         }
         let found = all.sorted { ($0.module.place, $0.module.parameter) < ($1.module.place, $1.module.parameter) }
         guard !found.isEmpty else {
@@ -140,9 +142,9 @@ extension WeightDifference {
 
 extension AdapterModule {
     /// The update of an embedding as that of the head that has the same matrix.
-    fileprivate func asHead(_ head: ModulePath?, report: Extraction.Module) -> (module: AdapterModule, report: Extraction.Module) {
-        let factors = factors.map { Factors(a: $0.b.transposed, b: $0.a.transposed) }
-        let module = AdapterModule(path: head ?? path, kind: .linear, factors: factors, alpha: alpha, scale: scale)
+    fileprivate func named(_ other: ModulePath?, isHead: Bool, report: Extraction.Module) -> (module: AdapterModule, report: Extraction.Module) {
+        let factors = isHead ? factors.map { Factors(a: $0.b.transposed, b: $0.a.transposed) } : factors
+        let module = AdapterModule(path: other ?? path, kind: isHead ? .linear : .embedding, factors: factors, alpha: alpha, scale: scale)
         return (
             module,
             Extraction.Module(path: module.label, rank: rank, energy: report.energy, relativeResidual: report.relativeResidual, norm: report.norm)

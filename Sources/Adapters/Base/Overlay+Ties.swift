@@ -1,0 +1,118 @@
+internal import JSON
+internal import OrderedCollections
+internal import Safetensors
+internal import Tensors
+
+/// Matrices that the base has once under several names, and that adapters may make differ.
+extension Overlay {
+    /// Gives the members of ties tensors of their own where adapters make them differ.
+    mutating func settleTies() throws(MergeError) {
+        for tie in base.ties where tie.members.contains(where: isTouched) {
+            if try areMadeToDiffer(tie) { untiedTowers.insert(tie.tower) }
+        }
+        // One field of the configuration ties all or none.
+        for tie in base.ties {
+            let absent = tie.members.filter { !isStored($0) }
+            if untiedTowers.contains(tie.tower) {
+                try separate(tie, absent: absent)
+            } else {
+                for name in absent {
+                    shared[name] = tie.source
+                    (updates[name], replaced[name], rows[name]) = (nil, nil, nil)
+                }
+            }
+        }
+    }
+
+    private func isTouched(_ name: String) -> Bool { updates[name] != nil || replaced[name] != nil || rows[name] != nil }
+    private func isStored(_ name: String) -> Bool { base.files.tensors[name] != nil }
+
+    private mutating func areMadeToDiffer(_ tie: BaseModel.Tie) throws(MergeError) -> Bool {
+        let others = tie.members.dropFirst()
+        let own = others.filter { isStored($0) && !base.holdsAlike($0, tie.source) }
+        if let name = own.first, BaseModel.tieFields(of: base.configuration ?? .null).contains(where: { $0.value == true }) {
+            remarks.append("config.json calls the embedding and the head one matrix, and the files hold two: \(tie.source) and \(name)")
+            if !base.scalesTiedHead { untiedTowers.insert(tie.tower) }
+        }
+        var areOne = true
+        for name in others where !own.contains(name) {
+            // Of a tied model PEFT trains tokens of the embedding for the head as well.
+            if rows[tie.source] != nil, !isTouched(name) { (rows[name], replaced[name]) = (rows[tie.source], replaced[tie.source]) }
+            if try differ(name, tie.source) { areOne = false }
+            if isStored(name) { shared[name] = tie.source }
+        }
+        return !areOne
+    }
+
+    private mutating func separate(_ tie: BaseModel.Tie, absent: [String]) throws(MergeError) {
+        for name in tie.members { shared[name] = nil }
+        guard !absent.isEmpty else { return }
+        let path = tie.members.compactMap { updates[$0]?.first?.adapterPath ?? replaced[$0]?.adapter }.first ?? base.path
+        func refuse(_ why: String) -> MergeError { MergeError(.tiedWeights, path: path, tensor: tie.source, why) }
+        guard base.configuration != nil else {
+            throw refuse("the embedding and the head are one matrix, and without a config.json beside the weights they cannot be separated")
+        }
+        guard !base.scalesTiedHead else {
+            throw refuse(
+                "the embedding and the head are one matrix, and a model of this family scales what goes into the head only where they are; no configuration says that of two matrices"
+            )
+        }
+        for name in absent { separated[name] = tie.source }
+        guard !tie.source.hasSuffix(".bias") else { return }
+        let count = absent.count == 1 ? "two" : "\(absent.count + 1)"
+        remarks.append("the embedding and the head were one matrix and are \(count) now: \(([tie.source] + absent).joined(separator: " and "))")
+    }
+
+    /// Whether adapters make two tensors that were one differ.
+    private func differ(_ name: String, _ source: String) throws(MergeError) -> Bool {
+        guard areAlike(replaced[name]?.values, replaced[source]?.values), areAlike(updates[name] ?? [], updates[source] ?? []) else {
+            guard rows[source] == nil || rows[name] != nil else {
+                throw MergeError(
+                    .unsupportedCombination, path: replaced[name]?.adapter ?? updates[name]?.first?.adapterPath ?? base.path, tensor: source,
+                    "rows that the embedding and the head share were trained whole, and an adapter makes the two differ")
+            }
+            return true
+        }
+        let (mine, theirs) = (rows[name] ?? [:], rows[source] ?? [:])
+        return mine.count != theirs.count
+            || mine.contains { number, row in !(theirs[number].map { Self.row(row).hasSameBytes(as: Self.row($0)) } ?? false) }
+    }
+
+    private static func row(_ source: AdaptedModel.RowSource) -> FactorMatrix {
+        FactorMatrix(source.values.info, in: source.values.file).rows(from: source.row, count: 1)
+    }
+
+    private func areAlike(_ a: WeightFiles.Location?, _ b: WeightFiles.Location?) -> Bool {
+        guard let a, let b else { return a == nil && b == nil }
+        return FactorMatrix(a.info, in: a.file).hasSameBytes(as: FactorMatrix(b.info, in: b.file))
+    }
+
+    private func areAlike(_ a: [TensorUpdate], _ b: [TensorUpdate]) -> Bool {
+        a.count == b.count
+            && zip(a, b).allSatisfy { a, b in
+                tyingAdapters.contains(a.adapterPath) && a.rows == b.rows && a.scale == b.scale && a.magnitude == nil && b.magnitude == nil
+                    && a.left.hasSameBytes(as: b.left)
+                    && a.right.hasSameBytes(as: b.right)
+            }
+    }
+}
+
+extension BaseModel {
+    /// Whether the files hold the same values under two names.
+    func holdsAlike(_ a: String, _ b: String) -> Bool {
+        guard let a = files.tensors[a], let b = files.tensors[b] else { return false }
+        return FactorMatrix(a.info, in: a.file).hasSameBytes(as: FactorMatrix(b.info, in: b.file))
+    }
+}
+
+extension AdaptedModel {
+    /// Whether the files of the model may leave out a tensor because it is the same as another one that they hold.
+    ///
+    /// - Returns: the other's name.
+    public func copied(by name: String) -> String? {
+        if let other = shared[name] { return other }
+        guard separated[name] == nil, let tie = base.tie(of: name), name != tie.source else { return nil }
+        let isTouched = tensors.contains { tie.members.contains($0.name) && (!$0.isOfBase || !$0.updates.isEmpty || !$0.rows.isEmpty) }
+        return !isTouched && base.holdsAlike(name, tie.source) ? tie.source : nil
+    }
+}

@@ -1,0 +1,216 @@
+internal import JSON
+internal import Kernels
+internal import OrderedCollections
+internal import Safetensors
+internal import Tensors
+
+/// What has been laid over the base so far, by the names of the merged model's tensors.
+struct Overlay {
+    let base: BaseModel
+    var updates: [String: [TensorUpdate]] = [:]
+    var replaced: [String: (values: WeightFiles.Location, adapter: String)] = [:]
+    var rows: [String: [Int: AdaptedModel.RowSource]] = [:]
+    /// See `AdaptedModel`.
+    var shared: [String: String] = [:]
+    var separated: [String: String] = [:]
+    /// The parts of the configuration whose models are no longer tied.
+    var untiedTowers: Set<String> = []
+    var vocabularySize: Int?
+    /// How many tokens the base has where the adapter brings another number.
+    private var outgrown: Set<Int> = []
+    var remarks: [String] = []
+
+    /// The adapters of which an embedding and a head with the same update are to stay one matrix.
+    let tyingAdapters: Set<String>
+
+    init(base: BaseModel, tying: Set<String>) {
+        self.base = base
+        tyingAdapters = tying
+    }
+
+    // MARK: Replacements
+
+    mutating func addReplacements(of adapter: Adapter, weight: Double, report: AdaptedModel.Report) throws(MergeError) {
+        // Rows may be those of a grown matrix, which the adapter brings as well.
+        for replacement in adapter.replacements.filter({ $0.rows == nil }) + adapter.replacements.filter({ $0.rows != nil }) {
+            do throws(MergeError) {
+                guard weight == 1 else {
+                    throw MergeError(
+                        .unsupportedCombination, path: adapter.path, tensor: replacement.tensor,
+                        "the adapter brings whole values of the tensor, which cannot be weighted by \(weight); merge it with weight 1")
+                }
+                if let rows = replacement.rows {
+                    try add(rows, replacement, adapter: adapter)
+                } else {
+                    try add(replacement, adapter: adapter)
+                }
+            } catch {
+                try report(replacement.tensor, error)
+            }
+        }
+    }
+
+    private mutating func add(_ replacement: Replacement, adapter: Adapter) throws(MergeError) {
+        let name = base.resolve(replacement.tensor) ?? replacement.tensor
+        let values = replacement.values
+        if let other = replaced[name] {
+            throw MergeError(
+                .unsupportedCombination, path: adapter.path, tensor: name,
+                "\(other.adapter) brings whole values of the tensor too; merge only one of the two")
+        }
+        if let info = base.source(of: name)?.info {
+            let isSameType = info.dtype == values.info.dtype
+            guard isSameType || MergeKernel.supports(info.dtype) && MergeKernel.supports(values.info.dtype) else {
+                throw MergeError(
+                    .unsupportedDType, path: adapter.path, tensor: name,
+                    "values in \(values.info.dtype) cannot take the place of the base's in \(info.dtype)")
+            }
+            if info.shape != values.info.shape {
+                guard base.isVocabulary(name), values.info.elementCount > 0, info.shape.count == values.info.shape.count,
+                    info.shape.dropFirst() == values.info.shape.dropFirst()
+                else {
+                    throw MergeError(
+                        .shapeMismatch, path: adapter.path, tensor: name,
+                        "its values are \(describe(shape: values.info.shape)) and the base's \(describe(shape: info.shape)); the adapter belongs to another model"
+                    )
+                }
+                if let vocabularySize, vocabularySize != values.info.shape[0] {
+                    throw MergeError(
+                        .shapeMismatch, path: adapter.path, tensor: name,
+                        "its vocabulary has \(values.info.shape[0]) entries and another tensor's \(vocabularySize)")
+                }
+                vocabularySize = values.info.shape[0]
+                outgrown.insert(info.shape[0])
+            }
+        } else {
+            guard replacement.isOfNewModule, !base.files.tensors.keys.contains(where: { $0.hasPrefix(name.prefix { $0 != "." } + ".") }) else {
+                throw MergeError(
+                    .moduleNotInBase, path: adapter.path, tensor: replacement.tensor,
+                    "the base holds no tensor of this name; only a module that modules_to_save names and of which the base has nothing, such as a new head, can be added"
+                )
+            }
+            remarks.append("the base has no tensor \(name); the adapter's own is added")
+        }
+        replaced[name] = (values, adapter.path)
+    }
+
+    private mutating func add(_ numbers: [Int], _ replacement: Replacement, adapter: Adapter) throws(MergeError) {
+        guard let name = base.resolve(replacement.tensor), let info = (replaced[name]?.values ?? base.source(of: name))?.info else {
+            throw MergeError(
+                .moduleNotInBase, path: adapter.path, tensor: replacement.tensor,
+                "the base holds no tensor of this name, whose rows the adapter has trained")
+        }
+        let values = replacement.values
+        guard info.shape.count == 2, values.info.shape == [numbers.count, info.shape[1]], let last = numbers.max(), last < info.shape[0] else {
+            throw MergeError(
+                .shapeMismatch, path: adapter.path, tensor: name,
+                "the adapter has rows \(describe(shape: values.info.shape)) for \(numbers.count) tokens up to number \(numbers.max() ?? 0) and the base's tensor is \(describe(shape: info.shape))"
+            )
+        }
+        guard MergeKernel.supports(info.dtype), MergeKernel.supports(values.info.dtype) else {
+            throw MergeError(
+                .unsupportedDType, path: adapter.path, tensor: name,
+                "rows in \(values.info.dtype) cannot take the place of the base's in \(info.dtype)")
+        }
+        for (row, number) in numbers.enumerated() {
+            guard rows[name, default: [:]].updateValue(.init(values: values, row: row), forKey: number) == nil else {
+                throw MergeError(
+                    .unsupportedCombination, path: adapter.path, tensor: name, "row \(number) was trained twice; merge only one of the adapters")
+            }
+        }
+    }
+
+    // MARK: Updates
+
+    mutating func addUpdates(of adapter: Adapter, weight: Double, report: AdaptedModel.Report) throws(MergeError) {
+        let values = replaced.mapValues(\.values)
+        var met: [String: [(rows: Range<Int>, module: ModulePath)]] = [:]
+        for module in adapter.modules {
+            do throws(MergeError) {
+                for update in try base.updates(of: module, weight: weight, adapter: adapter.path, replaced: values) {
+                    if let other = met[update.tensor]?.first(where: { $0.rows.overlaps(update.rows) })?.module {
+                        throw MergeError(
+                            .unsupportedCombination, path: adapter.path, tensor: update.tensor,
+                            "the adapter's modules \(other) and \(update.module) both are this tensor; if they are those of two models, merge into each with an adapter of its own"
+                        )
+                    }
+                    met[update.tensor, default: []].append((update.rows, update.module))
+                    try add(update)
+                }
+            } catch {
+                try report(module.label.text, error)
+            }
+        }
+    }
+
+    private mutating func add(_ update: TensorUpdate) throws(MergeError) {
+        func refuse(_ why: String) -> MergeError {
+            MergeError(.unsupportedCombination, path: update.adapterPath, tensor: update.tensor, why)
+        }
+        let others = (updates[update.tensor] ?? []).filter { $0.rows.overlaps(update.rows) }
+        if !others.isEmpty, update.magnitude != nil || others.contains(where: { $0.magnitude != nil }) {
+            throw refuse("an adapter with magnitudes (DoRA) scales the whole weight and cannot be added to another; merge them one by one")
+        }
+        if let other = replaced[update.tensor], other.adapter != update.adapterPath {
+            throw refuse("\(other.adapter) puts other values in the place of the tensor to which this adapter belongs; merge only one of the two")
+        }
+        if rows[update.tensor] != nil {
+            throw refuse("rows of the tensor were trained whole, and an update of the same tensor cannot be added to them")
+        }
+        updates[update.tensor, default: []].append(update)
+    }
+
+    /// Where an adapter brings an embedding or a head for another vocabulary, it must bring the other one as well.
+    func checkVocabulary() throws(MergeError) {
+        guard let vocabularySize else { return }
+        let names = base.files.tensors.keys.filter(base.isVocabulary) + separated.keys.sorted()
+        for name in names {
+            guard let before = base.source(of: name)?.info.shape.first, outgrown.contains(before) else { continue }
+            guard (replaced[name]?.values ?? base.source(of: name))?.info.shape.first != vocabularySize else { continue }
+            throw MergeError(
+                .shapeMismatch, path: replaced.values.first?.adapter ?? base.path, tensor: name,
+                "the adapter brings a vocabulary of \(vocabularySize) tokens and no values of this tensor, which the base has for another; save the adapter together with its embedding and its head"
+            )
+        }
+    }
+
+    // MARK: Result
+
+    var changedConfiguration: [String: JSONValue] {
+        var changed: [String: JSONValue] = [:]
+        if !untiedTowers.isEmpty { changed[BaseModel.tieField] = false }
+        if let vocabularySize { changed["vocab_size"] = .integer(vocabularySize) }
+        return changed
+    }
+
+    var configuration: JSONValue? {
+        guard var configuration = base.configuration else { return nil }
+        for tower in untiedTowers.sorted() { configuration = BaseModel.untying(configuration, tower: tower) }
+        if let vocabularySize { configuration = ModelFolder.configuration(configuration, setting: ["vocab_size": .integer(vocabularySize)]) }
+        return configuration
+    }
+
+    var tensors: [AdaptedModel.Tensor] {
+        let shards = Dictionary(uniqueKeysWithValues: base.files.shards.enumerated().map { (ObjectIdentifier($1), $0) })
+        func shard(ofAdded name: String) -> Int {
+            let component = base.files.component(of: name)
+            return max(0, (base.files.parts.first { component == nil || $0.name == component }?.shards.upperBound ?? 1) - 1)
+        }
+        var tensors: [AdaptedModel.Tensor] = []
+        func add(_ name: String, _ location: WeightFiles.Location?, shard: Int) {
+            let isSeparated = separated[name] != nil
+            guard let source = replaced[name]?.values ?? (isSeparated ? base.source(of: name) : location) else { return }
+            tensors.append(
+                AdaptedModel.Tensor(
+                    name: name, source: source, isOfBase: replaced[name] == nil && !isSeparated,
+                    dtype: (location ?? base.source(of: name) ?? source).info.dtype, updates: updates[name] ?? [], rows: rows[name] ?? [:],
+                    shard: shard))
+        }
+        for (name, location) in base.files.tensors { add(name, location, shard: shards[ObjectIdentifier(location.file)] ?? 0) }
+        for name in Set(replaced.keys).union(separated.keys).sorted(by: { $0.utf8.lexicographicallyPrecedes($1.utf8) })
+        where base.files.tensors[name] == nil {
+            add(name, nil, shard: shard(ofAdded: name))
+        }
+        return tensors
+    }
+}

@@ -1,0 +1,224 @@
+import Adapters
+import FileIO
+import JSON
+import OrderedCollections
+import Safetensors
+import Tensors
+import TestModels
+import Testing
+import Verification
+
+/// Embeddings and heads that are one matrix: where they are found, and what becomes of them.
+struct TieTests {
+    private typealias Case = AdapterKindTests.Case
+
+    /// A model by what its files hold, and the tie that it has.
+    struct Model: CustomTestStringConvertible, Sendable {
+        let names: [String]
+        let configuration: JSONValue
+        /// The members of its tie, the one first that the files hold.
+        let tie: [String]?
+        let bias: [String]?
+
+        init(_ names: [String], _ configuration: JSONValue = ["tie_word_embeddings": true], tie: [String]?, bias: [String]? = nil) {
+            self.names = names
+            self.configuration = configuration
+            self.tie = tie
+            self.bias = bias
+        }
+
+        var testDescription: String { names[0] }
+    }
+
+    private static let embedding = "model.embed_tokens.weight"
+    private static let head = "lm_head.weight"
+    private static let isTied: JSONValue = ["tie_word_embeddings": true]
+    private static let isNot: JSONValue = ["tie_word_embeddings": false]
+
+    static let models: [Model] = [
+        Model([embedding], tie: [embedding, head]),
+        // Without a word of it the files decide, and against one.
+        Model([embedding], [:], tie: [embedding, head]),
+        Model([embedding], isNot, tie: nil),
+        Model([embedding], ["text_config": isTied, "tie_word_embeddings": false], tie: [embedding, head]),
+        Model([embedding], ["text_config": isNot], tie: nil),
+        Model(["model.language_model.embed_tokens.weight"], tie: ["model.language_model.embed_tokens.weight", head]),
+        Model(["language_model.model.embed_tokens.weight"], [:], tie: ["language_model.model.embed_tokens.weight", "language_model.lm_head.weight"]),
+        Model(["model.text_model.embed_tokens.weight"], tie: ["model.text_model.embed_tokens.weight", head]),
+        Model(
+            ["thinker.model.embed_tokens.weight"], ["thinker_config": ["text_config": isTied]],
+            tie: ["thinker.model.embed_tokens.weight", "thinker.lm_head.weight"]),
+        Model(["transformer.wte.weight"], ["architectures": ["GPT2LMHeadModel"]], tie: ["transformer.wte.weight", head]),
+        Model(["wte.weight"], ["architectures": ["GPT2LMHeadModel"]], tie: ["wte.weight", head]),
+        Model(["word_embeddings.weight"], ["architectures": ["BloomForCausalLM"]], tie: ["word_embeddings.weight", head]),
+        Model(["gpt_neox.embed_in.weight"], tie: ["gpt_neox.embed_in.weight", "embed_out.weight"]),
+        Model(["backbone.embeddings.weight"], tie: ["backbone.embeddings.weight", head]),
+        Model(["model.decoder.embed_tokens.weight"], ["model_type": "whisper"], tie: ["model.decoder.embed_tokens.weight", "proj_out.weight"]),
+        Model(
+            ["shared.weight", "encoder.block.0.weight", "decoder.block.0.weight"],
+            tie: ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", head]),
+        Model(
+            ["model.shared.weight", "model.encoder.layers.0.weight", "model.decoder.layers.0.weight"], [:],
+            tie: ["model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", head]),
+        Model(
+            ["bert.embeddings.word_embeddings.weight", "cls.predictions.transform.dense.weight", "cls.predictions.bias"], [:],
+            tie: ["bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"],
+            bias: ["cls.predictions.bias", "cls.predictions.decoder.bias"]),
+        Model(
+            ["roberta.embeddings.word_embeddings.weight", "lm_head.dense.weight"], [:],
+            tie: ["roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"]),
+        // Models without a head of their vocabulary.
+        Model(["bert.embeddings.word_embeddings.weight", "classifier.weight"], [:], tie: nil),
+        Model(["embeddings.word_embeddings.weight"], [:], tie: nil),
+        Model(["model.embed_tokens.weight", "score.weight"], tie: nil),
+        Model(["embed_tokens.weight"], ["architectures": ["Qwen2Model"], "tie_word_embeddings": true], tie: nil),
+        Model(["language_model.embed_tokens.weight"], ["architectures": ["Qwen3VLModel"], "tie_word_embeddings": true], tie: nil),
+        Model([embedding], ["architectures": ["LlamaForSequenceClassification"], "tie_word_embeddings": true], tie: nil),
+    ]
+
+    @Test(arguments: models)
+    func tiesAreFoundByTheFilesAndTheConfiguration(model: Model) throws {
+        let folder = try TemporaryFolder()
+        try writeSafetensors(model.names.map { TestTensor($0, .f32, [2, 2], values: [1, 2, 3, 4]) }, to: folder.path("model.safetensors"))
+        try writeText(model.configuration.serialized(), folder.path("config.json"))
+        let base = try BaseModel(path: folder.path)
+        #expect(base.ties.map(\.members) == [model.tie, model.bias].compactMap { $0 })
+        #expect(base.ties.first?.head == model.tie?.last)
+    }
+
+    /// W + s·(BA)ᵀ of an embedding [8, 4], of which the adapter gets the factors.
+    private func updated(_ item: Case, _ module: String, _ name: String) -> [Double] {
+        let a = item.add("\(module).lora_embedding_A", [2, 8])
+        let b = item.add("\(module).lora_embedding_B", [4, 2])
+        return item.weights(name).enumerated().map { place, weight in
+            weight + 1.5 * (0..<2).reduce(0) { $0 + b[place % 4 * 2 + $1] * a[$1 * 8 + place / 4] }
+        }
+    }
+
+    private func configuration(_ item: Case) throws -> JSONValue { try JSONValue(parsing: try readAll(item.folder.path("merged/config.json"))) }
+
+    private func verdict(_ item: Case) throws -> MergeVerdict {
+        try MergeVerifier.verify(
+            base: item.basePath, adapters: [.init(try Adapter.read(path: item.folder.path("adapter")))], merged: item.folder.path("merged"))
+    }
+
+    @Test func aModelOfTextAndImagesIsSeparatedInAllItsConfiguration() throws {
+        let item = try Case()
+        let name = "model.language_model.embed_tokens.weight"
+        item.modelConfiguration = [
+            "architectures": ["Qwen3VLForConditionalGeneration"], "tie_word_embeddings": true, "vision_config": ["tie_word_embeddings": true],
+            "text_config": ["tie_word_embeddings": true, "vocab_size": 8],
+        ]
+        item.addBase(name, [8, 4])
+        let head = item.weights(name)
+        try item.expect([name: updated(item, "model.language_model.embed_tokens", name), "lm_head.weight": head])
+        let merged = try configuration(item)
+        #expect(merged["tie_word_embeddings"] == false && merged["text_config"]?["tie_word_embeddings"] == false)
+        // Tied again by its configuration, some programs drop the head.
+        for field in ["tie_word_embeddings", "text_config"] {
+            var fields = try #require(merged.objectValue)
+            fields[field] = item.modelConfiguration[field]
+            try writeText(JSONValue.object(fields).serialized(), item.folder.path("merged/config.json"))
+            #expect(try verdict(item).faults.map(\.code) == [.configurationDiffers])
+            fields[field] = nil
+            try writeText(JSONValue.object(fields).serialized(), item.folder.path("merged/config.json"))
+            #expect(try verdict(item).faults.map(\.code) == [.configurationDiffers])
+        }
+        try FileSystem.remove(item.folder.path("merged/model.safetensors"))
+        try writeSafetensors(item.base, to: item.folder.path("merged/model.safetensors"))
+        #expect(try verdict(item).faults.contains { $0.code == .tiedHeadOverwritten })
+    }
+
+    @Test func aHeadThatTheFilesHoldDecides() throws {
+        let item = try Case()
+        let name = "model.embed_tokens.weight"
+        item.modelConfiguration["tie_word_embeddings"] = true
+        item.addBase(name, [8, 4])
+        item.addBase("lm_head.weight", [8, 4])
+        let embedding = updated(item, "model.embed_tokens", name)
+        // The configuration is wrong, and the head its own.
+        try item.expect([name: embedding])
+        #expect(try configuration(item)["tie_word_embeddings"] == false)
+        // The same matrix twice.
+        item.base[1].bytes = item.base[0].bytes
+        try item.expect([name: embedding])
+        #expect(try configuration(item)["tie_word_embeddings"] == false)
+        // Rows are trained for both then, and one of the two may be left out.
+        item.adapter.removeAll()
+        item.configuration["trainable_token_indices"] = [3]
+        let row = item.add("model.embed_tokens.token_adapter.trainable_tokens_delta", [1, 4])
+        var rows = item.weights(name)
+        rows.replaceSubrange(12..<16, with: row)
+        try item.expect([name: rows, "lm_head.weight": rows])
+        #expect(try configuration(item)["tie_word_embeddings"] == true)
+        let merged = try writtenTensor(name, item)
+        try writeSafetensors([merged], to: item.folder.path("merged/model.safetensors"))
+        #expect(try verdict(item).passes)
+    }
+
+    private func writtenTensor(_ name: String, _ item: Case) throws -> TestTensor {
+        let files = try BaseModel(path: item.folder.path("merged")).files
+        let info = try files.location(of: name).info
+        return TestTensor(name, info.dtype, info.shape, bytes: try read(name, from: files))
+    }
+
+    /// What ensure_weight_tying saves: the factors of the head are the embedding's, transposed.
+    @Test func twoModulesWithOneUpdateStayOne() throws {
+        let item = try Case()
+        let name = "model.embed_tokens.weight"
+        item.modelConfiguration["tie_word_embeddings"] = true
+        item.configuration["ensure_weight_tying"] = true
+        item.addBase(name, [8, 4])
+        let expected = updated(item, "model.embed_tokens", name)
+        func transposed(_ tensor: TestTensor, _ name: String) -> TestTensor {
+            let (rows, columns, width) = (tensor.shape[0], tensor.shape[1], tensor.dtype.bitWidth / 8)
+            var bytes: [UInt8] = []
+            for place in 0..<rows * columns {
+                let start = (place % rows * columns + place / rows) * width
+                bytes += tensor.bytes[start..<start + width]
+            }
+            return TestTensor("base_model.model.lm_head.\(name).weight", tensor.dtype, [columns, rows], bytes: bytes)
+        }
+        item.adapter += [transposed(item.adapter[1], "lora_A"), transposed(item.adapter[0], "lora_B")]
+        try item.expect([name: expected])
+        #expect(try configuration(item)["tie_word_embeddings"] == true)
+        // Held twice it is the same model, unless the two differ.
+        let merged = try writtenTensor(name, item)
+        try writeSafetensors(
+            [merged, TestTensor("lm_head.weight", .bf16, [8, 4], bytes: merged.bytes)], to: item.folder.path("merged/model.safetensors"))
+        #expect(try verdict(item).passes)
+        try writeSafetensors(
+            [merged, TestTensor("lm_head.weight", .bf16, [8, 4], bytes: item.base[0].bytes)], to: item.folder.path("merged/model.safetensors"))
+        #expect(try !verdict(item).passes)
+    }
+
+    @Test func aBiasIsSeparatedWithItsHead() throws {
+        let item = try Case()
+        let (name, head) = ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder")
+        item.modelConfiguration = ["model_type": "bert", "architectures": ["BertForMaskedLM"]]
+        item.addBase(name, [8, 4])
+        item.addBase("cls.predictions.transform.dense.weight", [4, 4])
+        item.addBase("cls.predictions.bias", [8])
+        let weights = item.weights(name)
+        try item.expect([
+            name: updated(item, "bert.embeddings.word_embeddings", name), head + ".weight": weights,
+            head + ".bias": item.weights("cls.predictions.bias"),
+        ])
+    }
+
+    @Test func encodersAndDecodersAreSeparated() throws {
+        let item = try Case()
+        item.modelConfiguration = ["model_type": "bart", "tie_word_embeddings": true]
+        item.addBase("model.shared.weight", [8, 4])
+        item.addBase("model.encoder.layers.0.fc1.weight", [4, 4])
+        item.addBase("model.decoder.layers.0.fc1.weight", [4, 4])
+        let weights = item.weights("model.shared.weight")
+        try item.expect([
+            "model.encoder.embed_tokens.weight": updated(item, "model.encoder.embed_tokens", "model.shared.weight"),
+            "model.decoder.embed_tokens.weight": weights, "lm_head.weight": weights,
+        ])
+        // A head that is scaled because it is tied cannot be separated.
+        item.modelConfiguration["model_type"] = "t5"
+        try item.refused(.tiedWeights)
+    }
+}

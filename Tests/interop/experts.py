@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Merges adapters of mixtures of experts as PEFT writes them for the lists of targets that people give.
+
+    python experts.py --oplora PROGRAM [--only WORD] [--keep FOLDER]
+
+PEFT turns the names of an expert's layers, which transformers 5 holds in stacks, into parameters: "gate_proj" and "up_proj"
+become the parameter "gate_up_proj", with twice the rank for its two halves, and the router becomes "gate.weight". Each
+case is merged and compared with base + adapter as in adapters.py, and `oplora verify` must pass the model that PEFT merged, too.
+"""
+
+import argparse
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import torch
+import transformers as hf
+from adapters import MOE, check, gpt_oss, mixtral, qwen3_moe, run
+from peft import PeftModel
+
+SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+EXPERTS = dict(intermediate_size=40, moe_intermediate_size=24, n_routed_experts=4, n_shared_experts=1, n_group=1, topk_group=1, num_experts_per_tok=2)
+
+
+def olmoe():
+    return hf.OlmoeForCausalLM(hf.OlmoeConfig(**MOE, intermediate_size=40, num_experts=4, num_experts_per_tok=2))
+
+
+def glm4_moe():
+    """The first layer has no experts."""
+    return hf.Glm4MoeForCausalLM(hf.Glm4MoeConfig(**MOE, **EXPERTS, head_dim=8, first_k_dense_replace=1))
+
+
+def deepseek_v3():
+    return hf.DeepseekV3ForCausalLM(hf.DeepseekV3Config(
+        **dict(MOE, num_key_value_heads=4), **EXPERTS, first_k_dense_replace=0, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4,
+        v_head_dim=8))
+
+
+CASES = [
+    ("seven names: Qwen3-MoE", qwen3_moe, dict(target_modules=SEVEN)),
+    ("seven names: DeepSeek-V3", deepseek_v3, dict(target_modules=SEVEN)),
+    ("seven names: GLM-4-MoE", glm4_moe, dict(target_modules=SEVEN)),
+    ("seven names: OLMoE", olmoe, dict(target_modules=SEVEN, use_rslora=True)),
+    ("Mixtral's own names", mixtral, dict(target_modules=["q_proj", "gate", "w1", "w2", "w3"])),
+    ("all-linear: Qwen3-MoE", qwen3_moe, dict(target_modules="all-linear")),
+    ("all-linear: DeepSeek-V3", deepseek_v3, dict(target_modules="all-linear")),
+    ("all-linear: Mixtral", mixtral, dict(target_modules="all-linear")),
+    ("the router alone", mixtral, dict(target_modules=[], target_parameters=["mlp.gate.weight"])),
+    ("an expression, and parameters by their bare names", qwen3_moe,
+     dict(target_modules=r".*self_attn\.(q|v)_proj", target_parameters=["gate_up_proj", "down_proj", "gate.weight"])),
+    ("one stack by its bare name", qwen3_moe, dict(target_modules=["q_proj"], target_parameters=["down_proj"], rank_pattern={r".*\.down_proj": 2})),
+    ("bare names: GPT-OSS", gpt_oss, dict(target_modules=["q_proj"], target_parameters=["gate_up_proj", "down_proj", "router.weight"])),
+]
+
+
+def verify_peft(oplora, case, folder):
+    """What PEFT merges of the base and adapter in the folder must pass."""
+    kind = type(case[1]())
+    peft = PeftModel.from_pretrained(kind.from_pretrained(folder / "base", dtype=torch.float32), folder / "adapter")
+    peft.merge_and_unload().save_pretrained(folder / "merged-by-peft")
+    result = run(oplora, "verify", "--base", folder / "base", "--adapter", folder / "adapter", "--merged", folder / "merged-by-peft")
+    return f"verify of PEFT's merge: {(result.stdout + result.stderr).strip()[-400:]}" if result.returncode else ""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--oplora", required=True)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--keep", type=pathlib.Path)
+    options = parser.parse_args()
+    failed = 0
+    for case in CASES:
+        if options.only.lower() not in case[0].lower():
+            continue
+        folder = pathlib.Path(tempfile.mkdtemp(dir=options.keep))
+        error, wrong = check(options.oplora, case, folder)
+        wrong = wrong or verify_peft(options.oplora, case, folder)
+        failed += bool(wrong)
+        print(f"{'FAIL' if wrong else 'ok  '}  {case[0]}: {wrong or f'{error:.1e}'}", flush=True)
+        if not options.keep:
+            shutil.rmtree(folder)
+        elif wrong:
+            print(f"      {folder}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
