@@ -107,6 +107,8 @@ public struct MergeVerdict: Sendable {
         switch outcome {
         case .fail:
             return "fail: \(count(faults.count, "fault")) in \(count(modules.count, "module"))"
+        case .inconclusive where doubts.contains { $0.code == .quantizedBase }:
+            return "inconclusive: the base is quantized, and what was merged into it cannot be told from it"
         case .inconclusive:
             return
                 "inconclusive: rounding erased the update of \(doubts.count) of \(count(modules.count, "module")), so merged and not merged look the same there"

@@ -80,14 +80,17 @@ public enum MergeVerifier {
         let mergedFiles = try open(merged: merged, base: base)
         var faults: [Fault] = []
         var coverage = MergeVerdict.Coverage()
+        var doubts: [Fault] = []
         let model = try AdaptedModel(base: baseModel, adapters: adapters) { subject, error throws(MergeError) in
+            if error.code == .quantizedBase { return doubts.append(Fault(.quantizedBase, subject, error.message)) }
             coverage.adapterUnused.append(subject)
             faults.append(Fault(.adapterUnused, subject, error.message))
         }
+        // What the codes of the base stand for is not known, and nothing can be held against them.
+        guard doubts.isEmpty else { return MergeVerdict(faults: [], doubts: Array(doubts.prefix(1)), modules: [], coverage: .init()) }
         let works = match(model, mergedFiles, options: options, faults: &faults, coverage: &coverage)
         let results = try judge(works, options: options)
         let named = try search(works, results, options: options)
-        var doubts: [Fault] = []
         var modules: OrderedDictionary<ModulePath, [(MergeWork, VerificationTally, MergeStanding)]> = [:]
         for (number, (work, (outcome, judgement))) in zip(works, results).enumerated() {
             switch outcome {
@@ -160,7 +163,7 @@ public enum MergeVerifier {
                     Fault(.shapeMismatch, name, "its shape is \(describe(shape: other.info.shape)) and should be \(describe(shape: shape))"))
                 continue
             }
-            let dtype = isFloating(tensor.dtype) ? options.dtype ?? tensor.dtype : tensor.dtype
+            let dtype = model.dtype(of: tensor, asked: options.dtype)
             guard other.info.dtype == dtype || options.dtype == nil && isKeptWide(name, dtype, other.info.dtype) else {
                 faults.append(Fault(.dtypeMismatch, name, "it is stored as \(other.info.dtype) and should be \(dtype)"))
                 continue

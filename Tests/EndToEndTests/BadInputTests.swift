@@ -214,7 +214,7 @@ struct BadInputTests {
             _ = try TestModel.writeAdapter(to: space.path("adapter"), modules: ["model.layers.0.self_attn.q_proj"], seed: 1)
             return ["merge", "--base", Repository.tinyLlama, "--adapter", space.path("adapter"), "--out", space.path("out")]
         },
-        Case("an adapter for another base", 65, "model.layers.0.", "belongs to another model") { space in
+        Case("an adapter for another base", 65, "model.layers.0.", "the base holds no tensor of this name", "another architecture") { space in
             try space.succeed(space.trainArguments())
             try space.succeed(["collapse", space.path("run.opck"), "--out", space.path("adapter")])
             try TestModel.write(to: space.path("other"), seed: 1)

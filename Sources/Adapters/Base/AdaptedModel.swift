@@ -97,4 +97,11 @@ public struct AdaptedModel: Sendable {
         (configuration, changedConfiguration) = (overlay.configuration, overlay.changedConfiguration)
         remarks = adapters.flatMap(\.adapter.remarks) + overlay.remarks
     }
+
+    /// The element type of a tensor of the model where another one is asked for: what floating point can be converted is, but for what says how
+    /// codes are meant.
+    public func dtype(of tensor: Tensor, asked: DType?) -> DType {
+        guard let asked, MergeKernel.supports(tensor.dtype), !base.quantization.isCompanion(tensor.name) else { return tensor.dtype }
+        return asked
+    }
 }

@@ -59,7 +59,7 @@ extension BaseModel {
                 return try separateUpdates(of: module, in: path, matrices: matrices, scale: scale, adapter: adapter)
             }
         }
-        throw MergeError(.moduleNotInBase, path: adapter, tensor: module.parameterName, missing(module.parameterName))
+        throw missing(module.parameterName, adapter: adapter)
     }
 
     private static let rankOrModel = "the adapter was made for a model of other sizes, or its configuration gives another rank than its factors have"
@@ -79,7 +79,7 @@ extension BaseModel {
                 guard info.shape.count == 2, info.shape[1] == module.inputs, info.shape[0] <= module.outputs - row else {
                     throw MergeError(
                         .shapeMismatch, path: adapter, tensor: name,
-                        "the factors of an expert make \(describe(shape: [module.outputs, module.inputs])) and the weight, \(describe(shape: info.shape)), is no part of it; the adapter belongs to another model"
+                        "the factors of an expert make \(describe(shape: [module.outputs, module.inputs])) and the weight, \(describe(shape: info.shape)), is no part of it; the adapter was made for a model of other sizes"
                     )
                 }
                 updates.append(
@@ -91,7 +91,7 @@ extension BaseModel {
             guard row == module.outputs else {
                 throw MergeError(
                     .shapeMismatch, path: adapter, tensor: "\(path).\(number)",
-                    "its matrices \(matrices.joined(separator: ", ")) have \(row) rows together and the update of the adapter \(module.outputs); the adapter belongs to another model"
+                    "its matrices \(matrices.joined(separator: ", ")) have \(row) rows together and the update of the adapter \(module.outputs); the adapter was made for a model of other sizes"
                 )
             }
         }

@@ -46,7 +46,7 @@ extension BaseModel {
             MergeError(
                 .shapeMismatch, path: adapter, tensor: name,
                 "B \(describe(shape: module.loraB.shape)) times A \(describe(shape: module.loraA.shape)) is an update of "
-                    + "\(describe(shape: [module.outputs, module.inputs])) and the weight is \(describe(shape: shape)); the adapter belongs to another model"
+                    + "\(describe(shape: [module.outputs, module.inputs])) and the weight is \(describe(shape: shape)); the adapter was made for a model of other sizes"
             )
         }
 
@@ -75,7 +75,7 @@ extension BaseModel {
                 throw MergeError(
                     .shapeMismatch, path: adapter, tensor: name,
                     "B \(describe(shape: b.shape)) times A \(describe(shape: a.shape)) is an update of "
-                        + "\(describe(shape: [left.rows, right.columns])) and the weight is \(describe(shape: shape)); the adapter belongs to another model"
+                        + "\(describe(shape: [left.rows, right.columns])) and the weight is \(describe(shape: shape)); the adapter was made for a model of other sizes"
                 )
             }
             if let values = module.magnitude?.values, case .ofInputs = module.magnitude {
@@ -99,7 +99,7 @@ extension BaseModel {
             guard info.shape == [bias.columns] else {
                 throw MergeError(
                     .shapeMismatch, path: adapter, tensor: name,
-                    "the adapter's bias has \(bias.columns) elements and the module's is \(describe(shape: info.shape)); the adapter belongs to another model"
+                    "the adapter's bias has \(bias.columns) elements and the module's is \(describe(shape: info.shape)); the adapter was made for a model of other sizes"
                 )
             }
             return TensorUpdate(

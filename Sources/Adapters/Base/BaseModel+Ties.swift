@@ -174,9 +174,14 @@ extension BaseModel {
 
     // MARK: Names
 
+    /// The names of tied matrices that the files do not hold under these names.
+    static func absentNames(of ties: [Tie], in files: WeightFiles) -> [String] {
+        ties.flatMap(\.members).filter { files.tensors[$0] == nil }
+    }
+
     /// The name of a tied matrix that the files do not hold under this name.
     func tiedName(_ name: String) -> String? {
-        let absent = ties.flatMap(\.members).filter { files.tensors[$0] == nil }
+        let absent = Self.absentNames(of: ties, in: files)
         if absent.contains(name) { return name }
         // The files of the inner model, or of the whole one where the adapter was trained on the inner one.
         func inner(_ name: String) -> Substring { name.split(separator: ".", maxSplits: 1).last ?? "" }

@@ -1,6 +1,5 @@
 internal import FileIO
 public import JSON
-internal import Kernels
 internal import OrderedCollections
 public import Safetensors
 internal import Synchronization
@@ -8,9 +7,9 @@ internal import Tensors
 
 /// The model that adapters are merged into: its tensors, its configuration, and where in it the modules of an adapter lie.
 ///
-/// Adapters name the modules of a model as it is in memory. The files may name them otherwise: without the name of the inner
-/// model (`h.0.attn` for `transformer.h.0.attn`) or with it, and with a tensor for each expert where there is one for all in
-/// memory.
+/// Adapters name the modules of a model as it is in memory, now or at an earlier release. The files may name them otherwise (`MemoryNames`):
+/// without the name of the inner model (`h.0.attn` for `transformer.h.0.attn`) or with it, after another fashion, and with a tensor for each
+/// expert where there is one for all in memory.
 public struct BaseModel: Sendable {
     public let files: WeightFiles
     /// `config.json` beside the weights of a model folder.
@@ -18,16 +17,23 @@ public struct BaseModel: Sendable {
     /// The tensors that are one, wherever an embedding and a head are.
     public let ties: [Tie]
     /// The first components of the names of tensors.
-    private let outerNames: Set<Substring>
-    private let modules: LazyModuleIndex
+    let outerNames: Set<Substring>
+    /// The tensors by the names that adapters may give them, and the modules by those that tools give them.
+    let memory: Lazy<MemoryIndex>
+    let modules: Lazy<ModuleIndex>
+    /// What is stored as codes with scales.
+    let quantization: QuantizedWeights
 
-    /// The index of modules, made when a name is first looked up that is not one of the files'.
-    private final class LazyModuleIndex: Sendable {
-        private let made = Mutex<ModuleIndex?>(nil)
+    /// An index that is made when a name is first looked up that is not one of the files'.
+    final class Lazy<Index: Sendable>: Sendable {
+        private let made = Mutex<Index?>(nil)
+        private let make: @Sendable () -> Index
 
-        func value(_ files: WeightFiles) -> ModuleIndex {
+        init(_ make: @escaping @Sendable () -> Index) { self.make = make }
+
+        var value: Index {
             made.withLock { made in
-                let index = made ?? ModuleIndex(files)
+                let index = made ?? make()
                 made = index
                 return index
             }
@@ -41,10 +47,13 @@ public struct BaseModel: Sendable {
     /// - Parameter path: a model folder or one safetensors file.
     /// - Throws: `SafetensorsError`, `FileError`, or `MergeError.invalidConfiguration`.
     public init(path: String) throws {
-        files = try WeightFiles(path: path)
-        configuration = try Self.configuration(of: path)
-        ties = Self.ties(of: files, configuration: configuration)
-        modules = LazyModuleIndex()
+        try Self.refuseGGUF(path)
+        let (files, configuration) = (try WeightFiles(path: path), try Self.configuration(of: path))
+        let ties = Self.ties(of: files, configuration: configuration)
+        (self.files, self.configuration, self.ties) = (files, configuration, ties)
+        memory = Lazy { MemoryIndex(files, configuration: configuration, tied: Self.absentNames(of: ties, in: files)) }
+        modules = Lazy { ModuleIndex(files) }
+        quantization = QuantizedWeights(files)
         outerNames = Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first })
     }
 
@@ -82,30 +91,6 @@ public struct BaseModel: Sendable {
         return [own, path].contains { FileSystem.lastComponent($0).lowercased() == wanted }
     }
 
-    // MARK: Names
-
-    /// The name under which the merged model holds a tensor that an adapter names; `nil` if the base has no such tensor.
-    public func resolve(_ name: String) -> String? {
-        if files.tensors[name] != nil { return name }
-        if let known = tiedName(name) ?? nameBesideExperts(name) { return known }
-        // The files of the inner model, or of the whole one where the adapter was trained on the inner one.
-        if let dot = name.firstIndex(of: "."), case let inner = String(name[name.index(after: dot)...]),
-            files.tensors[inner] != nil
-        {
-            return inner
-        }
-        let outer = outerNames.map { "\($0).\(name)" }.filter { files.tensors[$0] != nil }
-        // Of several none is the one that is meant.
-        return outer.count == 1 ? outer[0] : nil
-    }
-
-    /// What the merged model's tensor `name` is made from; for a tied matrix of which the files have another name that one.
-    ///
-    /// - Precondition: `resolve` gave the name.
-    func source(of name: String) -> WeightFiles.Location? {
-        files.tensors[name] ?? tie(of: name).flatMap { files.tensors[$0.source] }
-    }
-
     // MARK: Updates
 
     /// Where a module of an adapter meets the tensors of the model.
@@ -132,32 +117,5 @@ public struct BaseModel: Sendable {
         var updates = try placement.weightUpdates()
         if let bias = module.bias { updates.append(try placement.biasUpdate(bias)) }
         return updates
-    }
-
-    /// The matrices that a module of an adapter updates: one, or those that make it, one below the other.
-    func places(of module: AdapterModule) -> [ModuleIndex.Place] {
-        if let name = resolve(module.parameterName) { return [.init(tensor: name, component: nil, relation: .whole, module: module.path.text)] }
-        return module.parameter == "weight" ? modules.value(files).places(of: module.path.text, component: module.component) : []
-    }
-
-    /// The tensor that an adapter names, in a type that can be merged.
-    func tensor(
-        _ wanted: String, adapter: String, replaced: [String: WeightFiles.Location] = [:]
-    ) throws(MergeError) -> (name: String, info: TensorInfo) {
-        guard let name = resolve(wanted), let info = (replaced[name] ?? source(of: name))?.info else {
-            throw MergeError(.moduleNotInBase, path: adapter, tensor: wanted, missing(wanted))
-        }
-        guard MergeKernel.supports(info.dtype) else {
-            throw MergeError(
-                .unsupportedDType, path: path, tensor: name,
-                "a weight in \(info.dtype) cannot be merged; F32, BF16, F16 and F64 can, so convert the base first")
-        }
-        return (name, info)
-    }
-
-    func missing(_ name: String) -> String {
-        let similar = files.tensors.keys.first { $0.hasSuffix("." + name) || name.hasSuffix("." + $0) }
-        let hint = similar.map { "the nearest is \($0)" } ?? "the adapter belongs to another model"
-        return "the base holds no tensor of this name; \(hint)"
     }
 }

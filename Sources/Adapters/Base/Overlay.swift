@@ -51,7 +51,7 @@ struct Overlay {
     }
 
     private mutating func add(_ replacement: Replacement, adapter: Adapter) throws(MergeError) {
-        let name = base.resolve(replacement.tensor) ?? replacement.tensor
+        let name = try base.place(ofWhole: replacement.tensor, adapter: adapter.path)
         let values = replacement.values
         if let other = replaced[name] {
             throw MergeError(
@@ -71,7 +71,7 @@ struct Overlay {
                 else {
                     throw MergeError(
                         .shapeMismatch, path: adapter.path, tensor: name,
-                        "its values are \(describe(shape: values.info.shape)) and the base's \(describe(shape: info.shape)); the adapter belongs to another model"
+                        "its values are \(describe(shape: values.info.shape)) and the base's \(describe(shape: info.shape)); the adapter was made for a model of other sizes"
                     )
                 }
                 if let vocabularySize, vocabularySize != values.info.shape[0] {

@@ -75,7 +75,7 @@ extension MLX {
         guard module.kind == .experts, module.path.lastComponent == "experts" else { return module.path.text }
         var owner = module.path.components.dropLast().map(String.init)
         // It keeps Mixtral's own name for the layer, which transformers has given up.
-        if owner.last == "mlp", base?.resolve("\((owner.dropLast() + ["block_sparse_moe", "gate", "weight"]).joined(separator: "."))") != nil {
+        if owner.last == "mlp", base?.resolve((owner + ["gate", "weight"]).joined(separator: "."))?.contains(".block_sparse_moe.") == true {
             owner[owner.count - 1] = "block_sparse_moe"
         }
         return (owner + ["switch_mlp", module.parameter]).joined(separator: ".")

@@ -8,6 +8,8 @@ public struct MergeError: Error, Sendable, Equatable {
         case shapeMismatch
         /// A weight is in an element type in which it cannot be merged.
         case unsupportedDType
+        /// A weight is stored as codes with scales.
+        case quantizedBase
         /// Embedding and head share one matrix and cannot be separated.
         case tiedWeights
         /// Adapters that cannot be merged together, or not with this weight.

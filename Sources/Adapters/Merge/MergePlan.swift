@@ -12,7 +12,8 @@ public import Tensors
 /// adapter touches, and those whose update has an all-zero B, keep their bytes.
 public struct MergePlan: Sendable {
     public let model: AdaptedModel
-    /// The element type asked for; `nil` keeps each tensor's own. Only F32, BF16, F16 and F64 tensors change.
+    /// The element type asked for; `nil` keeps each tensor's own. Only F32, BF16, F16 and F64 tensors change, and of them not the scales of
+    /// quantized weights.
     public let dtype: DType?
     /// The tensors of all shards, in the order in which they will be written.
     let jobs: [TensorJob]
@@ -46,7 +47,7 @@ public struct MergePlan: Sendable {
         self.dtype = dtype
         isChecked = readsFactors
         jobs = try model.tensors.map { tensor in
-            try TensorJob(tensor, dtype: MergeKernel.supports(tensor.dtype) ? dtype ?? tensor.dtype : tensor.dtype, readsFactors: readsFactors)
+            try TensorJob(tensor, dtype: model.dtype(of: tensor, asked: dtype), readsFactors: readsFactors)
         }
     }
 

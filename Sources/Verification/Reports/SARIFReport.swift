@@ -12,7 +12,8 @@ extension MergeVerdict {
         let rules = codes.map { code -> JSONValue in
             [
                 "id": .string(code.rawValue), "name": .string(code.rawValue), "shortDescription": message(code.title),
-                "help": message(code.advice), "defaultConfiguration": ["level": .string(code == .roundedAway ? "warning" : "error")],
+                "help": message(code.advice),
+                "defaultConfiguration": ["level": .string([.roundedAway, .quantizedBase].contains(code) ? "warning" : "error")],
             ]
         }
         func result(_ fault: Fault, level: String) -> JSONValue {

@@ -1,0 +1,154 @@
+internal import FileIO
+internal import GGUF
+internal import JSON
+internal import Kernels
+internal import OrderedCollections
+internal import Safetensors
+internal import Tensors
+
+/// Where the modules and tensors of adapters lie in the model.
+extension BaseModel {
+    /// The name under which the merged model holds a tensor that an adapter names; `nil` if the base has no such tensor, or has several that may be
+    /// meant.
+    public func resolve(_ name: String) -> String? {
+        let found = candidates(for: name)
+        return found.count == 1 ? found[0] : nil
+    }
+
+    /// The tensors that an adapter may mean by a name: that of this name, or else those that have it without the model around, or have it in memory.
+    func candidates(for name: String) -> [String] {
+        if files.tensors[name] != nil { return [name] }
+        if let known = tiedName(name) ?? nameBesideExperts(name) { return [known] }
+        let found = Self.candidates(for: name, outerNames: outerNames) { files.tensors[$0] != nil ? [$0] : [] }
+        return found.isEmpty ? memory.value.candidates(for: name) : found
+    }
+
+    /// The tensors of a name without its first component: the files are those of the inner model; or else with another one in front: the adapter was
+    /// trained on the inner model.
+    static func candidates(for name: String, outerNames: Set<Substring>, in tensors: (String) -> [String]) -> [String] {
+        if let dot = name.firstIndex(of: "."), !isTower(name[..<dot]) {
+            let inner = tensors(String(name[name.index(after: dot)...]))
+            if !inner.isEmpty { return inner }
+        }
+        return outerNames.filter { !isTower($0) }.flatMap { tensors("\($0).\(name)") }.sorted()
+    }
+
+    /// Whether a model of this name is a part of its own beside the one for the text.
+    private static func isTower(_ name: Substring) -> Bool {
+        ["vision", "visual", "audio", "image_", "video_", "speech_encoder", "talker", "token2wav"].contains(where: name.hasPrefix)
+    }
+
+    /// What the merged model's tensor `name` is made from; for a tied matrix of which the files have another name that one.
+    ///
+    /// - Precondition: `resolve` gave the name.
+    func source(of name: String) -> WeightFiles.Location? {
+        files.tensors[name] ?? tie(of: name).flatMap { files.tensors[$0.source] }
+    }
+
+    /// The matrices that a module of an adapter updates: one, or those that make it, one below the other.
+    func places(of module: AdapterModule) -> [ModuleIndex.Place] {
+        let found = candidates(for: module.parameterName)
+        if found.count == 1 { return [.init(tensor: found[0], component: nil, relation: .whole, module: module.path.text)] }
+        guard found.isEmpty, module.parameter == "weight" else { return [] }
+        return modules.value.places(of: module.path.text, component: module.component)
+    }
+
+    /// Where a tensor goes that an adapter brings whole: into the place of the model's, or beside them.
+    func place(ofWhole tensor: String, adapter: String) throws(MergeError) -> String {
+        let found = candidates(for: tensor)
+        guard found.count < 2 else { throw missing(tensor, adapter: adapter) }
+        if found.isEmpty, let found = quantization.format(of: tensor, isOfFile: false, in: self) { throw refusal(found, of: tensor) }
+        return found.first ?? tensor
+    }
+
+    /// The tensor that an adapter names, in a type that can be merged.
+    func tensor(
+        _ wanted: String, adapter: String, replaced: [String: WeightFiles.Location] = [:]
+    ) throws(MergeError) -> (name: String, info: TensorInfo) {
+        guard let name = resolve(wanted), let info = (replaced[name] ?? source(of: name))?.info else { throw missing(wanted, adapter: adapter) }
+        if replaced[name] == nil, let found = quantization.format(of: name, isOfFile: true, in: self) { throw refusal(found, of: name) }
+        guard MergeKernel.supports(info.dtype) else {
+            throw MergeError(
+                .unsupportedDType, path: path, tensor: name,
+                "a weight in \(info.dtype) cannot be merged; F32, BF16, F16 and F64 can, so convert the base first")
+        }
+        return (name, info)
+    }
+
+    // MARK: Refusals
+
+    /// Why a tensor that an adapter names is not among the model's.
+    func missing(_ name: String, adapter: String) -> MergeError {
+        let several = candidates(for: name)
+        if several.isEmpty, let found = quantization.format(of: name, isOfFile: false, in: self) { return refusal(found, of: name) }
+        guard several.isEmpty else {
+            return MergeError(
+                .moduleNotInBase, path: adapter, tensor: name,
+                "the base holds several tensors that may be meant, \(several.prefix(3).joined(separator: " and ")); give the adapter's module the name of one of them"
+            )
+        }
+        if let component = Self.components.first(where: { name.hasPrefix($0 + ".") }), files.isPipeline, files.component(of: name) == nil {
+            let own = files.parts.map(\.name).joined(separator: ", ")
+            return MergeError(.moduleNotInBase, path: adapter, tensor: name, "the base has no component \(component); it has \(own)")
+        }
+        guard let nearest = nearest(to: name) else {
+            return MergeError(
+                .moduleNotInBase, path: adapter, tensor: name, "the base holds no tensor of this name, and none that ends like it; \(whyMissing)")
+        }
+        let why = Self.differInNumbers(nearest, name) ? "the adapter was made for a model with more layers or experts" : whyMissing
+        return MergeError(
+            .moduleNotInBase, path: adapter, tensor: name, "the base holds no tensor of this name, and the nearest is \(nearest); \(why)")
+    }
+
+    /// Whether two names differ in the numbers of layers or experts alone.
+    private static func differInNumbers(_ a: String, _ b: String) -> Bool {
+        let (a, b) = (a.split(separator: "."), b.split(separator: "."))
+        return a.count == b.count && zip(a, b).allSatisfy { $0 == $1 || Int($0) != nil && Int($1) != nil }
+    }
+
+    /// Components of pipelines that adapters are for.
+    private static let components = ["unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3"]
+
+    /// What may be the reason where a name is not found.
+    private var whyMissing: String {
+        guard configuration != nil else {
+            return
+                "either the adapter was made for another architecture, or its names are of another layout; more names are known where config.json, which names the family, lies beside the weights"
+        }
+        let family = configuration?["model_type"]?.stringValue.map { "the family \"\($0)\"" } ?? "this family"
+        return
+            "either the adapter was made for another architecture, or \(family) has other names in memory than in its files, which this program does not know"
+    }
+
+    /// The tensor whose name has the most components in common with a name, from the end on, then from the start on, and then the longest beginning.
+    private func nearest(to name: String) -> String? {
+        let wanted = name.split(separator: ".")
+        func common<Part: Equatable>(_ a: some Sequence<Part>, _ b: some Sequence<Part>) -> Int { zip(a, b).prefix { $0 == $1 }.count }
+        var best: (name: String, likeness: (Int, Int, Int))?
+        for other in files.tensors.keys where other.hasSuffix("." + (wanted.last ?? "")) {
+            let parts = other.split(separator: ".")
+            let likeness = (common(parts.reversed(), wanted.reversed()), common(parts, wanted), common(other.utf8, name.utf8))
+            guard likeness.0 + likeness.1 > 1, best.map({ $0.likeness < likeness }) ?? true else { continue }
+            best = (other, likeness)
+        }
+        return best?.name
+    }
+
+    private func refusal(_ found: QuantizedWeights.Found, of name: String) -> MergeError {
+        MergeError(.quantizedBase, path: path, tensor: name, found.sentence(method: quantizationMethod))
+    }
+
+    /// What `config.json` calls the way in which the model was quantized.
+    var quantizationMethod: String? {
+        let text = configuration?["text_config"]?["quantization_config"]
+        return (configuration?["quantization_config"] ?? text)?["quant_method"]?.stringValue
+    }
+
+    static func refuseGGUF(_ path: String) throws {
+        guard FileSystem.exists(path), GGUFFile.claims(path) else { return }
+        throw MergeError(
+            .quantizedBase, path: path,
+            "the base is a GGUF file, into which merging is not supported; merge into the model that it was made from, in safetensors, and convert the result"
+        )
+    }
+}

@@ -1,0 +1,105 @@
+internal import JSON
+internal import OrderedCollections
+internal import Safetensors
+
+/// What the modules of a model of transformers are called, whoever names them: its files, the model in memory, or an adapter that was trained with
+/// an earlier release.
+///
+/// transformers renames tensors when it loads them, and PEFT writes the names in memory. The names of files are renamed here as transformers does
+/// it, and names of adapters likewise, which leaves those in memory as they are and brings earlier ones to them. Then both lose the names of the
+/// models around the one that is meant, so that an adapter of the text part alone meets a model of text and images, and the other way round.
+struct MemoryNames: Sendable {
+    /// A run of components that takes the place of another: the first one in a name.
+    struct Renaming: Sendable {
+        private let isAtStart: Bool
+        private let old: [Substring]
+        private let new: [Substring]
+
+        /// - Parameter text: two runs with a space between; the second may be empty. `^` binds the first to the start of a name, and `#` is a
+        ///   number, which is kept.
+        init(_ text: String) {
+            let runs = text.split(separator: " ", omittingEmptySubsequences: false)
+            isAtStart = text.hasPrefix("^")
+            old = runs[0].drop { $0 == "^" }.split(separator: ".")
+            new = runs.dropFirst().first?.split(separator: ".") ?? []
+        }
+
+        func apply(to parts: inout [Substring]) {
+            let last = parts.count - old.count
+            guard last >= 0, let start = (0...(isAtStart ? 0 : last)).first(where: { matches(parts[$0..<$0 + old.count]) }) else { return }
+            var numbers = zip(old, parts[start...]).filter { $0.0 == "#" }.map(\.1).makeIterator()
+            parts.replaceSubrange(start..<start + old.count, with: new.compactMap { $0 == "#" ? numbers.next() : $0 })
+        }
+
+        private func matches(_ parts: ArraySlice<Substring>) -> Bool {
+            zip(old, parts).allSatisfy { $0 == $1 || $0 == "#" && Int($1) != nil }
+        }
+    }
+
+    private let renamings: [Renaming]
+    /// The `model_type`s that the model's configuration gives it and its parts.
+    let models: Set<String>
+
+    init(_ configuration: JSONValue?) {
+        let models = Self.models(in: configuration, depth: 4)
+        self.models = models
+        renamings =
+            (Self.families.filter { family in family.models.split(separator: " ").contains { models.contains(String($0)) } }.flatMap(\.renamings)
+            + Self.general).map(Renaming.init)
+    }
+
+    private static func models(in configuration: JSONValue?, depth: Int) -> Set<String> {
+        guard depth > 0, let members = configuration?.objectValue else { return [] }
+        var found = Set(members["model_type"]?.stringValue.map { [$0] } ?? [])
+        for member in members.values { found.formUnion(models(in: member, depth: depth - 1)) }
+        return found
+    }
+
+    /// Models that lie around others in memory or in files.
+    private static let outer: Set<Substring> = ["model", "language_model"]
+    /// What compilation, sharding and checkpointing of activations put around a module.
+    private static let wrappers: Set<Substring> = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
+
+    /// A name that all names of a module or tensor have in common.
+    func normal(_ name: some StringProtocol) -> String {
+        var parts = name.split(separator: ".").map { Substring($0) }
+        parts.removeAll(where: Self.wrappers.contains)
+        if parts.first == "module" { parts.removeFirst() }
+        parts = Array(parts.drop(while: Self.outer.contains))
+        for renaming in renamings { renaming.apply(to: &parts) }
+        return parts.drop(while: Self.outer.contains).joined(separator: ".")
+    }
+}
+
+/// The tensors of a model by the names that theirs have in common with those of adapters.
+struct MemoryIndex: Sendable {
+    private let files: WeightFiles
+    private let names: MemoryNames
+    private var tensors: [String: [String]] = [:]
+    private var outerNames: Set<Substring> = []
+
+    /// - Parameter tied: names of matrices that the files hold under another name.
+    init(_ files: WeightFiles, configuration: JSONValue?, tied: [String]) {
+        self.files = files
+        names = MemoryNames(configuration)
+        for name in Array(files.tensors.keys) + tied {
+            let normal = normal(name)
+            tensors[normal, default: []].append(name)
+            if let outer = normal.split(separator: ".", maxSplits: 1).first { outerNames.insert(outer) }
+        }
+    }
+
+    /// The tensors that may be meant.
+    func candidates(for name: String) -> [String] {
+        let normal = normal(name)
+        // A name that says what lies around the module gets nothing else in front.
+        let isWhole = normal.count < name.count && name.hasSuffix("." + normal)
+        return tensors[normal] ?? BaseModel.candidates(for: normal, outerNames: isWhole ? [] : outerNames) { tensors[$0] ?? [] }
+    }
+
+    /// A component of a pipeline keeps its name.
+    private func normal(_ name: String) -> String {
+        guard let component = files.component(of: name) else { return names.normal(name) }
+        return "\(component).\(names.normal(name.dropFirst(component.count + 1)))"
+    }
+}

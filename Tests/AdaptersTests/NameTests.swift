@@ -1,0 +1,196 @@
+import Adapters
+import FileIO
+import JSON
+import Safetensors
+import Tensors
+import TestModels
+import Testing
+
+/// Where the modules of adapters lie in models whose files have other names than the model in memory.
+struct NameTests {
+    /// A base that holds these matrices [3, 2], or tensors of other shapes.
+    private func base(
+        _ tensors: [String], models: [String] = [], shape: [Int] = [3, 2], in folder: TemporaryFolder
+    ) throws -> BaseModel {
+        let path = folder.path("base-\(UInt64.random(in: 0 ... .max))")
+        try FileSystem.createFolder(path)
+        let values = [Float](repeating: 1, count: shape.reduce(1, *))
+        try writeSafetensors(tensors.map { TestTensor($0, .f32, shape, values: values) }, to: FileSystem.join(path, "model.safetensors"))
+        var configuration: JSONValue = ["hidden_size": 2]
+        for model in models.reversed() { configuration = ["model_type": .string(model), "text_config": configuration] }
+        try writeText(configuration.serialized(), FileSystem.join(path, "config.json"))
+        return try BaseModel(path: path)
+    }
+
+    /// A tensor of the files, and names of adapters that are the same.
+    struct Family: CustomTestStringConvertible {
+        let models: [String]
+        let names: [(file: String, adapters: [String])]
+        var testDescription: String { models.joined(separator: " ") }
+
+        init(_ models: String..., names: [(file: String, adapters: [String])]) {
+            self.models = models
+            self.names = names
+        }
+    }
+
+    static let families = [
+        Family(
+            "qwen2_5_vl",
+            names: [
+                ("model.layers.0.q_proj.weight", ["model.language_model.layers.0.q_proj.weight", "language_model.model.layers.0.q_proj.weight"]),
+                ("visual.blocks.0.qkv.weight", ["model.visual.blocks.0.qkv.weight"]),
+                ("model.embed_tokens.weight", ["model.language_model.embed_tokens.weight"]), ("lm_head.weight", ["language_model.lm_head.weight"]),
+            ]),
+        // Saved by a later release; the adapter is of an earlier one.
+        Family(
+            "qwen2_5_vl",
+            names: [
+                ("model.language_model.layers.0.q_proj.weight", ["model.layers.0.q_proj.weight"]),
+                ("model.visual.blocks.0.qkv.weight", ["visual.blocks.0.qkv.weight"]),
+            ]),
+        Family(
+            "llava", "llama",
+            names: [
+                ("language_model.model.layers.0.q_proj.weight", ["model.language_model.layers.0.q_proj.weight", "model.layers.0.q_proj.weight"]),
+                ("language_model.lm_head.weight", ["lm_head.weight"]),
+                (
+                    "vision_tower.vision_model.encoder.layers.0.q_proj.weight",
+                    ["model.vision_tower.encoder.layers.0.q_proj.weight", "model.vision_tower.vision_model.encoder.layers.0.q_proj.weight"]
+                ),
+                ("multi_modal_projector.linear_1.weight", ["model.multi_modal_projector.linear_1.weight"]),
+            ]),
+        // Trained on the class with images.
+        Family("gemma3_text", names: [("model.layers.0.q_proj.weight", ["model.language_model.layers.0.q_proj.weight"])]),
+        Family(
+            "vit",
+            names: [
+                (
+                    "vit.encoder.layer.0.attention.attention.query.weight",
+                    ["vit.layers.0.attention.q_proj.weight", "layers.0.attention.q_proj.weight"]
+                ),
+                ("vit.encoder.layer.0.attention.output.dense.weight", ["vit.layers.0.attention.o_proj.weight"]),
+                ("vit.encoder.layer.0.output.dense.weight", ["vit.layers.0.mlp.fc2.weight"]),
+            ]),
+        Family("vit", names: [("vit.layers.0.mlp.fc2.weight", ["vit.encoder.layer.0.output.dense.weight"])]),
+        Family("nemotron_h", names: [("backbone.layers.0.mixer.q_proj.weight", ["model.layers.0.mixer.q_proj.weight"])]),
+        Family("gpt_neox", names: [("embed_out.weight", ["lm_head.weight"])]),
+        Family("mixtral", names: [("model.layers.0.block_sparse_moe.gate.weight", ["model.layers.0.mlp.gate.weight"])]),
+        Family("phimoe", names: [("model.layers.0.block_sparse_moe.gate.weight", ["model.layers.0.mlp.router.weight"])]),
+        Family(
+            "granitemoe",
+            names: [
+                ("model.layers.0.block_sparse_moe.input_linear.weight", ["model.layers.0.block_sparse_moe.experts.gate_up_proj"]),
+                ("model.layers.0.block_sparse_moe.router.layer.weight", ["model.layers.0.block_sparse_moe.router.weight"]),
+            ]),
+        // In memory fc1 is what the files call fc0, and fc2 is their fc1.
+        Family(
+            "kimi_k25",
+            names: [
+                ("vision_tower.encoder.blocks.0.mlp.fc0.weight", ["model.vision_tower.layers.0.mlp.fc1.weight"]),
+                ("vision_tower.encoder.blocks.0.mlp.fc1.weight", ["model.vision_tower.layers.0.mlp.fc2.weight"]),
+            ]),
+        // What compilers and trainers put around modules.
+        Family(
+            "llama",
+            names: [
+                ("_orig_mod.model.layers.0.q_proj.weight", ["model.layers.0.q_proj.weight"]),
+                ("module.model.layers._fsdp_wrapped_module.1.q_proj.weight", ["model.layers.1.q_proj.weight"]),
+                ("model._orig_mod.layers.2._checkpoint_wrapped_module.q_proj.weight", ["model.layers.2.q_proj.weight", "layers.2.q_proj.weight"]),
+            ]),
+    ]
+
+    @Test(arguments: families)
+    func namesInMemoryAndOfEarlierReleases(family: Family) throws {
+        let folder = try TemporaryFolder()
+        let model = try base(family.names.map(\.file), models: family.models, in: folder)
+        for (file, adapters) in family.names {
+            #expect(model.resolve(file) == file)
+            for name in adapters { #expect(model.resolve(name) == file, "\(name)") }
+        }
+    }
+
+    @Test func aTowerIsNoModelAroundAnother() throws {
+        let folder = try TemporaryFolder()
+        let text = try base(["layers.0.q_proj.weight"], models: ["qwen3"], in: folder)
+        #expect(text.resolve("model.layers.0.q_proj.weight") == "layers.0.q_proj.weight")
+        #expect(text.resolve("visual.layers.0.q_proj.weight") == nil && text.resolve("model.vision_tower.layers.0.q_proj.weight") == nil)
+        let both = try base(["vision_tower.layers.0.q_proj.weight", "lm_head.weight"], models: ["llava"], in: folder)
+        #expect(both.resolve("layers.0.q_proj.weight") == nil)
+        #expect(both.resolve("model.layers.0.q_proj.weight") == nil)
+    }
+
+    @Test func familiesKeepTheirRenamingsToThemselves() throws {
+        let folder = try TemporaryFolder()
+        let names = ["model.layers.0.self_attn.gate_proj.weight", "backbone.layers.0.q_proj.weight"]
+        #expect(try base(names, models: ["lfm3"], in: folder).resolve("model.layers.0.self_attn.g_proj.weight") == names[0])
+        let other = try base(names, models: ["llama"], in: folder)
+        #expect(other.resolve("model.layers.0.self_attn.g_proj.weight") == nil && other.resolve("model.layers.0.q_proj.weight") == nil)
+    }
+
+    // MARK: Refusals
+
+    private func refusal(of module: String, shape: (rows: Int, columns: Int) = (3, 2), by base: BaseModel) throws -> MergeError? {
+        let module = AdapterModule(
+            path: try #require(ModulePath(module)), rank: 1, alpha: 1, loraA: [Float](repeating: 1, count: shape.columns),
+            loraB: [Float](repeating: 1, count: shape.rows))
+        do {
+            _ = try base.updates(of: module, weight: 1, adapter: "adapter")
+            return nil
+        } catch {
+            return error
+        }
+    }
+
+    @Test func whatMayBeSeveralTensorsIsRefused() throws {
+        let folder = try TemporaryFolder()
+        let model = try base(
+            ["_orig_mod.model.layers.0.q_proj.weight", "language_model.model.layers.0.q_proj.weight"], models: ["llama"], in: folder)
+        let error = try #require(try refusal(of: "model.layers.0.q_proj", by: model))
+        #expect(error.code == .moduleNotInBase && error.message.contains("several tensors"))
+        #expect(error.message.contains("_orig_mod.model.layers.0.q_proj.weight and language_model.model.layers.0.q_proj.weight"))
+    }
+
+    @Test func refusalsSayOnlyWhatIsKnown() throws {
+        let folder = try TemporaryFolder()
+        let model = try base(["model.layers.0.q_proj.weight"], models: ["somebodys"], in: folder)
+        #expect(try refusal(of: "model.layers.0.q_proj", by: model) == nil)
+        let unknown = try #require(try refusal(of: "model.layers.0.query", by: model))
+        #expect(unknown.code == .moduleNotInBase && unknown.message.contains("the nearest is model.layers.0.q_proj.weight; either"))
+        #expect(unknown.message.contains("family \"somebodys\"") && !unknown.message.contains("belongs to"))
+        let deeper = try #require(try refusal(of: "model.layers.9.q_proj", by: model))
+        #expect(deeper.message.hasSuffix("the nearest is model.layers.0.q_proj.weight; the adapter was made for a model with more layers or experts"))
+        let misfit = try #require(try refusal(of: "model.layers.0.q_proj", shape: (3, 4), by: model))
+        #expect(misfit.code == .shapeMismatch && misfit.message.contains("[3,4]") && misfit.message.contains("[3,2]"))
+        #expect(misfit.message.hasSuffix("the adapter was made for a model of other sizes"))
+    }
+
+    @Test func aComponentThatIsNotThere() throws {
+        let folder = try TemporaryFolder()
+        for part in ["text_encoder", "unet"] {
+            try FileSystem.createFolder(folder.path(part))
+            try writeSafetensors(
+                [TestTensor("layers.0.q_proj.weight", .f32, [3, 2], values: [Float](repeating: 1, count: 6))],
+                to: folder.path("\(part)/model.safetensors"))
+        }
+        try writeText(#"{"text_encoder": ["a", "b"], "unet": ["a", "b"]}"#, folder.path("model_index.json"))
+        let model = try BaseModel(path: folder.path)
+        #expect(model.resolve("text_encoder.layers.0.q_proj.weight") == "text_encoder.layers.0.q_proj.weight")
+        let error = try #require(try refusal(of: "text_encoder_2.layers.0.q_proj", by: model))
+        #expect(error.message == "the base has no component text_encoder_2; it has text_encoder, unet")
+    }
+
+    @Test func aWholeTensorTakesThePlaceOfTheOneOfItsNameInMemory() throws {
+        let folder = try TemporaryFolder()
+        let model = try base(["lm_head.weight", "model.embed_tokens.weight"], models: ["qwen2_5_vl"], in: folder)
+        try writeSafetensors(
+            [TestTensor("w", .f32, [3, 2], values: [Float](repeating: 2, count: 6))], to: folder.path("values.safetensors"))
+        let values = try WeightFiles(path: folder.path("values.safetensors")).location(of: "w")
+        let adapter = Adapter(
+            path: "adapter", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [],
+            replacements: [Replacement(tensor: "model.language_model.embed_tokens.weight", values: values)])
+        let adapted = try AdaptedModel(base: model, adapters: [.init(adapter)])
+        #expect(adapted.tensors.map(\.name) == ["lm_head.weight", "model.embed_tokens.weight"])
+        #expect(adapted.tensors.map(\.isOfBase) == [true, false])
+    }
+}

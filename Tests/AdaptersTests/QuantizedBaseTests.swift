@@ -1,0 +1,163 @@
+import Adapters
+import FileIO
+import JSON
+import Safetensors
+import Tensors
+import TestModels
+import TestSupport
+import Testing
+import Verification
+
+/// Bases whose weights, or a part of them, are codes with scales.
+struct QuantizedBaseTests {
+    struct Format: CustomTestStringConvertible {
+        let name: String
+        let tensors: [(ending: String, DType, [Int])]
+        let configuration: JSONValue
+        var isStack = false
+
+        init(_ name: String, _ tensors: [(ending: String, DType, [Int])], _ method: String? = nil, isStack: Bool = false) {
+            self.name = name
+            self.tensors = tensors
+            configuration = method.map { ["quantization_config": ["quant_method": .string($0)]] } ?? [:]
+            self.isStack = isStack
+        }
+
+        var testDescription: String { name }
+    }
+
+    static let formats = [
+        Format(
+            "bitsandbytes NF4",
+            [
+                (".weight", .u8, [8, 1]), (".weight.absmax", .f32, [1]), (".weight.quant_map", .f32, [16]),
+                (".weight.quant_state.bitsandbytes__nf4", .u8, [4]),
+            ], "bitsandbytes"),
+        // The same bytes in another storage type.
+        Format(
+            "bitsandbytes FP4",
+            [(".weight", .bf16, [4, 1]), (".weight.absmax", .f32, [1]), (".weight.quant_state.bitsandbytes__fp4", .u8, [4])], "bitsandbytes"),
+        Format("bitsandbytes int8", [(".weight", .i8, [4, 4]), (".SCB", .f32, [4]), (".weight_format", .u8, [])], "bitsandbytes"),
+        Format("GPTQ", [(".qweight", .i32, [1, 4]), (".qzeros", .i32, [1, 1]), (".scales", .f16, [1, 4]), (".g_idx", .i32, [4])], "gptq"),
+        Format("AWQ", [(".qweight", .i32, [4, 1]), (".qzeros", .i32, [1, 1]), (".scales", .f16, [1, 4])], "awq"),
+        Format("FP8 in blocks", [(".weight", .f8E4M3, [4, 4]), (".weight_scale_inv", .f32, [1, 1])], "fp8"),
+        Format("FP8 with scales", [(".weight", .f8E4M3, [4, 4]), (".weight_scale", .f32, [])], "compressed-tensors"),
+        Format("MXFP8", [(".weight", .f8E4M3, [4, 32]), (".weight_scale", .u8, [4, 1])], "modelopt"),
+        Format("ComfyUI FP8", [(".weight", .f8E4M3, [4, 4]), (".scale_weight", .f32, [])]),
+        Format("a plain cast to FP8", [(".weight", .f8E4M3, [4, 4])]),
+        Format(
+            "compressed-tensors integers", [(".weight_packed", .i32, [4, 1]), (".weight_scale", .bf16, [4, 1]), (".weight_shape", .i64, [2])],
+            "compressed-tensors"),
+        Format(
+            "compressed-tensors NVFP4",
+            [(".weight_packed", .u8, [4, 2]), (".weight_scale", .f8E4M3, [4, 1]), (".weight_global_scale", .f32, [1])], "compressed-tensors"),
+        Format("ModelOpt NVFP4", [(".weight", .u8, [4, 2]), (".weight_scale", .f8E4M3, [4, 1]), (".weight_scale_2", .f32, [])], "modelopt"),
+        Format("MLX affine", [(".weight", .u32, [4, 1]), (".scales", .bf16, [4, 1]), (".biases", .bf16, [4, 1])]),
+        Format("MLX MXFP4", [(".weight", .u32, [4, 1]), (".scales", .u8, [4, 1])]),
+        Format("torchao", [("._weight_qdata", .i8, [4, 4]), ("._weight_scale", .f32, [4])], "torchao"),
+        Format("MXFP4", [("_blocks", .u8, [1, 4, 1, 16]), ("_scales", .u8, [1, 4, 1])], "mxfp4", isStack: true),
+        Format("does not know", [(".weight", .u8, [4, 2]), (".pre_quant_scale", .f32, [4])], "somebodys"),
+    ]
+
+    private static let module = "model.layers.0.self_attn.q_proj"
+    private static let stack = "model.layers.0.mlp.experts.down_proj"
+
+    private func write(_ tensors: [(String, DType, [Int])], _ configuration: JSONValue, to path: String) throws {
+        try FileSystem.createFolder(path)
+        let made = tensors.map { name, dtype, shape in
+            TestTensor(name, dtype, shape, bytes: [UInt8](repeating: 1, count: shape.reduce(1, *) * dtype.bitWidth / 8))
+        }
+        try writeSafetensors(made, to: FileSystem.join(path, "model.safetensors"))
+        try writeText(configuration.serialized(), FileSystem.join(path, "config.json"))
+    }
+
+    private func adapter(_ isStack: Bool = false) throws -> Adapter {
+        let a = FactorMatrix(name: "a", rows: 1, columns: 4, values: [Float](repeating: 1, count: 4))
+        let b = FactorMatrix(name: "b", rows: 4, columns: 1, values: [Float](repeating: 1, count: 4))
+        let path = try #require(ModulePath(isStack ? "model.layers.0.mlp.experts" : Self.module))
+        let module = AdapterModule(
+            path: path, parameter: isStack ? "down_proj" : "weight", kind: isStack ? .experts : .linear, factors: [.init(a: a, b: b)], alpha: 1,
+            scale: 1)
+        return Adapter(path: "adapter", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
+    }
+
+    @Test(arguments: formats)
+    func theFormatIsNamed(format: Format) throws {
+        let folder = try TemporaryFolder()
+        let stem = format.isStack ? Self.stack : Self.module
+        let tensors = format.tensors.map { (stem + $0.ending, $0.1, $0.2) }
+        // The files of one family have the module under another name than the adapter.
+        for rename in format.isStack ? [false] : [false, true] {
+            let path = folder.path("base-\(rename)")
+            let named = rename ? tensors.map { ("language_model." + $0.0, $0.1, $0.2) } : tensors
+            try write(named + [("model.norm.weight", .f32, [4])], format.configuration, to: path)
+            let adapter = try adapter(format.isStack)
+            do {
+                _ = try MergePlan(base: path, adapters: [.init(adapter)])
+                Issue.record("it was let pass")
+            } catch let error as MergeError {
+                #expect(error.code == .quantizedBase, "\(error)")
+                #expect(error.message.contains(format.name) && error.message.contains(named[0].0), "\(error)")
+                for tensor in format.tensors.dropFirst() { #expect(error.message.contains(tensor.ending), "\(error)") }
+                #expect(error.message.contains("merge into the model"))
+            }
+            let verdict = try MergeVerifier.verify(base: path, adapters: [.init(adapter)], merged: path)
+            #expect(verdict.outcome == .inconclusive && verdict.doubts.map(\.code) == [.quantizedBase])
+        }
+    }
+
+    @Test func whatIsNotQuantizedIsMerged() throws {
+        let folder = try TemporaryFolder()
+        // Buffers of integers, and codes elsewhere, are nothing to a weight.
+        try write(
+            [
+                (Self.module + ".weight", .f32, [4, 4]), ("model.layers.0.attn.bias", .u8, [1, 1, 4, 4]), ("model.positions", .i64, [3]),
+                ("model.layers.0.mlp.up_proj.weight", .f8E4M3, [4, 4]), ("model.layers.0.mlp.up_proj.weight_scale_inv", .f32, [1, 1]),
+            ], [:], to: folder.path("base"))
+        let plan = try MergePlan(base: folder.path("base"), adapters: [.init(try adapter())])
+        #expect(plan.moduleCount == 1)
+    }
+
+    /// The scales of codes that stay keep their bits whatever the model's element type becomes, and so does whatever is beside codes.
+    @Test func scalesKeepTheirBits() throws {
+        let folder = try TemporaryFolder()
+        let up = "model.layers.0.mlp.up_proj"
+        let kept: [(String, DType, [Int])] = [
+            (up + ".weight", .f8E4M3, [4, 4]), (up + ".scale_weight", .f32, []), (up + ".bias", .f32, [4]),
+            ("model.layers.0.self_attn.k_scale", .f32, []), ("model.layers.1.k_proj.weight", .u8, [8, 1]),
+            ("model.layers.1.k_proj.weight.absmax", .f32, [1]), ("model.layers.1.k_proj.weight.quant_map", .f32, [16]),
+            ("model.layers.1.experts.down_proj", .f8E4M3, [1, 4, 4]), ("model.layers.1.experts.down_proj_scale_inv", .f32, [1, 1, 1]),
+        ]
+        try write(
+            kept + [
+                (Self.module + ".weight", .f32, [4, 4]), ("model.norm.weight", .f32, [4]), ("model.layers.1.experts.router.weight", .f32, [4, 4]),
+            ],
+            [:], to: folder.path("base"))
+        let adapter = try adapter()
+        _ = try MergePlan(base: folder.path("base"), adapters: [.init(adapter)], dtype: .bf16)
+            .run(to: folder.path("merged"), options: .init(threads: 1, isDurable: false))
+        let (before, after) = (try WeightFiles(path: folder.path("base")), try WeightFiles(path: folder.path("merged")))
+        for (name, dtype, _) in kept {
+            #expect(try after.location(of: name).info.dtype == dtype, "\(name)")
+            #expect(try read(name, from: before) == read(name, from: after), "\(name)")
+        }
+        for name in [Self.module + ".weight", "model.norm.weight", "model.layers.1.experts.router.weight"] {
+            #expect(try after.location(of: name).info.dtype == .bf16, "\(name)")
+        }
+        let verdict = try MergeVerifier.verify(
+            base: folder.path("base"), adapters: [.init(adapter)], merged: folder.path("merged"), options: .init(dtype: .bf16))
+        #expect(verdict.passes, "\(verdict.faults)")
+    }
+
+    @Test func aBaseInGGUF() throws {
+        let folder = try TemporaryFolder()
+        try writeText("GGUF....", folder.path("model.gguf"))
+        #expect(throws: MergeError.self) { _ = try BaseModel(path: folder.path("model.gguf")) }
+        do {
+            _ = try BaseModel(path: folder.path("model.gguf"))
+        } catch let error as MergeError {
+            #expect(error.code == .quantizedBase && error.message.contains("the base is a GGUF file"))
+        }
+        #expect(throws: FileError.self) { _ = try BaseModel(path: folder.path("nothing.gguf")) }
+    }
+}
