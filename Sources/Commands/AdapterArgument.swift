@@ -4,7 +4,6 @@ internal import HyperLoRA
 internal import Kernels
 internal import NativeCheckpoint
 internal import Training
-internal import Transformer
 internal import Verification
 
 /// `A` or `A:WEIGHT` on the command line.
@@ -91,42 +90,5 @@ struct CollapsedRun {
             throw UsageError("\(checkpoint.file.path): \"\(module.name)\" is not a module's name", status: .malformedInput)
         }
         return path
-    }
-}
-
-extension Adapter {
-    /// The adapter as the transformer runs it, in F32.
-    ///
-    /// - Parameter weight: the user's, which multiplies each module's scale.
-    /// - Throws: `UsageError` for a module that the model does not have.
-    func updates(configuration: TransformerConfiguration, weight: Double) throws -> LowRankUpdates {
-        var left = Dictionary(modules.map { ($0.label.text, $0) }, uniquingKeysWith: { first, _ in first })
-        var found: [String: LowRankUpdate] = [:]
-        for layer in 0..<configuration.layers {
-            for projection in Projection.allCases {
-                let name = projection.module(layer: layer)
-                guard let module = left.removeValue(forKey: name) else { continue }
-                let (out, input) = projection.shape(in: configuration)
-                guard module.inputs == input, module.outputs == out else {
-                    throw UsageError(
-                        "\(path), module \(name): its factors make [\(module.outputs),\(module.inputs)] and the weight is [\(out),\(input)]",
-                        status: .malformedInput)
-                }
-                func view(_ matrix: FactorMatrix) -> FloatView {
-                    let values = matrix.doubles().map(Float.init)
-                    let view = FloatBuffer(count: values.count).view
-                    view.copy(from: values)
-                    return view
-                }
-                let (a, b) = (view(module.loraA), view(module.loraB))
-                // Nothing is trained here; the gradients are never written.
-                found[name] = LowRankUpdate(rank: module.rank, scale: Float(module.scale * weight), a: a, b: b, gradientA: a, gradientB: b)
-            }
-        }
-        if let name = left.keys.min() {
-            throw UsageError(
-                "\(path): the adapter has the module \(name), which is not a linear layer of the model's blocks", status: .malformedInput)
-        }
-        return LowRankUpdates(layers: configuration.layers) { found[$1.module(layer: $0)] }
     }
 }

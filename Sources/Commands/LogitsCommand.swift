@@ -1,10 +1,12 @@
 internal import Adapters
 internal import ArgumentParser
+internal import FileIO
 internal import Kernels
 internal import Safetensors
 internal import Tensors
 internal import Training
 internal import Transformer
+internal import Verification
 
 struct LogitsCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -13,13 +15,18 @@ struct LogitsCommand: ParsableCommand {
         discussion: """
             Example:
               oplora logits --base SmolLM2 --data passage.txt --seq-len 256 --out logits.safetensors
+              oplora logits --base SmolLM2 --adapter adapter --data passage.txt --out logits.safetensors
 
             Takes the first --seq-len tokens of the data (text, or a .safetensors file with input_ids). Writes input_ids [tokens] and \
-            logits [tokens, vocabulary] in F32, for comparison with other programs.
+            logits [tokens, vocabulary] in F32, for comparison with other programs. Adapters run unmerged: low-rank updates beside the \
+            weights, everything else (DoRA, biases, embeddings, whole modules) as F32 weights. Text is encoded with the tokenizer that a \
+            merge would write: the adapter's own, if it brings one.
             """)
 
     @Option(help: ArgumentHelp("Folder of the model.", valueName: "dir")) var base: String
-    @Option(help: ArgumentHelp("An adapter to run on the model.", valueName: "adapter")) var adapter: AdapterArgument?
+    @Option(help: ArgumentHelp("An adapter to run on the model, with a weight if not 1; may be repeated.", valueName: "adapter[:weight]"))
+    var adapter: [AdapterArgument] = []
+    @Flag(help: "Encode text with the base's tokenizer, whatever an adapter brings.") var baseTokenizer = false
     @Option(help: ArgumentHelp("Text or token ids.", valueName: "file")) var data: String
     @Option(name: .customLong("seq-len"), help: "Tokens to run.") var sequenceLength = 256
     @Option(help: ArgumentHelp("Where the logits go.", valueName: "file")) var out: String
@@ -31,17 +38,20 @@ struct LogitsCommand: ParsableCommand {
     }
 
     func run() throws {
-        try refuseUnwritableFile(out, replacing: force, inputs: [base, data])
+        try refuseUnwritableFile(out, replacing: force, inputs: [base, data] + adapter.map(\.path))
         let compute = try threads.makeCompute()
-        let configuration = try TransformerConfiguration(folder: base)
-        let tokens = Array(try TokenData(path: data, modelFolder: base, vocabularySize: configuration.vocabularySize).tokens.prefix(sequenceLength))
-        let weights = try TransformerWeights(configuration: configuration, files: try WeightFiles(path: base), compute: compute)
-        let adapter = try adapter.map { try $0.read() }
+        guard FileSystem.isFolder(base) || !FileSystem.exists(base) else {
+            throw UsageError("\(base): a model is run from its folder, with config.json beside the weights; name the folder")
+        }
+        let adapters = try adapter.map { try $0.read() }
+        let adapted = try AdaptedWeights(base: base, adapters: adapters, compute: compute)
+        let configuration = adapted.weights.configuration
+        let tokenizer = baseTokenizer ? base : try TokenizerFiles(adapters: adapters, base: base).encodingFolder ?? base
+        let tokens = Array(
+            try TokenData(path: data, modelFolder: tokenizer, vocabularySize: configuration.vocabularySize).tokens.prefix(sequenceLength))
         let model = try Transformer(
-            weights: weights, compute: compute, batch: 1, sequence: tokens.count, maximumRank: adapter?.adapter.modules.map(\.rank).max() ?? 0,
-            training: false)
-        let logits = model.logits(
-            tokens: tokens, updates: try adapter.map { try $0.adapter.updates(configuration: configuration, weight: $0.weight) } ?? .none)
+            weights: adapted.weights, compute: compute, batch: 1, sequence: tokens.count, maximumRank: adapted.maximumRank, training: false)
+        let logits = model.logits(tokens: tokens, updates: adapted.updates)
         let writer = try SafetensorsWriter(
             path: out,
             entries: [

@@ -18,7 +18,8 @@ struct MergeCommand: ParsableCommand {
 
             Writes a whole model folder: weights sharded as the base's, configuration, tokenizer and templates, and a receipt \
             (oplora-merge.json). The merged weights have one defined value (docs/merge-arithmetic.md): the same bytes on every machine \
-            and with every number of threads.
+            and with every number of threads. An adapter's own tokenizer (tokenizer.json and what belongs to it, a chat template) takes \
+            the place of the base's.
             """)
 
     @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir")) var base: String
@@ -30,6 +31,8 @@ struct MergeCommand: ParsableCommand {
     @Flag(help: "Say what would be done, from the headers alone.") var dryRun = false
     @Flag(help: "Put the SHA-256 of each tensor into the receipt.") var hash = false
     @Flag(help: "Take an adapter that was trained on another base by its name or hash.") var anyBase = false
+    @Flag(help: "Merge an adapter that is in the model already, as its receipt has it, or that is given twice.") var again = false
+    @Flag(help: "Keep the base's tokenizer and chat template, whatever an adapter brings.") var baseTokenizer = false
     @Flag(name: .customLong("no-fsync"), help: "Do not wait until the disk holds the result.") var noFsync = false
     @Flag(help: "Replace an existing output.") var force = false
     @OptionGroup var threads: ThreadOptions
@@ -46,7 +49,8 @@ struct MergeCommand: ParsableCommand {
         if !anyBase { try refuseRunsOfOtherBases() }
         let adapters = try adapter.map { try $0.read() }
         let plan = try MergePlan(
-            base: base, adapters: adapters, dtype: try elementType(dtype, allowingKeep: true), takesAnyBase: anyBase, readsFactors: !dryRun)
+            base: base, adapters: adapters, dtype: try elementType(dtype, allowingKeep: true), takesAnyBase: anyBase, mergesAgain: again,
+            keepsTokenizer: baseTokenizer, readsFactors: !dryRun)
         if dryRun { return show(plan) }
         let showsProgress = Terminal.errorIsTerminal && !output.quiet && !output.json
         var options = MergePlan.RunOptions(
@@ -63,6 +67,11 @@ struct MergeCommand: ParsableCommand {
         )
         if let worst = report.minimumSurvival {
             output.say("at least \(Format.fixed(worst.survival * 100, 2))% of each update survived rounding (least: \(worst.module.text))")
+        }
+        if let adapter = report.tokenizer.adapter {
+            output.say("from \(adapter): \(report.tokenizer.fromAdapter.joined(separator: ", "))")
+        } else if !report.tokenizer.fromBase.isEmpty {
+            output.say("tokenizer: the base's")
         }
         if !report.filesLeftOut.isEmpty { output.say("left out: \(report.filesLeftOut.joined(separator: ", "))") }
         for remark in report.remarks { output.say(remark) }

@@ -31,7 +31,8 @@ public final class Trainer {
     /// Sets a run up: opens the base model, reads the data, takes all memory.
     ///
     /// - Parameters:
-    ///   - configuration: of a new run. A run that is resumed keeps its own.
+    ///   - configuration: of the run. That of a run that is resumed must be its own but for the number of steps and the interval of
+    ///     measurements.
     ///   - epochs: in place of `configuration.steps`, where given.
     ///   - resuming: the run to continue; its base and data must be the same.
     /// - Throws: the errors of the model, the data and the checkpoint; `TrainingError` for options out of range.
@@ -39,7 +40,7 @@ public final class Trainer {
         configuration requested: TrainingConfiguration, epochs: Double? = nil, base: String, dataPath: String, evaluationPath: String?,
         resuming: TrainingCheckpoint?, compute: Compute
     ) throws {
-        var configuration = resuming?.subject.configuration ?? requested
+        var configuration = requested
         let model = try TransformerConfiguration(folder: base)
         let files = try WeightFiles(path: base)
         let data = try TokenData(path: dataPath, modelFolder: base, vocabularySize: model.vocabularySize)
@@ -52,7 +53,7 @@ public final class Trainer {
                 "\(data.path): \(data.tokens.count) tokens are not enough for one sequence of \(configuration.sequenceLength) and its next token; give more text with \(option) or choose a shorter --seq-len"
             )
         }
-        if let epochs, resuming == nil {
+        if let epochs {
             let perStep = configuration.batchSize * configuration.accumulation
             configuration.steps = max(1, Int((epochs * Double(windows) / Double(perStep)).rounded(.up)))
         }
@@ -60,7 +61,7 @@ public final class Trainer {
         subject = TrainingSubject(
             configuration: configuration, baseName: FileSystem.lastComponent(base), baseFingerprint: Self.fingerprint(of: files),
             dataFingerprint: data.fingerprint, evaluationFingerprint: evaluationData?.fingerprint)
-        if let resuming { try Self.check(subject, continues: resuming) }
+        if let resuming { try subject.check(continues: resuming) }
 
         let weights = try TransformerWeights(configuration: model, files: files, compute: compute)
         let targets = try TargetSelection(configuration.targets, configuration: model)
@@ -202,19 +203,6 @@ public final class Trainer {
             digest.update(mapped.bytes)
         }
         return digest.finishHex()
-    }
-
-    private static func check(_ subject: TrainingSubject, continues checkpoint: TrainingCheckpoint) throws(TrainingError) {
-        guard subject.baseFingerprint == checkpoint.subject.baseFingerprint else {
-            throw TrainingError(
-                .otherBase,
-                "the run was trained on other base weights than those of --base (\(checkpoint.subject.baseName)); continue with the same model")
-        }
-        guard subject.dataFingerprint == checkpoint.subject.dataFingerprint,
-            subject.evaluationFingerprint == checkpoint.subject.evaluationFingerprint
-        else {
-            throw TrainingError(.otherData, "the run was started on other data; continue with the same --data and --eval-data")
-        }
     }
 }
 

@@ -55,6 +55,19 @@ public struct TransformerWeights: Sendable {
         try checkFinite(compute: compute, path: files.path)
     }
 
+    /// The tensors that the forward pass reads, biases among them whether or not a model has them.
+    public static func names(configuration: TransformerConfiguration) -> Set<String> {
+        var names: Set = ["model.embed_tokens.weight", "model.norm.weight"]
+        if !configuration.tiedEmbeddings { names.insert("lm_head.weight") }
+        for layer in 0..<configuration.layers {
+            for norm in ["input_layernorm", "post_attention_layernorm"] { names.insert("model.layers.\(layer).\(norm).weight") }
+            for projection in Projection.allCases {
+                for parameter in ["weight", "bias"] { names.insert("\(projection.module(layer: layer)).\(parameter)") }
+            }
+        }
+        return names
+    }
+
     private func checkFinite(compute: Compute, path: String) throws(TransformerError) {
         var matrices = [embedding] + layers.flatMap(\.projections)
         if !configuration.tiedEmbeddings { matrices.append(head) }

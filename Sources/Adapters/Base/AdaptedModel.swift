@@ -95,7 +95,12 @@ public struct AdaptedModel: Sendable {
         (shared, separated) = (overlay.shared, overlay.separated)
         isUntied = !overlay.untiedTowers.isEmpty
         (configuration, changedConfiguration) = (overlay.configuration, overlay.changedConfiguration)
-        remarks = adapters.flatMap(\.adapter.remarks) + overlay.remarks
+        let names = adapters.compactMap { item in
+            item.adapter.baseModel.flatMap { name in
+                base.ownName(unlike: name).map { "\(item.adapter.path) was trained on \(name), and the base calls itself \($0)" }
+            }
+        }
+        remarks = adapters.flatMap(\.adapter.remarks) + names + overlay.remarks
     }
 
     /// The element type of a tensor of the model where another one is asked for: what floating point can be converted is, but for what says how

@@ -87,8 +87,15 @@ public struct BaseModel: Sendable {
     /// both are known.
     func mayBe(_ name: String) -> Bool {
         guard let own = configuration?["_name_or_path"]?.stringValue, !own.isEmpty, !name.isEmpty else { return true }
-        let wanted = FileSystem.lastComponent(name).lowercased()
-        return [own, path].contains { FileSystem.lastComponent($0).lowercased() == wanted }
+        let wanted = ModelName(name)
+        return [own, path].contains { ModelName($0) == wanted }
+    }
+
+    /// What the base calls itself, in its configuration or in a hub's cache, where that is not what an adapter says to be trained on.
+    func ownName(unlike name: String) -> String? {
+        let own = [configuration?["_name_or_path"]?.stringValue, ModelName(path).cached].compactMap(\.self).filter { !$0.isEmpty }
+        guard !name.isEmpty, let first = own.first, !(own + [path]).contains(where: { ModelName($0) == ModelName(name) }) else { return nil }
+        return ModelName(first).cached ?? first
     }
 
     // MARK: Updates

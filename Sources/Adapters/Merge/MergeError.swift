@@ -34,6 +34,12 @@ public struct MergeError: Error, Sendable, Equatable {
         case invalidConfiguration
         /// A receipt that is none, or holds no hashes.
         case invalidReceipt
+        /// An adapter that is in the model already.
+        case alreadyMerged
+        /// An adapter that is to be taken out and that the model's receipt does not have.
+        case notInReceipt
+        /// An adapter brings a part of a tokenizer that means nothing alone.
+        case incompleteTokenizer
         /// Somebody asked to stop.
         case interrupted
     }

@@ -17,6 +17,14 @@ public struct MergePlan: Sendable {
     public let dtype: DType?
     /// The tensors of all shards, in the order in which they will be written.
     let jobs: [TensorJob]
+    /// The receipts of the base, where it has been merged into before.
+    let receipt: MergeReceipt?
+    /// The adapters as the receipt will name them.
+    let entries: [MergeReceipt.Entry]
+    /// Whether the adapters are taken out, with negative weights, and not merged.
+    let isTaking: Bool
+    /// The tokenizer that comes from an adapter.
+    let tokenizer: TokenizerFiles
     /// Whether the elements of the factors have been looked at.
     private let isChecked: Bool
 
@@ -32,10 +40,24 @@ public struct MergePlan: Sendable {
     ///   - adapters: in the order in which they are added.
     ///   - dtype: F32, BF16 or F16 for the merged model, or `nil`.
     ///   - takesAnyBase: whether an adapter may name another model as the one that it was trained on.
+    ///   - mergesAgain: whether an adapter may be in the base already, as its receipt has it, or be given twice.
+    ///   - keepsTokenizer: whether the base's tokenizer is kept, whatever the adapters bring.
     ///   - readsFactors: whether the elements of the factors are looked at, too. Without it the plan is made from the headers
     ///     alone and cannot be run.
     /// - Throws: `MergeError`, `SafetensorsError` or `FileError`.
-    public init(base path: String, adapters: [WeightedAdapter], dtype: DType? = nil, takesAnyBase: Bool = true, readsFactors: Bool = true) throws {
+    public init(
+        base path: String, adapters: [WeightedAdapter], dtype: DType? = nil, takesAnyBase: Bool = true, mergesAgain: Bool = true,
+        keepsTokenizer: Bool = false, readsFactors: Bool = true
+    ) throws {
+        try self.init(
+            base: path, adapters: adapters, dtype: dtype, takesAnyBase: takesAnyBase, mergesAgain: mergesAgain, keepsTokenizer: keepsTokenizer,
+            readsFactors: readsFactors, isTaking: false)
+    }
+
+    init(
+        base path: String, adapters: [WeightedAdapter], dtype: DType?, takesAnyBase: Bool, mergesAgain: Bool, keepsTokenizer: Bool,
+        readsFactors: Bool, isTaking: Bool
+    ) throws {
         if let dtype, ![.f32, .bf16, .f16].contains(dtype) {
             throw MergeError(.unsupportedDType, path: path, "a merged model can be F32, BF16 or F16, not \(dtype)")
         }
@@ -43,11 +65,18 @@ public struct MergePlan: Sendable {
             throw MergeError(.nothingToMerge, path: path, "no adapter with a module was given")
         }
         let model = try AdaptedModel(base: try BaseModel(path: path), adapters: adapters, takesAnyBase: takesAnyBase)
+        receipt = try MergeReceipt(ofModel: path)
+        entries = adapters.map(MergeReceipt.entry)
+        if !mergesAgain { try MergeReceipt.refuseRepetition(Array(zip(adapters, entries)), into: receipt) }
         self.model = model
         self.dtype = dtype
+        self.isTaking = isTaking
+        // A single file, or the components of a pipeline, have no tokenizer beside them.
+        let isFolder = FileSystem.isFolder(path) && !model.base.files.isPipeline
+        tokenizer = keepsTokenizer || !isFolder ? .none : try TokenizerFiles(adapters: adapters, base: path)
         isChecked = readsFactors
         jobs = try model.tensors.map { tensor in
-            try TensorJob(tensor, dtype: model.dtype(of: tensor, asked: dtype), readsFactors: readsFactors)
+            try TensorJob(tensor, dtype: model.dtype(of: tensor, asked: dtype), base: model.base.files, readsFactors: readsFactors)
         }
     }
 
@@ -120,10 +149,13 @@ struct TensorJob: Sendable {
     /// The updates that change it; those are left out whose B is zero.
     let updates: [TensorUpdate]
     let dtype: DType
+    /// What the result is compared with to see whether anything has changed: the base's tensor, where it has the same form.
+    let original: WeightFiles.Location?
 
-    init(_ tensor: AdaptedModel.Tensor, dtype: DType, readsFactors: Bool) throws(MergeError) {
+    init(_ tensor: AdaptedModel.Tensor, dtype: DType, base: WeightFiles, readsFactors: Bool) throws(MergeError) {
         self.tensor = tensor
         self.dtype = dtype
+        original = base.tensors[tensor.name].flatMap { $0.info.dtype == dtype && $0.info.shape == tensor.shape ? $0 : nil }
         guard readsFactors else {
             updates = tensor.updates
             return
@@ -138,8 +170,8 @@ struct TensorJob: Sendable {
     var keepsType: Bool { dtype == source.info.dtype }
     /// Whether the tensor's bytes are copied as they are.
     var isCopied: Bool { updates.isEmpty && tensor.rows.isEmpty && keepsType }
-    /// Whether the result is not the tensor that the base has under this name.
-    var isChanged: Bool { !isCopied || !tensor.isOfBase }
+    /// Whether the result may be another tensor than the base has under this name.
+    var mayChange: Bool { !isCopied || !tensor.isOfBase }
     var outputByteCount: Int { elementCount * dtype.bitWidth / 8 }
     /// The columns of the tensor seen as a matrix: those of the updates, or of the rows that an adapter brings.
     var columns: Int {

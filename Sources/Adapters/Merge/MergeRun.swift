@@ -60,7 +60,7 @@ extension MergePlan {
         var done = 0
         var bytes = 0
         var sums: [ModulePath: MergeSums] = [:]
-        var hashes: [String: String] = [:]
+        var result = MergeResult()
         let files = try folder.fill {
             for (number, shard) in base.shards.enumerated() {
                 let shardJobs = jobs.filter { $0.tensor.shard == number }
@@ -76,22 +76,44 @@ extension MergePlan {
                 try run.execute()
                 try writer.publish(durable: options.isDurable)
                 for (module, sum) in run.sums { sums[module, default: MergeSums()].add(sum) }
-                hashes.merge(run.hashes) { $1 }
+                result.add(run, part: shardJobs)
                 done += shardJobs.reduce(0) { $0 + $1.outputByteCount }
                 bytes += writer.order.last?.byteRange.upperBound ?? 0
             }
             try checkSurvival(sums, minimum: options.minimumSurvival)
-            return try writeOtherFiles(in: folder, hashes: hashes, options: options)
+            result.withoutEffect = scales.keys.filter { !result.changedModules.contains($0) }.sorted()
+            return try writeOtherFiles(in: folder, result, options: options)
         }
         if options.isCancelled() { throw MergeError.interrupted(output) }
         try folder.publish(durable: options.isDurable)
         let modules = scales.keys.sorted().map { path in
-            MergeReport.Module(path: path, scales: scales[path] ?? [], survival: sums[path]?.survival)
+            MergeReport.Module(
+                path: path, scales: scales[path] ?? [], survival: sums[path]?.survival, isChanged: result.changedModules.contains(path))
         }
         return MergeReport(
-            modules: modules, tensorsChanged: jobs.count(where: \.isChanged), tensorsCopied: jobs.count { !$0.isChanged }, bytes: bytes,
-            filesCopied: files.copied, filesLeftOut: files.leftOut,
-            remarks: model.remarks)
+            modules: modules, tensorsChanged: result.changed.count, tensorsCopied: jobs.count - result.changed.count, bytes: bytes,
+            filesCopied: files.copied, filesLeftOut: files.leftOut, tokenizer: files.tokenizer,
+            remarks: model.remarks + remarks(modules) + files.remarks)
+    }
+
+    /// What is to be said of modules that were merged and have changed nothing.
+    private func remarks(_ modules: [MergeReport.Module]) -> [String] {
+        func list(_ modules: [MergeReport.Module]) -> String {
+            let names = modules.prefix(3).map(\.path.text).joined(separator: ", ")
+            return modules.count > 3 ? "\(names) and \(modules.count - 3) more" : names
+        }
+        func count(_ modules: [MergeReport.Module]) -> String { "\(modules.count) module\(modules.count == 1 ? "" : "s")" }
+        let zero = modules.filter { !$0.isChanged && $0.survival == nil }
+        let erased = modules.filter { !$0.isChanged && $0.survival != nil }
+        var remarks: [String] = []
+        if !erased.isEmpty {
+            remarks.append(
+                "rounding erased the update of \(count(erased)), whose weights are the base's: \(list(erased)); a wider --dtype keeps it")
+        }
+        if !zero.isEmpty {
+            remarks.append("the update of \(count(zero)) is zero (weight, alpha or B) and changed nothing: \(list(zero))")
+        }
+        return remarks
     }
 
     /// What multiplies B·A of each module, one number for each adapter that has it.
@@ -111,6 +133,23 @@ extension MergePlan {
         throw MergeError(
             .survivalTooLow, path: base.path, tensor: module.text,
             "rounding to \(kind?.rawValue ?? "the stored type") leaves \(survival) of the update, less than \(minimum); choose a larger element type")
+    }
+}
+
+/// What the shards of a merge have told.
+struct MergeResult {
+    /// By the tensors' names.
+    private(set) var hashes: [String: String] = [:]
+    /// Tensors that are not the base's byte for byte.
+    private(set) var changed: Set<String> = []
+    private(set) var changedModules: Set<ModulePath> = []
+    /// Modules of the adapters whose weights are the base's.
+    var withoutEffect: [ModulePath] = []
+
+    mutating func add(_ run: ShardRun, part jobs: [TensorJob]) {
+        hashes.merge(run.hashes) { $1 }
+        changedModules.formUnion(run.changedModules)
+        for (number, job) in jobs.enumerated() where run.changedJobs.contains(number) || job.original == nil { changed.insert(job.tensor.name) }
     }
 }
 

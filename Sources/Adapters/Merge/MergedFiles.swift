@@ -1,5 +1,4 @@
 internal import FileIO
-internal import Hashing
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
@@ -8,33 +7,74 @@ internal import Tensors
 /// What lies in a merged folder beside the weights.
 extension MergePlan {
     /// The index, the configuration, the receipt, and the files that are copied.
-    func writeOtherFiles(in folder: AtomicFolder, hashes: [String: String], options: RunOptions) throws -> (
-        copied: [String], leftOut: [String]
-    ) {
+    func writeOtherFiles(in folder: AtomicFolder, _ result: MergeResult, options: RunOptions) throws -> OtherFiles {
         func write(_ value: JSONValue, _ name: String) throws {
             let file = try AtomicFile(path: folder.path(of: name), replacing: false)
             try file.write(Array(value.serialized(pretty: true).utf8))
             try file.publish(durable: options.isDurable)
         }
-        try write(receipt(hashes: hashes), ModelFolder.receiptName)
-        guard FileSystem.isFolder(base.path) else { return ([], []) }
+        guard FileSystem.isFolder(base.path) else {
+            let files = OtherFiles(copied: [], leftOut: [], tokenizer: .init(adapter: nil, fromAdapter: [], fromBase: []), remarks: [])
+            try write(receipt(result, files), ModelFolder.receiptName)
+            return files
+        }
         for part in base.parts { try writeIndex(of: part, in: folder, isDurable: options.isDurable, write) }
         let others = try ModelFolder(base)
+        let kept = others.copied.filter { !tokenizer.supersedes($0) }
         var made = Set(base.parts.map(\.name))
-        for name in others.copied {
+        func makeFolders(of name: String) throws {
             var parents: [String] = []
             for component in name.split(separator: "/").dropLast() {
                 parents.append(String(component))
                 let parent = parents.joined(separator: "/")
                 if made.insert(parent).inserted { try FileSystem.createFolder(folder.path(of: parent)) }
             }
+        }
+        for name in kept {
+            try makeFolders(of: name)
             if let configuration = try configuration(name) {
                 try write(configuration, name)
             } else {
                 try ModelFolder.copy(FileSystem.join(base.path, name), to: folder.path(of: name), isDurable: options.isDurable)
             }
         }
-        return (others.copied, others.leftOut)
+        for name in tokenizer.names {
+            try makeFolders(of: name)
+            try ModelFolder.copy(FileSystem.join(tokenizer.folder ?? "", name), to: folder.path(of: name), isDurable: options.isDurable)
+        }
+        func sorted(_ names: [String]) -> [String] { names.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) } }
+        let dropped = others.copied.filter { tokenizer.supersedes($0) && !tokenizer.names.contains($0) }
+        let files = OtherFiles(
+            copied: sorted(kept + tokenizer.names), leftOut: sorted(others.leftOut + dropped),
+            tokenizer: .init(
+                adapter: tokenizer.owner.map { FileSystem.lastComponent($0.path) }, fromAdapter: tokenizer.names,
+                fromBase: base.isPipeline ? [] : kept.filter(TokenizerFiles.claims)),
+            remarks: vocabularyRemarks)
+        try write(receipt(result, files), ModelFolder.receiptName)
+        return files
+    }
+
+    /// The files beside the weights.
+    struct OtherFiles {
+        let copied: [String]
+        let leftOut: [String]
+        let tokenizer: MergeReport.Tokenizer
+        let remarks: [String]
+    }
+
+    /// Where tokenizer and embedding do not fit.
+    private var vocabularyRemarks: [String] {
+        let sizes = jobs.filter { BaseModel.isEmbedding($0.tensor.name) }.compactMap(\.tensor.shape.first)
+        guard let size = sizes.min() else { return [] }
+        if let owner = tokenizer.owner, let largest = tokenizer.largestToken, largest >= size {
+            return [
+                "the tokenizer of \(FileSystem.lastComponent(owner.path)) has tokens up to number \(largest), and the merged model has embeddings for \(size), numbers 0 to \(size - 1): it cannot read the others"
+            ]
+        }
+        if model.changedConfiguration["vocab_size"] != nil, !tokenizer.hasVocabulary {
+            return ["an adapter brings a vocabulary of \(size) tokens, and the tokenizer in the merged folder is the base's"]
+        }
+        return []
     }
 
     /// The index of a part of the model, where it has one: the base's, unless tensors were added or their sizes have changed.
@@ -62,37 +102,33 @@ extension MergePlan {
     }
 
     /// What was merged into what, without times and places, so that the same merge gives the same bytes.
-    private func receipt(hashes: [String: String]) -> JSONValue {
+    private func receipt(_ result: MergeResult, _ files: OtherFiles) -> JSONValue {
         var members: OrderedDictionary<String, JSONValue> = [
-            "schema": "oplora.merge-receipt/1",
+            "schema": .string(MergeReceipt.schema),
+            "operation": .string(isTaking ? MergeReceipt.taking : "merge"),
             "base": .string(FileSystem.lastComponent(base.path)),
             "dtype": dtype.map { .string($0.rawValue) } ?? "keep",
-            "adapters": .array(model.adapters.map { receipt(of: $0) }),
+            "adapters": .array(zip(model.adapters, entries).map { receipt(of: $0, $1) }),
+            "tokenizer": files.tokenizer.json,
             "coverage": [
-                "tensors": .integer(jobs.count), "changed": .integer(jobs.count(where: \.isChanged)),
+                "tensors": .integer(jobs.count), "changed": .integer(result.changed.count),
+                "withoutEffect": .array(result.withoutEffect.map { .string($0.text) }),
                 "added": .array(jobs.filter { base.tensors[$0.tensor.name] == nil }.map { .string($0.tensor.name) }),
             ],
             "configuration": .object(OrderedDictionary(uniqueKeysWithValues: model.changedConfiguration.sorted { $0.key < $1.key })),
         ]
-        if !hashes.isEmpty {
-            members["sha256"] = .object(OrderedDictionary(uniqueKeysWithValues: jobs.map { ($0.tensor.name, .string(hashes[$0.tensor.name] ?? "")) }))
+        if let receipt { members["history"] = .array(receipt.steps) }
+        if !result.hashes.isEmpty {
+            members["sha256"] = .object(
+                OrderedDictionary(uniqueKeysWithValues: jobs.map { ($0.tensor.name, .string(result.hashes[$0.tensor.name] ?? "")) }))
         }
         return .object(members)
     }
 
-    private func receipt(of item: WeightedAdapter) -> JSONValue {
-        let hash = item.adapter.weightsPath.flatMap { try? MappedFile(path: $0) }.map { file in
-            var digest = SHA256Digest()
-            for start in stride(from: 0, to: file.count, by: Self.pieceBytes) {
-                let range = start..<min(start + Self.pieceBytes, file.count)
-                digest.update(file.bytes(in: range))
-                file.release(range)
-            }
-            return digest.finishHex()
-        }
-        return [
-            "name": .string(FileSystem.lastComponent(item.adapter.path)), "dialect": .string(item.adapter.dialect.rawValue),
-            "weight": .real(item.weight), "sha256": hash.map { .string($0) } ?? .null,
+    private func receipt(of item: WeightedAdapter, _ entry: MergeReceipt.Entry) -> JSONValue {
+        [
+            "name": .string(entry.name), "dialect": .string(item.adapter.dialect.rawValue),
+            "weight": .real(item.weight), "sha256": entry.sha256.map { .string($0) } ?? .null,
             "modules": .array(
                 item.adapter.modules.map { module in
                     [

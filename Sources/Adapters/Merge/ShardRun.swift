@@ -7,7 +7,7 @@ internal import Tensors
 
 /// The making of one shard: pieces are computed side by side and written one after the other.
 final class ShardRun: @unchecked Sendable {
-    // Sound: `writer`, `sums` and `written` are touched only by the worker whose turn it is, and by the caller
+    // Sound: `writer`, `sums`, `written` and what has changed are touched only by the worker whose turn it is, and by the caller
     // after all workers have ended.
     let jobs: [TensorJob]
     private let writer: SafetensorsWriter
@@ -20,6 +20,9 @@ final class ShardRun: @unchecked Sendable {
     let columnRatios = Mutex<[Int: [Double]]>([:])
     private let ready = Mutex<[ReadyFactors]>([])
     private(set) var sums: [ModulePath: MergeSums] = [:]
+    /// The numbers of the jobs, and the modules, of which a byte is not the base's.
+    private(set) var changedJobs: Set<Int> = []
+    private(set) var changedModules: Set<ModulePath> = []
     /// The SHA-256 of each tensor, if they are asked for.
     private(set) var hashes: [String: String] = [:]
     private var digest = SHA256Digest()
@@ -103,11 +106,16 @@ final class ShardRun: @unchecked Sendable {
         } make: { [self] number, workspace in
             guard !options.isCancelled() else { throw MergeError.interrupted(output) }
             workspace.sums = try make(pieces[number], &workspace)
+            workspace.isChanged = isChanged(pieces[number], workspace)
         } hand: { [self] number, workspace in
             let piece = pieces[number]
             try write(piece, workspace.buffer)
+            if workspace.isChanged { changedJobs.insert(piece.job) }
             if case .merge(let updates) = piece.work {
-                for module in Set(updates.map({ jobs[piece.job].updates[$0].module })) { sums[module, default: MergeSums()].add(workspace.sums) }
+                for module in Set(updates.map({ jobs[piece.job].updates[$0].module })) {
+                    sums[module, default: MergeSums()].add(workspace.sums)
+                    if workspace.isChanged { changedModules.insert(module) }
+                }
             }
             options.progress?(written, total)
         }
@@ -121,6 +129,54 @@ final class ShardRun: @unchecked Sendable {
         /// The sums of a weight and its update in binary64, where a magnitude scales them.
         var wide: [Double] = []
         var sums = MergeSums()
+        /// Whether the piece is not what the base has there, byte for byte.
+        var isChanged = false
+    }
+
+    /// Where the base's bytes are in the cache they are compared there: most pieces differ in their first elements.
+    private func isChanged(_ piece: Piece, _ workspace: Workspace) -> Bool {
+        let job = jobs[piece.job]
+        guard let original = job.original else { return true }
+        let (start, count) = bytes(of: piece)
+        // Sound: every bit pattern of a byte may be read as a raw byte.
+        let buffer = workspace.buffer
+        let result = unsafe buffer.span.bytes.extracting(0..<count)
+        switch piece.work {
+        case .copy where job.tensor.isOfBase: return false
+        case .merge where job.tensor.isOfBase:
+            let source = workspace.source
+            let before = unsafe source.span.bytes.extracting(0..<count)
+            return !ElementComparison.areEqual(result, before)
+        case .assemble where job.tensor.isOfBase:
+            let size = job.columns * job.dtype.bitWidth / 8
+            for row in piece.range where job.tensor.rows[row] != nil {
+                let first = (row - piece.range.lowerBound) * size
+                if differs(result.extracting(first..<first + size), from: original, at: start + first) { return true }
+            }
+            return false
+        default: return differs(result, from: original, at: start)
+        }
+    }
+
+    private func differs(_ bytes: RawSpan, from original: WeightFiles.Location, at start: Int) -> Bool {
+        let first = original.info.byteRange.lowerBound + start
+        let range = first..<first + bytes.byteCount
+        let file = original.file.file
+        let areEqual = ElementComparison.areEqual(bytes, file.bytes(in: range))
+        file.release(range)
+        return !areEqual
+    }
+
+    /// Where the bytes of a piece begin in its tensor, and how many they are.
+    private func bytes(of piece: Piece) -> (start: Int, count: Int) {
+        let job = jobs[piece.job]
+        let width =
+            switch piece.work {
+            case .copy: 1
+            case .convert: job.dtype.bitWidth / 8
+            case .merge, .assemble: job.columns * job.dtype.bitWidth / 8
+            }
+        return (piece.range.lowerBound * width, piece.range.count * width)
     }
 
     /// Computes the piece.
@@ -243,13 +299,7 @@ final class ShardRun: @unchecked Sendable {
     // MARK: Writing
 
     private func write(_ piece: Piece, _ buffer: [UInt8]) throws {
-        let job = jobs[piece.job]
-        let size =
-            switch piece.work {
-            case .copy: piece.range.count
-            case .convert: piece.range.count * job.dtype.bitWidth / 8
-            case .merge, .assemble: piece.range.count * job.columns * job.dtype.bitWidth / 8
-            }
+        let size = bytes(of: piece).count
         // Sound: every bit pattern of a byte may be read as a raw byte.
         let bytes = unsafe buffer.span.bytes.extracting(0..<size)
         try writer.write(bytes)

@@ -1,3 +1,4 @@
+internal import JSON
 internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
@@ -16,6 +17,8 @@ public struct Unmerging: Sendable {
     }
 
     public let report: MergeReport
+    /// What somebody who uses the model should know, each one sentence.
+    public let remarks: [String]
     /// In the order of the files.
     public let modules: [Module]
 
@@ -28,10 +31,16 @@ public struct Unmerging: Sendable {
     /// W′ was rounded to its type's place. Where W is smaller than W′, so that its own places are finer, or W′ − s·B·A lies half-way between
     /// two, more than one W gives this W′; all this for a base in the type of the merged model, as without `--dtype`.
     ///
-    /// - Parameter adapters: with the weights with which they were merged.
-    /// - Throws: as `MergePlan`; `.unsupportedCombination` for what cannot be taken out: magnitudes, whose old norms are gone, and
+    /// The merged model's receipt, where there is one, says whether the adapters are in it; the new receipt says that they were taken out.
+    ///
+    /// - Parameters:
+    ///   - adapters: with the weights with which they were merged.
+    ///   - takesAnyAdapter: whether an adapter is taken out that the receipt does not have.
+    /// - Throws: as `MergePlan`; `.notInReceipt`; `.unsupportedCombination` for what cannot be taken out: magnitudes, whose old norms are gone, and
     ///   whole tensors and rows.
-    public init(merged: String, adapters: [WeightedAdapter], to output: String, options: MergePlan.RunOptions) throws {
+    public init(
+        merged: String, adapters: [WeightedAdapter], takesAnyAdapter: Bool = false, to output: String, options: MergePlan.RunOptions
+    ) throws {
         for item in adapters {
             if let module = item.adapter.modules.first(where: { $0.magnitude != nil }) {
                 throw MergeError(
@@ -44,13 +53,34 @@ public struct Unmerging: Sendable {
                     "the adapter put whole values in the place of the base's, which are gone; take the base instead")
             }
         }
-        let plan = try MergePlan(base: merged, adapters: adapters.map { WeightedAdapter($0.adapter, weight: -$0.weight) })
+        let plan = try MergePlan(
+            base: merged, adapters: adapters.map { WeightedAdapter($0.adapter, weight: -$0.weight) }, dtype: nil, takesAnyBase: true,
+            mergesAgain: true, keepsTokenizer: true, readsFactors: true, isTaking: true)
+        if !takesAnyAdapter { try plan.receipt?.requireMerged(adapters.map { ($0, MergeReceipt.entry(of: $0)) }) }
+        remarks = Self.remarks(merged, plan.receipt)
         report = try plan.run(to: output, options: options)
         let isFile = plan.base.shards.count == 1 && plan.base.shards[0].path == merged
         let result = try WeightFiles(path: isFile ? output + "/" + (merged.split(separator: "/").last.map(String.init) ?? "") : output)
-        modules = try plan.jobs.filter(\.isChanged).compactMap { job in
+        modules = try plan.jobs.filter(\.mayChange).compactMap { job in
             try result.tensors[job.tensor.name].map { try Module(job, after: $0) }
         }
+    }
+}
+
+extension Unmerging {
+    /// What of the base cannot be given back, as far as the receipt tells.
+    private static func remarks(_ merged: String, _ receipt: MergeReceipt?) -> [String] {
+        guard let last = receipt?.steps.last else {
+            return ["there is no receipt in \(merged), so nothing says that these adapters were merged into it with these weights"]
+        }
+        var remarks: [String] = []
+        if let dtype = last["dtype"]?.stringValue, dtype != "keep" {
+            remarks.append("the merge made the weights \(dtype); if the base had another element type, its own bits cannot be given back")
+        }
+        if let names = last["tokenizer"]?["fromAdapter"]?.arrayValue?.compactMap(\.stringValue), !names.isEmpty {
+            remarks.append("\(names.joined(separator: ", ")) came from the adapter and stay, because the merged folder does not hold the base's")
+        }
+        return remarks
     }
 }
 

@@ -1,30 +1,48 @@
-internal import Adapters
+public import Adapters
 internal import JSON
-internal import Kernels
+public import Kernels
 internal import Safetensors
 internal import Tensors
-internal import Transformer
+public import Transformer
 
-/// A base with its adapters as the transformer runs them.
-struct AdaptedWeights {
-    let weights: TransformerWeights
+/// A base with its adapters as the transformer runs them: the only place where an adapter enters the forward pass.
+///
+/// Low-rank updates of linear layers run beside the weight. What cannot run so (magnitudes, biases, embeddings, whole values) is
+/// computed in the verifier's arithmetic and kept in F32.
+public struct AdaptedWeights {
+    public let weights: TransformerWeights
     /// What runs beside the weights.
-    let updates: LowRankUpdates
-    let maximumRank: Int
+    public let updates: LowRankUpdates
+    public let maximumRank: Int
+
+    /// - Parameter path: the folder of a Llama-family model.
+    /// - Throws: `TransformerError` for a model that does not run here, or an adapter that changes what it does not run; the errors of
+    ///   the files, and `MergeError` for adapters that do not fit.
+    public init(base path: String, adapters: [WeightedAdapter], compute: Compute) throws {
+        // A model that does not run is refused as such, before the adapters are.
+        _ = try TransformerConfiguration(folder: path)
+        try self.init(try AdaptedModel(base: try BaseModel(path: path), adapters: adapters), folder: path, compute: compute)
+    }
 
     /// - Parameter folder: of the base, for errors.
-    /// - Throws: `TransformerError` for a model that does not run, or a module of an adapter that has no place in it.
     init(_ model: AdaptedModel, folder: String, compute: Compute) throws {
         guard let configuration = model.configuration else {
             throw TransformerError(.invalidConfiguration, path: folder, "there is no config.json beside the weights, so the model cannot be run")
         }
         let shape = try TransformerConfiguration(json: configuration, path: folder)
         let linear = Set((0..<shape.layers).flatMap { layer in Projection.allCases.map { $0.module(layer: layer) + ".weight" } })
+        let known = TransformerWeights.names(configuration: shape)
         var beside: [String: LowRankUpdate] = [:]
         var substitutes: [String: WeightMatrix] = [:]
         for tensor in model.tensors {
             let active = tensor.updates.filter { !$0.isZero }
             guard !active.isEmpty || !tensor.isOfBase || !tensor.rows.isEmpty else { continue }
+            guard known.contains(tensor.name) else {
+                throw TransformerError(
+                    .unsupportedFeature, path: folder, tensor: tensor.name,
+                    "an adapter changes this tensor, and the forward pass of this program does not use it; run the adapter in the library that trained it"
+                )
+            }
             let isPlain =
                 tensor.isOfBase && tensor.rows.isEmpty && active.allSatisfy { $0.magnitude == nil && $0.rows == 0..<(tensor.shape.first ?? 0) }
             if isPlain, linear.contains(tensor.name) {

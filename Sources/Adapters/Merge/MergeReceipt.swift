@@ -1,0 +1,145 @@
+internal import FileIO
+internal import Hashing
+internal import JSON
+internal import OrderedCollections
+internal import Safetensors
+
+/// What the receipts of a model say: which adapters are in it.
+public struct MergeReceipt: Sendable {
+    /// An adapter as a receipt names it.
+    public struct Entry: Sendable, Equatable {
+        public let name: String
+        /// Of the file of its factors; `nil` where the receipt does not say.
+        public let sha256: String?
+        public let weight: Double
+
+        /// Whether it is the same adapter as another one, as far as the two tell.
+        func isSame(as other: Entry) -> Bool { sha256 == nil || other.sha256 == nil ? name == other.name : sha256 == other.sha256 }
+
+        /// As reports name it.
+        public var text: String { weight == 1 ? name : "\(name):\(weight)" }
+    }
+
+    /// What was done to the model, the oldest first: receipts without the history that each had.
+    let steps: [JSONValue]
+    /// The adapters that are in the model.
+    public let adapters: [Entry]
+
+    static let schema = "oplora.merge-receipt/1"
+    static let taking = "unmerge"
+    /// The largest receipt that is read, in bytes.
+    private static let maximumBytes = 200_000_000
+    private static let pieceBytes = 1 << 18
+
+    /// The receipt beside the weights of a model; `nil` where there is none.
+    ///
+    /// - Parameter path: the model's folder, or its file.
+    /// - Throws: `MergeError.invalidReceipt` for a file of this name that is no receipt.
+    public init?(ofModel path: String) throws(MergeError) {
+        let folder = FileSystem.isFolder(path) ? path : FileSystem.parent(of: path)
+        let file = FileSystem.join(folder, ModelFolder.receiptName)
+        guard FileSystem.exists(file) else { return nil }
+        guard let text = try? FileSystem.contents(of: file, limit: Self.maximumBytes), let document = try? JSONValue(parsing: text),
+            document["schema"]?.stringValue == Self.schema, var last = document.objectValue
+        else {
+            throw MergeError(
+                .invalidReceipt, path: file,
+                "this should say which adapters were merged into the model and is no receipt that is read here (\(Self.schema)); move it away to go on without what it says"
+            )
+        }
+        let earlier = last.removeValue(forKey: "history")?.arrayValue ?? []
+        steps = earlier + [.object(last)]
+        adapters = Self.adapters(after: steps)
+    }
+
+    private static func adapters(after steps: [JSONValue]) -> [Entry] {
+        var entries: [Entry] = []
+        for step in steps {
+            for adapter in step["adapters"]?.arrayValue ?? [] {
+                let entry = Entry(
+                    name: adapter["name"]?.stringValue ?? "", sha256: adapter["sha256"]?.stringValue, weight: adapter["weight"]?.doubleValue ?? 1)
+                guard step["operation"]?.stringValue == taking else {
+                    entries.append(entry)
+                    continue
+                }
+                if let number = entries.lastIndex(where: { $0.isSame(as: entry) && $0.weight == -entry.weight }) { entries.remove(at: number) }
+            }
+        }
+        return entries
+    }
+
+    /// An adapter as receipts name it.
+    static func entry(of item: WeightedAdapter) -> Entry {
+        Entry(name: FileSystem.lastComponent(item.adapter.path), sha256: hash(of: item.adapter), weight: item.weight)
+    }
+
+    /// The SHA-256 of the file of the factors, or of the run that they come from.
+    private static func hash(of adapter: Adapter) -> String? {
+        guard let path = adapter.weightsPath ?? (adapter.dialect == .opck ? adapter.path : nil), let file = try? MappedFile(path: path) else {
+            return nil
+        }
+        var digest = SHA256Digest()
+        for start in stride(from: 0, to: file.count, by: pieceBytes) {
+            let range = start..<min(start + pieceBytes, file.count)
+            digest.update(file.bytes(in: range))
+            file.release(range)
+        }
+        return digest.finishHex()
+    }
+
+    // MARK: Checks
+
+    /// - Parameter entries: the adapters that are to be merged, in their order.
+    /// - Throws: `MergeError.alreadyMerged` for one that is in the model, or comes twice.
+    static func refuseRepetition(_ entries: [(adapter: WeightedAdapter, entry: Entry)], into receipt: MergeReceipt?) throws(MergeError) {
+        var known = receipt?.adapters ?? []
+        for (item, entry) in entries {
+            if let other = known.first(where: { $0.sha256 != nil && $0.sha256 == entry.sha256 }) {
+                throw MergeError(
+                    .alreadyMerged, path: item.adapter.path,
+                    "the adapter is in the model already, as \(other.text); if it is to be in it twice, say so with --again")
+            }
+            known.append(entry)
+        }
+    }
+
+    /// - Throws: `MergeError.notInReceipt` for an adapter that the receipt does not say to be in the model with this weight.
+    func requireMerged(_ entries: [(adapter: WeightedAdapter, entry: Entry)]) throws(MergeError) {
+        var left = adapters
+        for (item, entry) in entries {
+            if let number = left.lastIndex(where: { $0.isSame(as: entry) && $0.weight == entry.weight }) {
+                left.remove(at: number)
+                continue
+            }
+            let others = left.filter { $0.isSame(as: entry) }
+            let list = left.isEmpty ? "no adapter is left in the model" : "in the model are \(left.map(\.text).joined(separator: ", "))"
+            throw MergeError(
+                .notInReceipt, path: item.adapter.path,
+                others.isEmpty
+                    ? "the model's receipt does not have this adapter: \(list); if it was merged all the same, say so with --any-adapter"
+                    : "the adapter was merged with weight \(others[0].weight) and not \(entry.weight), says the model's receipt; name it as \(item.adapter.path):\(others[0].weight)"
+            )
+        }
+    }
+
+    /// How what somebody says was merged differs from what the receipts say; `nil` where it does not.
+    ///
+    /// - Parameter base: the receipt of the base, whose adapters are in it before.
+    public func disagreement(with adapters: [WeightedAdapter], base: MergeReceipt?) -> String? {
+        var expected = self.adapters
+        for entry in base?.adapters ?? [] {
+            if let number = expected.firstIndex(of: entry) { expected.remove(at: number) }
+        }
+        let stated = adapters.map(Self.entry)
+        var left = expected
+        for entry in stated {
+            guard let number = left.firstIndex(where: { $0.isSame(as: entry) && $0.weight == entry.weight }) else { continue }
+            left.remove(at: number)
+        }
+        guard !left.isEmpty || stated.count != expected.count else { return nil }
+        func list(_ entries: [Entry]) -> String { entries.isEmpty ? "no adapter" : entries.map(\.text).joined(separator: ", ") }
+        // The names may be the same where the files are not.
+        let names = list(expected) == list(stated) ? "other files under the same names" : list(stated)
+        return "the merged model's receipt says that \(list(expected)) was merged, and it is verified against \(names)"
+    }
+}

@@ -1,0 +1,79 @@
+import FileIO
+import Foundation
+import JSON
+import OrderedCollections
+import TestModels
+import TestSupport
+import Testing
+
+/// Options beside `--resume` are obeyed or refused by name.
+struct ResumeTests {
+    private let space: Workspace
+
+    init() throws { space = try Workspace() }
+
+    /// What a run needs, and nothing that it was started with.
+    private func resume(_ run: String, out: String, _ more: String...) throws -> Executable.Outcome {
+        try Executable.run(
+            [
+                "train", "--base", Repository.tinyLlama, "--data", Repository.fixture("texts/adapt-heldout.txt"), "--resume", space.path(run),
+                "--out",
+                space.path(out),
+            ] + more)
+    }
+
+    private func step(_ name: String) throws -> JSONValue? {
+        try JSONValue(parsing: try space.succeed(["inspect", space.path(name), "--json"]).output)["run"]?["step"]
+    }
+
+    @Test func contradictionsAreNamed() throws {
+        try space.succeed(space.trainArguments())
+        for (option, value) in [
+            ("--rank", "3"), ("--lr", "5e-3"), ("--alpha", "1"), ("--schedule", "cosine"), ("--method", "lora"), ("--targets", "q_proj"),
+            ("--seed", "1"), ("--dropout", "0.1"), ("--batch-size", "1"), ("--seq-len", "8"), ("--warmup-ratio", "0.5"),
+        ] {
+            let outcome = try resume("run.opck", out: "more", option, value)
+            #expect(outcome.status == 64 && outcome.errors.contains(option), "\(option): \(outcome.status) \(outcome.errors)")
+        }
+        let both = try resume("run.opck", out: "more", "--rank", "3", "--rslora")
+        #expect(both.status == 64 && both.errors.contains("--rank, --rslora"), "\(both.errors)")
+        #expect(!FileSystem.exists(space.path("more")))
+        // What was given before may be given again, and defaults are no contradiction.
+        #expect(try resume("run.opck", out: "more", "--rank", "2", "--lr", "1e-3", "--optimizer", "adamw", "--threads", "1").status == 0)
+        #expect(try readAll(space.path("more")) == readAll(space.path("run.opck")))
+    }
+
+    @Test func moreStepsWhereTheScheduleAllowsThem() throws {
+        try space.succeed(space.trainArguments())
+        for (option, value) in [("--steps", "20"), ("--epochs", "2")] {
+            let outcome = try resume("run.opck", out: "more", option, value)
+            #expect(outcome.status == 64 && outcome.errors.contains("learning rate follows their number"), "\(outcome.status) \(outcome.errors)")
+        }
+        let fewer = try resume("run.opck", out: "more", "--steps", "5")
+        #expect(fewer.status == 64 && fewer.errors.contains("has done 12 steps"), "\(fewer.errors)")
+        #expect(try resume("run.opck", out: "same", "--steps", "12").status == 0)
+
+        let constant = ["--schedule", "constant", "--warmup-ratio", "0"]
+        try space.succeed(space.trainArguments(out: "short") + constant)
+        try space.succeed(space.trainArguments(out: "long") + constant + ["--steps", "20"])
+        let outcome = try resume("short", out: "longer", "--steps", "20")
+        #expect(outcome.status == 0, "\(outcome.errors)")
+        #expect(try readAll(space.path("longer")) == readAll(space.path("long")))
+    }
+
+    @Test func measuringIsObeyed() throws {
+        let held = try space.makeFile("held.txt", String(repeating: "And it came to pass in those days. ", count: 20))
+        let other = try space.makeFile("other.txt", String(repeating: "In the beginning was the word. ", count: 20))
+        let constant = ["--schedule", "constant", "--warmup-ratio", "0"]
+        try space.succeed(space.trainArguments(out: "short") + constant)
+        let outcome = try resume("short", out: "measured", "--steps", "20", "--eval-data", held, "--eval-every", "2", "--save-every", "4", "--json")
+        #expect(outcome.status == 0, "\(outcome.errors)")
+        let events = try outcome.lines.map { try JSONValue(parsing: Array($0.utf8)) }
+        func steps(_ event: String) -> [JSONValue?] { events.filter { $0["event"]?.stringValue == event }.map { $0["step"] } }
+        #expect(steps("eval") == [14, 16, 18, 20] && steps("checkpoint") == [16, 20])
+        let changed = try resume("measured", out: "again", "--eval-data", other)
+        #expect(changed.status == 65 && changed.errors.contains("other held-out data than --eval-data"), "\(changed.errors)")
+        let missing = try resume("measured", out: "again")
+        #expect(missing.status == 65 && missing.errors.contains("give the same --eval-data"), "\(missing.errors)")
+    }
+}
