@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compares the release build with torch, transformers, PEFT, tokenizers and numpy, on the fixture and on SmolLM2-135M: merges
-# adapters of every kind, writes them in every layout, extracts and resizes them, verifies right and wrong merges, runs merged models beside base and
-# adapter, interrupts merges, and packs real models.
+# adapters of every kind, of tied and grown vocabularies and of experts, writes them in every layout, extracts and resizes them, verifies
+# right and wrong merges, runs merged models beside base and adapter, interrupts merges, and packs real models.
 #
 # OPLORA names the program, without it .build/release/oplora; arguments go on to Tests/interop/interop.py.
 set -euo pipefail
@@ -19,6 +19,10 @@ scripts/kjv.sh >"$work/kjv.txt" </dev/null
 "$python" Tests/interop/interop.py --oplora "$oplora" --bible "$work/kjv.txt" --smollm2 "$smollm2" "$@"
 echo
 "$python" Tests/interop/adapters.py --oplora "$oplora"
+echo
+"$python" Tests/interop/vocabulary.py --oplora "$oplora"
+echo
+"$python" Tests/interop/experts.py --oplora "$oplora"
 echo
 "$python" Tests/interop/roundtrips.py --oplora "$oplora"
 echo

@@ -110,7 +110,7 @@ public enum MergeVerifier {
         }
         let list = modules.sorted { $0.key < $1.key }.map { module($0.key, $0.value) }
         faults += list.flatMap { options.gates.faults(of: $0) }
-        faults += folderFaults(model: model, merged: merged)
+        faults += folderFaults(model: model, merged: merged, files: mergedFiles)
         if let fault = baseFault(works, results.map(\.outcome), faults) { faults.insert(fault, at: 0) }
         var verdict = MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
         if options.examinesRows { try RowSearch.examine(&verdict, works: modules.mapValues { $0.map(\.0) }, options: options) }
@@ -294,7 +294,7 @@ public enum MergeVerifier {
 
     // MARK: The other files
 
-    private static func folderFaults(model: AdaptedModel, merged: String) -> [Fault] {
+    private static func folderFaults(model: AdaptedModel, merged: String, files: WeightFiles) -> [Fault] {
         guard FileSystem.isFolder(merged) else { return [] }
         var faults: [Fault] = []
         for name in ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
@@ -308,7 +308,11 @@ public enum MergeVerifier {
         }
         let ties = tieFaults(model, before: before, after: after)
         faults += ties
-        for difference in ArchitectureFields.differences(before, after) where !ties.contains(where: { $0.module == difference.field }) {
+        // One matrix held under all its names is as well as once.
+        let isHeldTwice = !model.shared.isEmpty && model.shared.keys.allSatisfy { files.tensors[$0] != nil }
+        for difference in ArchitectureFields.differences(before, after) {
+            if ties.contains(where: { $0.module == difference.field }) { continue }
+            if isHeldTwice, difference.field == BaseModel.tieField, difference.after == false { continue }
             faults.append(
                 Fault(
                     .configurationDiffers, difference.field,

@@ -53,6 +53,31 @@ struct MLXTests {
         #expect(try Adapter.read(path: path).modules[0].magnitude?.values.doubles() == [1, 2, 3, 4])
     }
 
+    /// mlx-lm runs the head of a tied model through the embedding's module, and so with its update.
+    @Test func theEmbeddingOfATiedModelIsItsHead() throws {
+        let folder = try TemporaryFolder()
+        try FileSystem.createFolder(folder.path("base"))
+        try writeSafetensors([tensor("model.embed_tokens.weight", [3, 2])], to: folder.path("base/model.safetensors"))
+        try writeText(#"{"model_type": "llama", "tie_word_embeddings": true}"#, folder.path("base/config.json"))
+        try write(
+            [tensor("model.embed_tokens.lora_a", [3, 2]), tensor("model.embed_tokens.lora_b", [2, 2])], Self.lora, to: folder.path("adapter"))
+        let adapter = try Adapter.read(path: folder.path("adapter"))
+        let base = try BaseModel(path: folder.path("base"))
+        let model = try AdaptedModel(base: base, adapters: [.init(adapter)])
+        #expect(model.tensors.map(\.name) == ["model.embed_tokens.weight"] && model.configuration == base.configuration)
+        // In PEFT's layout the head has an update of its own; in mlx-lm's the two must be one.
+        let named = try base.naming(adapter)
+        #expect(named.modules.map(\.label.text) == ["lm_head", "model.embed_tokens"])
+        let options = AdapterOptions(isDurable: false)
+        #expect(try named.write(.mlx, to: folder.path("mlx"), base: base, options: options) == [])
+        #expect(try Adapter.read(path: folder.path("mlx")).modules.map(\.label.text) == ["model.embed_tokens"])
+        for module in named.modules {
+            try PEFT.write([module], to: folder.path(module.label.text), options: options)
+            let alone = try Adapter.read(path: folder.path(module.label.text))
+            #expect(throws: AdapterError.self) { try alone.write(.mlx, to: folder.path("refused"), base: base, options: options) }
+        }
+    }
+
     static let refused: [(String, [(String, [Int])], String, AdapterError.Code)] = [
         ("a full fine-tuning", [("a.weight", [2, 2])], #"{"fine_tune_type": "full"}"#, .unsupportedFeature),
         ("no scale", [("a.lora_a", [3, 2]), ("a.lora_b", [2, 4])], #"{"lora_parameters": {"alpha": 16}}"#, .invalidConfiguration),

@@ -29,6 +29,7 @@ HIDDEN, INNER, VOCABULARY, LAYERS, EXPERTS = 32, 48, 96, 2, 4
 COMMON = dict(hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCABULARY,
               rms_norm_eps=1e-5, rope_theta=10000.0, max_position_embeddings=64, tie_word_embeddings=False, head_dim=8)
 LLAMA = dict(COMMON, model_type="llama", architectures=["LlamaForCausalLM"])
+TIED = dict(LLAMA, tie_word_embeddings=True)
 MOE = dict(COMMON, model_type="qwen3_moe", architectures=["Qwen3MoeForCausalLM"], num_experts=EXPERTS, num_experts_per_tok=2, decoder_sparse_step=1,
            mlp_only_layers=[], moe_intermediate_size=24, norm_topk_prob=True)
 ATTENTION = ["self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj"]
@@ -40,6 +41,7 @@ CASES = [
     ("LoRA", LLAMA, False, ATTENTION + MLP, LAYERS),
     ("LoRA on the last layer", LLAMA, False, ATTENTION, 1),
     ("LoRA of embedding and head", LLAMA, False, ATTENTION + ["model.embed_tokens", "lm_head"], LAYERS),
+    ("LoRA of the embedding of a tied model", TIED, False, ATTENTION + ["model.embed_tokens"], LAYERS),
     ("DoRA", LLAMA, True, ATTENTION + MLP, LAYERS),
     ("LoRA of experts", MOE, False, ATTENTION + SWITCH, LAYERS),
 ]
@@ -53,7 +55,8 @@ def write_base(folder, configuration):
         tensors[name] = (generator.standard_normal(shape) * 0.1).astype(np.float32)
 
     add("model.embed_tokens.weight", VOCABULARY, HIDDEN)
-    add("lm_head.weight", VOCABULARY, HIDDEN)
+    if configuration is not TIED:
+        add("lm_head.weight", VOCABULARY, HIDDEN)
     add("model.norm.weight", HIDDEN)
     for layer in range(LAYERS):
         path = f"model.layers.{layer}."

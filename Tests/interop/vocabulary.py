@@ -7,7 +7,7 @@ First, families of models that tie their embedding to their head, each under nam
 head and on both, and both trained whole. The merged model's outputs must be those of base + adapter, its configuration must
 call the matrices what they are, and `oplora verify` must pass it, and fail it once it is tied again. Then what PEFT
 saves of tied weights (ensure_weight_tying) and of vocabularies that grew or shrank, with the matrices that the merged model must
-have. Then that each kind of adapter that PEFT knows is read, or refused by its name. One line a case; exits 1 if any fails.
+have. Then heads that are new to a base, and models without one. Then that each kind of adapter that PEFT knows is read, or refused by its name. One line a case; exits 1 if any fails.
 """
 
 import argparse
@@ -47,6 +47,18 @@ def qwen3_vl():
     return hf.Qwen3VLForConditionalGeneration(hf.Qwen3VLConfig(text_config=text, vision_config=VISION, tie_word_embeddings=True, **TOKENS))
 
 
+def smolvlm():
+    vision = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, image_size=16, patch_size=4)
+    return hf.SmolVLMForConditionalGeneration(hf.SmolVLMConfig(
+        text_config=hf.LlamaConfig(**TEXT, pad_token_id=0), vision_config=vision, image_token_id=91, tie_word_embeddings=True, scale_factor=2))
+
+
+def prophetnet():
+    return hf.ProphetNetForConditionalGeneration(hf.ProphetNetConfig(
+        vocab_size=VOCABULARY, hidden_size=32, encoder_ffn_dim=48, num_encoder_layers=1, num_encoder_attention_heads=4, decoder_ffn_dim=48,
+        num_decoder_layers=1, num_decoder_attention_heads=4, max_position_embeddings=64, ngram=1, num_buckets=8, relative_max_distance=16))
+
+
 def gpt_neox():
     return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48,
                                                   max_position_embeddings=64, tie_word_embeddings=True))
@@ -76,6 +88,14 @@ FAMILIES = [
     ("GPT-NeoX", gpt_neox, ["embed_in"], "lm_head", None),
     ("Mamba", lambda: hf.MambaForCausalLM(hf.MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, state_size=8)),
      ["embeddings"], "lm_head", None),
+    ("SmolVLM", smolvlm, ["embed_tokens"], "lm_head", None),
+    ("CodeGen", lambda: hf.CodeGenForCausalLM(hf.CodeGenConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=4, n_positions=64, rotary_dim=4,
+                                                               tie_word_embeddings=True)), ["wte"], "lm_head", None),
+    ("XLNet", lambda: hf.XLNetLMHeadModel(hf.XLNetConfig(vocab_size=VOCABULARY, d_model=32, n_layer=1, n_head=4, d_inner=48)),
+     ["word_embedding"], "lm_loss", None),
+    ("BioGPT", lambda: hf.BioGptForCausalLM(hf.BioGptConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+                                                            num_attention_heads=4, max_position_embeddings=64)), ["embed_tokens"], "output_projection", None),
+    ("ProphetNet", prophetnet, ["encoder.word_embeddings", "decoder.word_embeddings"], "lm_head", None),
     ("BART", lambda: hf.BartForConditionalGeneration(hf.BartConfig(**SIDES)), ["encoder.embed_tokens", "decoder.embed_tokens"], "lm_head", None),
     ("BERT", lambda: hf.BertForMaskedLM(hf.BertConfig(**ENCODER)), ["word_embeddings"], "cls.predictions.decoder", None),
     ("RoBERTa", lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**ENCODER)), ["word_embeddings"], "lm_head.decoder", None),
@@ -168,6 +188,72 @@ def drop_head(merged, base):
     names = load_file(base / "model.safetensors").keys()
     path = merged / "model.safetensors"
     save_file({key: value for key, value in load_file(path).items() if key in names}, path, metadata={"format": "pt"})
+
+
+# Name, the base's model, the model that is trained on it, what PEFT calls its task.
+NEW_HEADS = [
+    ("score on a causal model", llama, hf.LlamaForSequenceClassification, "SEQ_CLS"),
+    ("score of tokens on a tied model", tied_llama, hf.LlamaForTokenClassification, "TOKEN_CLS"),
+    ("questions on a masked model", lambda: hf.BertForMaskedLM(hf.BertConfig(**ENCODER)), hf.BertForQuestionAnswering, "QUESTION_ANS"),
+    ("a classifier of two layers on a masked model", lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**ENCODER)), hf.RobertaForSequenceClassification, "SEQ_CLS"),
+]
+
+
+def check_new_head(oplora, build, kind, task, folder):
+    """A head that the base does not have is added, and nothing of its embedding's changes."""
+    torch.manual_seed(3)
+    build().save_pretrained(folder / "base")
+    model = kind.from_pretrained(folder / "base", dtype=torch.float32)
+    model.config.pad_token_id = 0
+    targets = ["query", "value", "word_embeddings"] if "ert" in kind.__name__ else ["q_proj", "embed_tokens"]
+    peft = get_peft_model(model, LoraConfig(target_modules=targets, task_type=task))
+    randomise(peft, torch.Generator().manual_seed(11))
+    peft.save_pretrained(folder / "adapter")
+    inputs = inputs_of(model)
+    expected = head_outputs(peft, inputs)
+    result = merge(oplora, folder)
+    if result.returncode:
+        return f"merge: {fail(result)}"
+    merged, info = kind.from_pretrained(folder / "merged", dtype=torch.float32, output_loading_info=True)
+    if info["missing_keys"]:
+        return f"missing: {sorted(info['missing_keys'])}"
+    merged.config.pad_token_id = 0
+    error = ((head_outputs(merged, inputs) - expected).abs().max() / expected.abs().max()).item()
+    if error > BOUND:
+        return f"outputs differ by {error:.1e}"
+    result = verify(oplora, folder)
+    return f"verify: {fail(result)}" if result.returncode else ""
+
+
+@torch.no_grad()
+def head_outputs(model, inputs):
+    result = model.eval()(**inputs)
+    return torch.cat([value.reshape(-1) for key, value in result.items() if "logits" in key]).float()
+
+
+# Models that have no head of their vocabulary, though their configuration calls it tied.
+HEADLESS = [
+    ("an encoder with a classifier", adapters.bert, "word_embeddings"),
+    ("an inner model", lambda: hf.Qwen2Model(hf.Qwen2Config(**TEXT)), "embed_tokens"),
+    ("a classifier on a decoder", lambda: hf.Qwen2ForSequenceClassification(hf.Qwen2Config(**TEXT, pad_token_id=0, num_labels=3)), "embed_tokens"),
+]
+
+
+def check_headless(oplora, build, embedding, folder):
+    model = build()
+    model.save_pretrained(folder / "base")
+    peft = get_peft_model(model, LoraConfig(target_modules=[embedding]))
+    randomise(peft, torch.Generator().manual_seed(11))
+    peft.save_pretrained(folder / "adapter")
+    result = merge(oplora, folder)
+    if result.returncode:
+        return f"merge: {fail(result)}"
+    base, merged = (load_file(folder / name / "model.safetensors") for name in ("base", "merged"))
+    if base.keys() != merged.keys():
+        return f"other tensors: {sorted(base.keys() ^ merged.keys())}"
+    same = (folder / "base/config.json").read_bytes() == (folder / "merged/config.json").read_bytes()
+    result = verify(oplora, folder)
+    return "" if same and result.returncode == 0 else f"another configuration, or verify: {fail(result)}"
 
 
 def check_t5(oplora, folder):
@@ -311,6 +397,10 @@ def cases(oplora):
         for kind, fields in kinds:
             yield f"{name}: {kind}", lambda folder, b=build, r=rename, f=fields: check_family(oplora, b, r, f, folder)
     yield "T5: the head of a tied model", lambda folder: check_t5(oplora, folder)
+    for name, *rest in NEW_HEADS:
+        yield f"a new head: {name}", lambda folder, r=rest: check_new_head(oplora, *r, folder)
+    for name, *rest in HEADLESS:
+        yield f"no head: {name}", lambda folder, r=rest: check_headless(oplora, *r, folder)
     for name, *rest in SAVED:
         yield name, lambda folder, r=rest: check_saved(oplora, *r, folder)
     for kind in PEFT_TYPE_TO_CONFIG_MAPPING:

@@ -86,6 +86,7 @@ public struct AdaptedModel: Sendable {
                 "the adapter was trained on \(name) and the base calls itself \(base.configuration?["_name_or_path"]?.stringValue ?? ""); if they are the same weights, say so with --any-base"
             )
         }
+        let adapters = adapters.map { WeightedAdapter(base.spreadingTies($0.adapter), weight: $0.weight) }
         var overlay = Overlay(base: base, tying: Set(adapters.filter(\.adapter.ensuresTying).map(\.adapter.path)))
         for item in adapters { try overlay.addReplacements(of: item.adapter, weight: item.weight, report: report) }
         for item in adapters { try overlay.addUpdates(of: item.adapter, weight: item.weight, report: report) }

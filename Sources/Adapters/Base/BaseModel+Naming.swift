@@ -7,6 +7,7 @@ extension BaseModel {
     ///
     /// - Throws: `MergeError` for a module that the model does not have, or has otherwise.
     public func naming(_ adapter: Adapter) throws(MergeError) -> Adapter {
+        let adapter = spreadingTies(adapter)
         var named: [AdapterModule] = []
         var met: [String: [Range<Int>]] = [:]
         for module in adapter.modules {

@@ -47,6 +47,11 @@ extension BaseModel {
         isWeight(name, of: embeddingModules.union(headModules)) || headModules.contains { name == "\($0).bias" || name.hasSuffix(".\($0).bias") }
     }
 
+    /// Whether a name may be that of a tensor of an embedding or a head in some model.
+    static func mayBeVocabulary(_ name: String) -> Bool {
+        isVocabulary(name) || name.split(separator: ".").dropLast().last.map { otherHeads.contains(String($0)) } ?? false
+    }
+
     /// Whether a tensor of this model has the entries of a vocabulary as its rows.
     func isVocabulary(_ name: String) -> Bool { Self.isVocabulary(name) || tie(of: name) != nil }
 
@@ -131,7 +136,7 @@ extension BaseModel {
 
     // MARK: Configuration
 
-    static let tieField = "tie_word_embeddings"
+    public static let tieField = "tie_word_embeddings"
     /// The members of a configuration that describe the language model in a model of text and more.
     private static let textParts = ["text_config", "llm_config", "language_config"]
 

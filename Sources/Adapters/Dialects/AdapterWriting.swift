@@ -92,11 +92,12 @@ extension Adapter {
     }
 
     func with(
-        modules: [AdapterModule], replacements: [Replacement]? = nil, namesAreFlattened: Bool? = nil, taskType: String?? = .none
+        modules: [AdapterModule], replacements: [Replacement]? = nil, namesAreFlattened: Bool? = nil, taskType: String?? = .none,
+        ensuresTying: Bool? = nil
     ) -> Adapter {
         Adapter(
             path: path, dialect: dialect, weightsPath: weightsPath, baseModel: baseModel, targets: targets, taskType: taskType ?? self.taskType,
-            ensuresTying: ensuresTying, modules: modules,
+            ensuresTying: ensuresTying ?? self.ensuresTying, modules: modules,
             replacements: replacements ?? self.replacements, remarks: remarks,
             namesAreFlattened: namesAreFlattened ?? self.namesAreFlattened)
     }

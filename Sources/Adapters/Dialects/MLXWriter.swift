@@ -5,6 +5,7 @@ extension MLX {
     /// Writes a folder that mlx-lm loads.
     static func write(_ adapter: Adapter, to path: String, base: BaseModel?, options: AdapterOptions) throws -> [String] {
         let layout = "mlx-lm"
+        let adapter = try base?.gatheringTies(adapter, path: path, layout: layout) ?? adapter
         try adapter.requireOneModel(path: path, layout: layout)
         try adapter.replacements.requireNone(path: path, layout: layout)
         if let module = adapter.modules.first(where: { $0.kind == .experts }), base?.storesExpertsTransposed == true {

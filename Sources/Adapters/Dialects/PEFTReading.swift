@@ -166,14 +166,16 @@ struct PEFTReading {
         guard own.count >= 2, let path = ModulePath(own.joined(separator: ".")) else {
             throw fault(.unexpectedTensor, tensor.name, "the key is none of those of a LoRA adapter")
         }
+        let copy = components.compactMap { Copy($0) }.last ?? .plain
         let isTrainedBias = own.last == "bias" && configuration.trainsBiases
-        guard configuration.isSaved(path) || isTrainedBias || BaseModel.isVocabulary(path.text) else {
+        let isVocabulary = copy == .wrapped ? BaseModel.mayBeVocabulary(path.text) : BaseModel.isVocabulary(path.text)
+        guard configuration.isSaved(path) || isTrainedBias || isVocabulary else {
             throw fault(
                 .unexpectedTensor, tensor.name,
                 "it is no factor, and the configuration names no module with it as trained whole (modules_to_save); nothing of an adapter may be left out"
             )
         }
-        guard wholes[path, default: [:]].updateValue(tensor, forKey: components.compactMap { Copy($0) }.last ?? .plain) == nil else {
+        guard wholes[path, default: [:]].updateValue(tensor, forKey: copy) == nil else {
             throw fault(.unexpectedTensor, tensor.name, "another tensor of the file is the same values of \(path)")
         }
     }

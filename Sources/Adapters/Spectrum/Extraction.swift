@@ -90,8 +90,15 @@ public struct Extraction: Sendable {
         for tie in base.ties {
             guard let embedding = all.first(where: { $0.module.kind == .embedding && $0.module.parameterName == tie.source }) else { continue }
             for member in tie.members where base.files.tensors[member] == nil && tuned.tensors[member] == nil {
-                let path = ModulePath(member.dropLast(".weight".count))
-                all.append(embedding.module.named(path, isHead: member == tie.head, report: embedding.report))
+                let module = embedding.module.sharing(ModulePath(member.dropLast(".weight".count)), isHead: member == tie.head)
+                let report = embedding.report
+                all.append(
+                    (
+                        module,
+                        Module(
+                            path: module.label, rank: report.rank, energy: report.energy, relativeResidual: report.relativeResidual, norm: report.norm
+                        )
+                    ))
             }
         }
         let found = all.sorted { ($0.module.place, $0.module.parameter) < ($1.module.place, $1.module.parameter) }
@@ -137,18 +144,6 @@ extension WeightDifference {
             before.info.shape == after.info.shape && before.info.dtype == after.info.dtype
                 && FactorMatrix(before.info, in: before.file).hasSameBytes(as: FactorMatrix(after.info, in: after.file))
         }
-    }
-}
-
-extension AdapterModule {
-    /// The update of an embedding as that of the head that has the same matrix.
-    fileprivate func named(_ other: ModulePath?, isHead: Bool, report: Extraction.Module) -> (module: AdapterModule, report: Extraction.Module) {
-        let factors = isHead ? factors.map { Factors(a: $0.b.transposed, b: $0.a.transposed) } : factors
-        let module = AdapterModule(path: other ?? path, kind: isHead ? .linear : .embedding, factors: factors, alpha: alpha, scale: scale)
-        return (
-            module,
-            Extraction.Module(path: module.label, rank: rank, energy: report.energy, relativeResidual: report.relativeResidual, norm: report.norm)
-        )
     }
 }
 
