@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compares the release build with torch, transformers, PEFT, tokenizers and numpy, on the fixture and on SmolLM2-135M: merges
-# adapters of every kind, of tied and grown vocabularies and of experts, writes them in every layout, extracts and resizes them, verifies
+# adapters of every kind and family, of tied and grown vocabularies and of experts, writes them in every layout, extracts and resizes them, verifies
 # right and wrong merges, runs merged models beside base and adapter, interrupts merges, and packs real models.
 #
 # OPLORA names the program, without it .build/release/oplora; arguments go on to Tests/interop/interop.py.
@@ -25,6 +25,10 @@ echo
 "$python" Tests/interop/experts.py --oplora "$oplora"
 echo
 "$python" Tests/interop/roundtrips.py --oplora "$oplora"
+echo
+"$python" Tests/interop/families.py --oplora "$oplora"
+echo
+"$python" Tests/interop/families.py --oplora "$oplora" --task IMAGE_TEXT_TO_TEXT
 echo
 "$python" Tests/interop/adapters_gguf.py --oplora "$oplora"
 echo

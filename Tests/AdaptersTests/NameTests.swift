@@ -118,6 +118,11 @@ struct NameTests {
         let both = try base(["vision_tower.layers.0.q_proj.weight", "lm_head.weight"], models: ["llava"], in: folder)
         #expect(both.resolve("layers.0.q_proj.weight") == nil)
         #expect(both.resolve("model.layers.0.q_proj.weight") == nil)
+        // The vision model alone has an encoder where the text model has none.
+        let whole = try base(
+            ["language_model.model.layers.0.q_proj.weight", "vision_tower.vision_model.encoder.layers.0.q_proj.weight"], models: ["llava"], in: folder
+        )
+        #expect(whole.resolve("encoder.layers.0.q_proj.weight") == nil && whole.resolve("vision_model.encoder.layers.0.q_proj.weight") == nil)
     }
 
     @Test func familiesKeepTheirRenamingsToThemselves() throws {
@@ -153,13 +158,16 @@ struct NameTests {
 
     @Test func refusalsSayOnlyWhatIsKnown() throws {
         let folder = try TemporaryFolder()
-        let model = try base(["model.layers.0.q_proj.weight"], models: ["somebodys"], in: folder)
+        let model = try base(["model.layers.0.q_proj.weight", "model.layers.1.k_proj.weight"], models: ["somebodys"], in: folder)
         #expect(try refusal(of: "model.layers.0.q_proj", by: model) == nil)
         let unknown = try #require(try refusal(of: "model.layers.0.query", by: model))
         #expect(unknown.code == .moduleNotInBase && unknown.message.contains("the nearest is model.layers.0.q_proj.weight; either"))
         #expect(unknown.message.contains("family \"somebodys\"") && !unknown.message.contains("belongs to"))
         let deeper = try #require(try refusal(of: "model.layers.9.q_proj", by: model))
         #expect(deeper.message.hasSuffix("the nearest is model.layers.0.q_proj.weight; the adapter was made for a model with more layers or experts"))
+        // The layer is there.
+        let shared = try #require(try refusal(of: "model.layers.1.q_proj", by: model))
+        #expect(shared.message.contains("the nearest is model.layers.0.q_proj.weight; either"))
         let misfit = try #require(try refusal(of: "model.layers.0.q_proj", shape: (3, 4), by: model))
         #expect(misfit.code == .shapeMismatch && misfit.message.contains("[3,4]") && misfit.message.contains("[3,2]"))
         #expect(misfit.message.hasSuffix("the adapter was made for a model of other sizes"))
@@ -192,5 +200,32 @@ struct NameTests {
         let adapted = try AdaptedModel(base: model, adapters: [.init(adapter)])
         #expect(adapted.tensors.map(\.name) == ["lm_head.weight", "model.embed_tokens.weight"])
         #expect(adapted.tensors.map(\.isOfBase) == [true, false])
+    }
+
+    // MARK: Other layouts
+
+    @Test func theTextPartOfAModelOfImagesInOtherLayouts() throws {
+        let folder = try TemporaryFolder()
+        let model = try base(
+            ["model.layers.0.self_attn.q_proj.weight", "visual.blocks.0.attn.proj.weight"], models: ["qwen2_5_vl", "qwen2_5_vl_text"], in: folder)
+        func adapter(_ name: String) throws -> Adapter {
+            let module = AdapterModule(path: try #require(ModulePath(name)), rank: 1, alpha: 1, loraA: [1, 2], loraB: [1, 2, 3])
+            return Adapter(path: "adapter", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
+        }
+        for name in ["model.language_model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.q_proj"] {
+            let (mlx, gguf) = (folder.path("\(name).mlx"), folder.path("\(name).gguf"))
+            _ = try adapter(name).write(.mlx, to: mlx, base: model, options: .init(isDurable: false))
+            _ = try adapter(name).write(.gguf, to: gguf, base: model, options: .init(isDurable: false))
+            #expect(try Adapter.read(path: mlx).modules.map(\.path.text) == ["language_model.model.layers.0.self_attn.q_proj"])
+            for path in [mlx, gguf] {
+                let plan = try MergePlan(base: model.path, adapters: [.init(try Adapter.read(path: path))], readsFactors: false)
+                #expect(plan.model.tensors.filter { !$0.updates.isEmpty }.map(\.name) == ["model.layers.0.self_attn.q_proj.weight"])
+            }
+        }
+        for layout in [Adapter.Layout.mlx, .gguf] {
+            #expect(throws: AdapterError.self) {
+                try adapter("model.visual.blocks.0.attn.proj").write(layout, to: folder.path("x"), base: model, options: .init(isDurable: false))
+            }
+        }
     }
 }

@@ -78,10 +78,10 @@ OVERRIDES = {
     "dots1": dict(n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2),
     "dots3_note_text": dict(num_key_value_heads=4), "falcon_h1": dict(mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8),
     "gemma3n_text": dict(num_kv_shared_layers=0, layer_types=["sliding_attention", "full_attention"] * 2, activation_sparsity_pattern=[0.0] * 4),
-    "gemma4_assistant": dict(text_config=dict(hidden_size_per_layer_input=0)), "gpt_neo": dict(attention_types=[[["global", "local"], 2]]),
+    "gemma4_assistant": dict(text_config=dict(hidden_size_per_layer_input=0, vocab_size_per_layer_input=0)), "gpt_neo": dict(attention_types=[[["global", "local"], 2]]),
     "hunyuan_v1_dense": dict(head_dim=16), "hunyuan_v1_moe": dict(head_dim=16, num_experts=4, moe_topk=2), "ministral": dict(head_dim=16),
     "inkling2_text": dict(unpadded_vocab_size=100), "inkling2_loop_text": dict(unpadded_vocab_size=100),
-    "lfm2_moe": dict(layer_types=["conv", "full_attention"] * 2), "mamba2": dict(num_heads=8, head_dim=16), "reformer": dict(is_decoder=True),
+    "lfm2_moe": dict(layer_types=["conv", "full_attention"] * 2), "mamba2": dict(num_heads=8, head_dim=16), "reformer": dict(is_decoder=True, axial_pos_embds=False),
     "zamba2": dict(layers_block_type=["linear_attention", "hybrid"] * 2, attention_hidden_size=128, attention_head_dim=32, mamba_headdim=16,
                    n_mamba_heads=8),
 }
@@ -175,9 +175,10 @@ def shown(text):
     return " ".join(text.split())
 
 
-def run(*arguments):
-    result = subprocess.run(arguments, capture_output=True, text=True)
-    return result.returncode, shown(result.stderr or result.stdout)
+def run(work, *arguments):
+    """Its exit code and what it says, with paths that are the same each time."""
+    result = subprocess.run(arguments, capture_output=True, text=True, cwd=work)
+    return result.returncode, shown(result.stderr or result.stdout).removeprefix("oplora: ")
 
 
 def first_line(error):
@@ -218,9 +219,9 @@ def judge(oplora, model_type, class_name, work):
             traceback.print_exc()
         return "not built", first_line(error)
     merged = work / "merged"
-    code, said = run(oplora, "merge", "--base", base, "--adapter", adapter, "--out", merged)
+    code, said = run(work, oplora, "merge", "--base", "base", "--adapter", "adapter", "--out", "merged")
     if code != 0:
-        return "refused", f"merge ({code}): {said}"
+        return "refused", said
     got, info = model_class.from_pretrained(merged, dtype=torch.float32, output_loading_info=True)
     wrong, worst = [], 0.0
     for name, value in got.state_dict().items():
@@ -242,7 +243,7 @@ def judge(oplora, model_type, class_name, work):
         peft.merge_and_unload().save_pretrained(by_peft)
     except Exception as error:
         return "right", f"{text}; PEFT does not merge it ({first_line(error)[:80]})"
-    code, said = run(oplora, "verify", "--base", base, "--adapter", adapter, "--merged", by_peft)
+    code, said = run(work, oplora, "verify", "--base", "base", "--adapter", "adapter", "--merged", "by_peft")
     if code != 0:
         return "WRONG", f"{text}; verify ({code}): {said}"
     return "right", f"{text}; verify passes PEFT's merge"

@@ -33,9 +33,10 @@ extension BaseModel {
         return outerNames.filter { !isTower($0) }.flatMap { tensors("\($0).\(name)") }.sorted()
     }
 
-    /// Whether a model of this name is a part of its own beside the one for the text.
+    /// Whether a model of this name is one part beside others, whose layers may have the same names, and no model around the one that is meant.
     private static func isTower(_ name: Substring) -> Bool {
-        ["vision", "visual", "audio", "image_", "video_", "speech_encoder", "talker", "token2wav"].contains(where: name.hasPrefix)
+        name == "encoder" || name == "decoder"
+            || ["vision", "visual", "audio", "image_", "video_", "speech_encoder", "talker", "token2wav"].contains(where: name.hasPrefix)
     }
 
     /// What the merged model's tensor `name` is made from; for a tied matrix of which the files have another name that one.
@@ -95,15 +96,19 @@ extension BaseModel {
             return MergeError(
                 .moduleNotInBase, path: adapter, tensor: name, "the base holds no tensor of this name, and none that ends like it; \(whyMissing)")
         }
-        let why = Self.differInNumbers(nearest, name) ? "the adapter was made for a model with more layers or experts" : whyMissing
+        let why = isBeyond(name, nearest) ? "the adapter was made for a model with more layers or experts" : whyMissing
         return MergeError(
             .moduleNotInBase, path: adapter, tensor: name, "the base holds no tensor of this name, and the nearest is \(nearest); \(why)")
     }
 
-    /// Whether two names differ in the numbers of layers or experts alone.
-    private static func differInNumbers(_ a: String, _ b: String) -> Bool {
-        let (a, b) = (a.split(separator: "."), b.split(separator: "."))
-        return a.count == b.count && zip(a, b).allSatisfy { $0 == $1 || Int($0) != nil && Int($1) != nil }
+    /// Whether two names differ in the numbers of layers or experts alone, and the base has none of that number.
+    private func isBeyond(_ name: String, _ nearest: String) -> Bool {
+        let (wanted, there) = (name.split(separator: "."), nearest.split(separator: "."))
+        guard wanted.count == there.count, zip(wanted, there).allSatisfy({ $0 == $1 || Int($0) != nil && Int($1) != nil }),
+            let differing = zip(wanted, there).enumerated().first(where: { $0.element.0 != $0.element.1 })?.offset
+        else { return false }
+        let beginning = wanted[...differing].joined(separator: ".") + "."
+        return !files.tensors.keys.contains { $0.hasPrefix(beginning) }
     }
 
     /// Components of pipelines that adapters are for.
@@ -120,16 +125,18 @@ extension BaseModel {
             "either the adapter was made for another architecture, or \(family) has other names in memory than in its files, which this program does not know"
     }
 
-    /// The tensor whose name has the most components in common with a name, from the end on, then from the start on, and then the longest beginning.
+    /// The tensor whose name has the longest end in common with a name, and then the longest beginning.
     private func nearest(to name: String) -> String? {
-        let wanted = name.split(separator: ".")
-        func common<Part: Equatable>(_ a: some Sequence<Part>, _ b: some Sequence<Part>) -> Int { zip(a, b).prefix { $0 == $1 }.count }
-        var best: (name: String, likeness: (Int, Int, Int))?
-        for other in files.tensors.keys where other.hasSuffix("." + (wanted.last ?? "")) {
-            let parts = other.split(separator: ".")
-            let likeness = (common(parts.reversed(), wanted.reversed()), common(parts, wanted), common(other.utf8, name.utf8))
-            guard likeness.0 + likeness.1 > 1, best.map({ $0.likeness < likeness }) ?? true else { continue }
-            best = (other, likeness)
+        guard let dot = name.lastIndex(of: ".") else { return nil }
+        func common(_ a: some Sequence<UInt8>, _ b: some Sequence<UInt8>) -> Int { zip(a, b).prefix { $0 == $1 }.count }
+        let least = name[dot...].utf8.count
+        var best: (name: String, end: Int, beginning: Int)?
+        for other in files.tensors.keys {
+            let end = common(other.utf8.reversed(), name.utf8.reversed())
+            guard end >= max(least, best?.end ?? 0) else { continue }
+            let beginning = common(other.utf8, name.utf8)
+            guard end > least || beginning > 0, best.map({ ($0.end, $0.beginning) < (end, beginning) }) ?? true else { continue }
+            best = (other, end, beginning)
         }
         return best?.name
     }

@@ -199,7 +199,7 @@ extension MemoryNames {
         ("clip_vision_model siglip_vision_model siglip2_vision_model metaclip_2_vision_model mlcd mlcd_vision_model", ["^vision_model"]),
         ("clip_text_model siglip_text_model siglip2_text_model metaclip_2_text_model", ["^text_model"]),
         (
-            "detr conditional_detr deformable_detr maskformer rt_detr rt_detr_v2 table-transformer",
+            "detr conditional_detr deformable_detr maskformer rt_detr rt_detr_v2 table-transformer pp_doclayout_v2 pp_doclayout_v3",
             ["backbone.conv_encoder backbone", "out_proj o_proj", "layers.#.fc1 layers.#.mlp.fc1", "layers.#.fc2 layers.#.mlp.fc2"]
         ),
         (

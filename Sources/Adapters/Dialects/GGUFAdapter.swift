@@ -14,7 +14,8 @@ internal import Tensors
 public enum GGUFAdapter {
     /// Families whose linear layers have the names of Llama's, as ggml calls them and as `config.json` does.
     static let architectures: [(ggml: String, models: Set<String>, isInterleaved: Bool)] = [
-        ("llama", ["llama", "mistral"], true), ("qwen2", ["qwen2"], false), ("qwen3", ["qwen3"], false), ("gemma", ["gemma"], false),
+        ("llama", ["llama", "mistral"], true), ("qwen2", ["qwen2"], false), ("qwen3", ["qwen3"], false),
+        ("qwen2vl", ["qwen2_vl", "qwen2_5_vl"], false), ("qwen3vl", ["qwen3_vl"], false), ("gemma", ["gemma"], false),
         ("gemma2", ["gemma2"], false), ("gemma3", ["gemma3_text", "gemma3"], false), ("olmo2", ["olmo2"], false), ("phi3", ["phi3"], false),
     ]
     private static let blockNames: [(ggml: String, module: String)] = [

@@ -38,7 +38,7 @@ extension MLX {
         let (rank, scale) = (uniform.modules.first?.rank ?? 0, uniform.modules.first?.scale ?? 0)
         var tensors: [OutputTensor] = []
         for module in uniform.modules {
-            let name = name(of: module, base: base)
+            let name = try name(of: module, base: base, path: path)
             if module.kind == .experts {
                 let a = FactorMatrix.stacked(module.factors.map(\.a))
                 let b = FactorMatrix.stacked(module.factors.map(\.b))
@@ -50,7 +50,7 @@ extension MLX {
             }
             if let magnitude = module.magnitude { tensors.append(OutputTensor("\(name).m", [module.outputs], magnitude.values)) }
         }
-        let keys = Set(modules.map { key(of: name(of: $0, base: base)) }).sorted()
+        let keys = Set(try modules.map { key(of: try name(of: $0, base: base, path: path)) }).sorted()
         let configuration: JSONValue = [
             "fine_tune_type": usesMagnitudes ? "dora" : "lora",
             "lora_parameters": [
@@ -72,7 +72,21 @@ extension MLX {
     }
 
     /// The name that mlx-lm has for a module.
-    private static func name(of module: AdapterModule, base: BaseModel?) -> String {
+    private static func name(of module: AdapterModule, base: BaseModel?, path: String) throws(AdapterError) -> String {
+        let isOfText = module.path.text.hasPrefix("model.language_model.") || base?.configuration?["text_config"]?.objectValue != nil
+        let name = plainName(of: module, base: base)
+        guard isOfText else { return name }
+        // A model of text and images has its text part under a name of its own.
+        let inner = name.split(separator: ".").drop { $0 == "model" || $0 == "language_model" }
+        guard let first = inner.first, ["layers", "embed_tokens", "norm", "lm_head"].contains(first) else {
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: module.label.text,
+                "mlx-lm runs the text part of the model alone, and the module is of another one")
+        }
+        return "language_model." + (first == "lm_head" ? "" : "model.") + inner.joined(separator: ".")
+    }
+
+    private static func plainName(of module: AdapterModule, base: BaseModel?) -> String {
         guard module.kind == .experts, module.path.lastComponent == "experts" else { return module.path.text }
         var owner = module.path.components.dropLast().map(String.init)
         // It keeps Mixtral's own name for the layer, which transformers has given up.
