@@ -41,9 +41,12 @@ let package = Package(
             "Commands",
             [
                 "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint",
-                "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", argumentParser, orderedCollections,
+                "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText", argumentParser,
+                orderedCollections,
             ]),
-        module("Verification", ["Transformer", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module(
+            "Verification",
+            ["Transformer", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText", orderedCollections]),
         module(
             "Training",
             [
@@ -59,11 +62,12 @@ let package = Package(
         module("GGUF", ["FileIO", "Tensors", orderedCollections]),
         module("Safetensors", ["JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Kernels", ["CKernels", "COneDNN", "FileIO", "Tensors"]),
-        module("JSON", ["CJSONC", orderedCollections]),
+        module("JSON", ["CJSONC", "FileIO", "VisibleText", orderedCollections]),
         module("Hashing", ["CCrypto"]),
-        module("HTML", []),
+        module("HTML", ["VisibleText"]),
         module("FileIO", ["CFileIO"]),
         module("Tensors", []),
+        module("VisibleText", []),
 
         .executableTarget(
             name: "CheckpointSpeed", dependencies: ["NativeCheckpoint", "Safetensors", "Kernels", "FileIO", "Tensors", orderedCollections],
@@ -80,6 +84,7 @@ let package = Package(
             name: "TestModels", dependencies: ["TestSupport", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections],
             path: "Tests/TestModels", swiftSettings: strict),
         tests("JSONTests", ["JSON"]),
+        tests("VisibleTextTests", ["VisibleText"]),
         tests("KernelsTests", ["TestModels", "TestSupport", "Kernels", "CKernels", "FileIO", "Tensors"]),
         tests("TokenizerTests", ["TestSupport", "Tokenizer", "JSON", "FileIO", orderedCollections]),
         tests(

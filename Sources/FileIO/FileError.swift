@@ -51,6 +51,8 @@ extension FileError: CustomStringConvertible {
             "\(path): the output cannot be made (\(reason)); check the folder and its permissions"
         case .system(let operation, let path, let code) where code == ENOSPC:
             "\(path): \(operation) failed because the disk is full; nothing was published, free some space and run again"
+        case .system(let operation, let path, let code) where code == EACCES || code == EPERM:
+            "\(path): \(operation) failed: \(errorText(code)); check the permissions of the file or folder and of those that it lies in"
         case .system(let operation, let path, let code):
             "\(path): \(operation) failed: \(errorText(code))"
         case .tooLarge(let path, let bytes, let limit):

@@ -1,3 +1,5 @@
+internal import VisibleText
+
 /// A piece of an HTML document.
 ///
 /// Names of elements and attributes are part of the program, and every text goes through `text` or an attribute's value,
@@ -30,8 +32,7 @@ public struct Markup: Sendable, Equatable {
 
     private static func isVoid(_ name: StaticString) -> Bool { ["br", "hr", "meta"].contains("\(name)") }
 
-    /// The text as it may stand between tags and in quoted attributes. Control characters, and those that turn the direction of
-    /// writing, become U+FFFD.
+    /// The text as it may stand between tags and in quoted attributes. Invisible characters, but line breaks and tabs, become U+FFFD.
     static func escaped(_ text: String) -> String {
         var html = ""
         html.reserveCapacity(text.utf8.count)
@@ -43,7 +44,7 @@ public struct Markup: Sendable, Equatable {
             case "\"": html += "&quot;"
             case "'": html += "&#39;"
             case "\n", "\t": html.unicodeScalars.append(scalar)
-            case "\0"..<" ", "\u{7F}"..<"\u{A0}", "\u{200E}"..."\u{200F}", "\u{202A}"..."\u{202E}", "\u{2066}"..."\u{2069}": html += "\u{FFFD}"
+            case _ where scalar.isInvisible: html += "\u{FFFD}"
             default: html.unicodeScalars.append(scalar)
             }
         }

@@ -1,4 +1,5 @@
 internal import CJSONC
+internal import FileIO
 internal import OrderedCollections
 
 extension JSONValue {
@@ -9,7 +10,23 @@ extension JSONValue {
     ///
     /// - Throws: `JSONError` with the byte offset of the fault.
     public init(parsing text: [UInt8], maximumDepth: Int = defaultMaximumDepth) throws(JSONError) {
-        let replacements = try StrictScanner.check(text, maximumDepth: maximumDepth)
+        try self.init(text, maximumDepth: maximumDepth, allowsNonFinite: false)
+    }
+
+    /// Parses a configuration file: JSON, and `NaN`, `Infinity` and `-Infinity`, which Python's `json` writes.
+    ///
+    /// - Throws: `JSONError` with the byte offset of the fault, or what the file is in place of JSON.
+    public init(configuration text: [UInt8]) throws(JSONError) {
+        do throws(JSONError) {
+            try self.init(text, maximumDepth: Self.defaultMaximumDepth, allowsNonFinite: true)
+        } catch {
+            guard let nature = FileNature(text), nature != .json, nature != .text else { throw error }
+            throw JSONError(error.code, nature.explanation)
+        }
+    }
+
+    private init(_ text: [UInt8], maximumDepth: Int, allowsNonFinite: Bool) throws(JSONError) {
+        let replacements = try StrictScanner.check(text, maximumDepth: maximumDepth, allowsNonFinite: allowsNonFinite)
         let text = Self.resolving(replacements, in: text)
         guard text.count <= Int(Int32.max) else { throw JSONError(.tooDeep, "a JSON text of more than 2 GiB is not read") }
         guard let tokener = unsafe json_tokener_new_ex(Int32(maximumDepth + 2)) else {

@@ -1,7 +1,7 @@
 public import OrderedCollections
 
 /// A JSON value. Objects keep the order of their keys, because in adapter files the first matching pattern wins.
-public enum JSONValue: Sendable, Equatable {
+public enum JSONValue: Sendable {
     case null
     case bool(Bool)
     case integer(Int)
@@ -9,6 +9,22 @@ public enum JSONValue: Sendable, Equatable {
     case string(String)
     case array([JSONValue])
     case object(OrderedDictionary<String, JSONValue>)
+}
+
+extension JSONValue: Equatable {
+    /// Whether two values are written alike: NaN equals itself, as two configurations that hold it agree.
+    public static func == (a: JSONValue, b: JSONValue) -> Bool {
+        switch (a, b) {
+        case (.null, .null): true
+        case (.bool(let a), .bool(let b)): a == b
+        case (.integer(let a), .integer(let b)): a == b
+        case (.real(let a), .real(let b)): a == b || a.isNaN && b.isNaN
+        case (.string(let a), .string(let b)): a == b
+        case (.array(let a), .array(let b)): a == b
+        case (.object(let a), .object(let b)): a == b
+        default: false
+        }
+    }
 }
 
 extension JSONValue {

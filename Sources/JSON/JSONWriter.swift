@@ -1,3 +1,6 @@
+internal import OrderedCollections
+internal import VisibleText
+
 extension JSONValue {
     /// The value as JSON text. The same value always gives the same bytes: keys in their own order (or sorted), numbers
     /// in the shortest form that reads back to the same value.
@@ -6,36 +9,56 @@ extension JSONValue {
     ///   - pretty: two spaces a level and a final newline, for files that people read.
     ///   - sortedKeys: sort the keys of every object by their UTF-8 bytes.
     public func serialized(pretty: Bool = false, sortedKeys: Bool = false) -> String {
+        JSONWriter(sortedKeys: sortedKeys).text(of: self, pretty: pretty)
+    }
+
+    /// The value as a line of JSON that may go to a terminal or a log: strings read back as they are, and hold nothing that is invisible
+    /// or a command of a workflow.
+    public func reported() -> String { JSONWriter(isForDisplay: true).text(of: self, pretty: false) }
+
+    /// The value as the text of a configuration file: as Python's `json` writes it, which has words for numbers that are not finite.
+    public func configurationText() -> String { JSONWriter(writesNonFinite: true).text(of: self, pretty: true) }
+
+    /// The value as it stands in a sentence.
+    public var inWords: String { JSONWriter(writesNonFinite: true).text(of: self, pretty: false) }
+}
+
+private struct JSONWriter {
+    var sortedKeys = false
+    /// Whether characters that are invisible, or part of a command of a workflow, are written as their numbers.
+    var isForDisplay = false
+    /// Whether numbers that are not finite are written as Python does. JSON has no word for them; a report says null.
+    var writesNonFinite = false
+
+    func text(of value: JSONValue, pretty: Bool) -> String {
         var text = ""
-        write(to: &text, indent: pretty ? 0 : nil, sortedKeys: sortedKeys)
+        write(value, to: &text, indent: pretty ? 0 : nil)
         if pretty { text += "\n" }
         return text
     }
 
-    private func write(to text: inout String, indent: Int?, sortedKeys: Bool) {
-        switch self {
+    private func write(_ value: JSONValue, to text: inout String, indent: Int?) {
+        switch value {
         case .null: text += "null"
         case .bool(let value): text += value ? "true" : "false"
         case .integer(let value): text += String(value)
-        // JSON has no word for these; a report that meets one says null and never an unreadable file.
-        case .real(let value): text += value.isFinite ? String(value) : "null"
-        case .string(let value): Self.writeString(value, to: &text)
+        case .real(let value):
+            text += value.isFinite ? String(value) : !writesNonFinite ? "null" : value.isNaN ? "NaN" : value < 0 ? "-Infinity" : "Infinity"
+        case .string(let value): writeString(value, to: &text)
         case .array(let elements):
-            Self.writeList("[", "]", elements, to: &text, indent: indent) { element, text, inner in
-                element.write(to: &text, indent: inner, sortedKeys: sortedKeys)
-            }
+            writeList("[", "]", elements, to: &text, indent: indent) { element, text, inner in write(element, to: &text, indent: inner) }
         case .object(let members):
             var pairs = members.map { ($0.key, $0.value) }
             if sortedKeys { pairs.sort { $0.0.utf8.lexicographicallyPrecedes($1.0.utf8) } }
-            Self.writeList("{", "}", pairs, to: &text, indent: indent) { pair, text, inner in
-                Self.writeString(pair.0, to: &text)
+            writeList("{", "}", pairs, to: &text, indent: indent) { pair, text, inner in
+                writeString(pair.0, to: &text)
                 text += inner == nil ? ":" : ": "
-                pair.1.write(to: &text, indent: inner, sortedKeys: sortedKeys)
+                write(pair.1, to: &text, indent: inner)
             }
         }
     }
 
-    private static func writeList<Element>(
+    private func writeList<Element>(
         _ opening: String, _ closing: String, _ elements: [Element], to text: inout String, indent: Int?,
         _ writeElement: (Element, inout String, Int?) -> Void
     ) {
@@ -50,21 +73,32 @@ extension JSONValue {
         text += closing
     }
 
-    private static func writeString(_ value: String, to text: inout String) {
+    private func writeString(_ value: String, to text: inout String) {
         text += "\""
+        var escaped = ""
         for scalar in value.unicodeScalars {
             switch scalar {
-            case "\"": text += "\\\""
-            case "\\": text += "\\\\"
-            case "\n": text += "\\n"
-            case "\r": text += "\\r"
-            case "\t": text += "\\t"
-            case "\0"..<" ":
-                let digits = String(scalar.value, radix: 16)
-                text += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
-            default: text.unicodeScalars.append(scalar)
+            case "\"": escaped += "\\\""
+            case "\\": escaped += "\\\\"
+            case "\n": escaped += "\\n"
+            case "\r": escaped += "\\r"
+            case "\t": escaped += "\\t"
+            case "\0"..<" ": escaped += Self.escape(scalar)
+            case _ where isForDisplay && scalar.isInvisible: escaped += Self.escape(scalar)
+            default: escaped.unicodeScalars.append(scalar)
             }
         }
+        text += isForDisplay ? WorkflowCommands.breakingMarks(in: escaped, spelling: Self.escape) : escaped
         text += "\""
+    }
+
+    /// The character by its number, beyond U+FFFF as a pair of surrogates.
+    private static func escape(_ scalar: Unicode.Scalar) -> String {
+        UTF16.encode(scalar).map { units in
+            units.map { unit in
+                let digits = String(unit, radix: 16)
+                return "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+            }.joined()
+        } ?? ""
     }
 }

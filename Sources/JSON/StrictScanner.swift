@@ -9,6 +9,8 @@ struct StrictScanner {
     private let maximumDepth: Int
     private var replacements: [Replacement] = []
 
+    /// Whether `NaN`, `Infinity` and `-Infinity` are numbers, as Python's `json` has them. json-c reads them.
+    private let allowsNonFinite: Bool
     private let limits: Limits
     private var values = 0
     private var containers = 0
@@ -37,8 +39,10 @@ struct StrictScanner {
     ///
     /// - Returns: what json-c has to be given in another spelling, in order: characters written as surrogate pairs, of which
     ///   it reads half wrongly, and `-0`, which it takes for the integer 0.
-    static func check(_ text: [UInt8], maximumDepth: Int, limits: Limits = Limits()) throws(JSONError) -> [Replacement] {
-        var scanner = StrictScanner(text: text, maximumDepth: maximumDepth, limits: limits)
+    static func check(
+        _ text: [UInt8], maximumDepth: Int, allowsNonFinite: Bool = false, limits: Limits = Limits()
+    ) throws(JSONError) -> [Replacement] {
+        var scanner = StrictScanner(text: text, maximumDepth: maximumDepth, allowsNonFinite: allowsNonFinite, limits: limits)
         scanner.skipSpace()
         guard scanner.position < text.count else { throw JSONError(.empty, at: 0, "there is no JSON text") }
         try scanner.value(depth: 0)
@@ -49,9 +53,10 @@ struct StrictScanner {
         return scanner.replacements
     }
 
-    private init(text: [UInt8], maximumDepth: Int, limits: Limits) {
+    private init(text: [UInt8], maximumDepth: Int, allowsNonFinite: Bool, limits: Limits) {
         self.text = text
         self.maximumDepth = maximumDepth
+        self.allowsNonFinite = allowsNonFinite
         self.limits = limits
     }
 
@@ -79,6 +84,10 @@ struct StrictScanner {
         case UInt8(ascii: "t"): try literal("true")
         case UInt8(ascii: "f"): try literal("false")
         case UInt8(ascii: "n"): try literal("null")
+        case UInt8(ascii: "N") where allowsNonFinite: try literal("NaN")
+        case UInt8(ascii: "I") where allowsNonFinite: try literal("Infinity")
+        case UInt8(ascii: "-") where allowsNonFinite && position + 1 < text.count && text[position + 1] == UInt8(ascii: "I"):
+            try literal("-Infinity")
         case UInt8(ascii: "-"), .some(UInt8(ascii: "0")...UInt8(ascii: "9")): try number()
         case nil: throw JSONError(.unterminated, at: position, "the JSON text ends where a value should be")
         default: throw JSONError(.unexpectedCharacter, at: position, "a JSON value cannot start with \(shown)")

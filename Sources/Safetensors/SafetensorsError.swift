@@ -1,3 +1,5 @@
+internal import FileIO
+
 /// Why a file is not the safetensors file that it should be.
 public struct SafetensorsError: Error, Sendable, Equatable {
     /// One code for each way in which a file can be wrong; scripts may rely on the names.
@@ -65,5 +67,13 @@ extension SafetensorsError: CustomStringConvertible {
         if let tensor { place += ", tensor \(tensor)" }
         if let offset { place += ", byte \(offset)" }
         return "\(place): \(message)"
+    }
+}
+
+extension SafetensorsError {
+    /// The same error with its true cause, where the file is of another kind.
+    func explained() -> SafetensorsError {
+        guard let nature = FileNature(path: path) else { return self }
+        return SafetensorsError(code, path: path, nature.explanation)
     }
 }

@@ -20,6 +20,14 @@ extension SafetensorsFile {
     @discardableResult
     public static func check(path: String, mode: SafetensorsMode) throws -> [String] {
         let file = try MappedFile(path: path)
+        do {
+            return try check(file, path: path, mode: mode)
+        } catch {
+            throw error.explained()
+        }
+    }
+
+    private static func check(_ file: MappedFile, path: String, mode: SafetensorsMode) throws(SafetensorsError) -> [String] {
         switch mode {
         case .strict:
             let content = try SafetensorsHeader.parse(file.bytes, path: path)

@@ -21,7 +21,11 @@ public final class SafetensorsFile: Sendable {
     /// Opens and checks a file; the tensors' bytes themselves are not read.
     public init(path: String) throws {
         let mapped = try MappedFile(path: path)
-        (tensors, metadata) = try SafetensorsHeader.parse(mapped.bytes, path: path)
+        do {
+            (tensors, metadata) = try SafetensorsHeader.parse(mapped.bytes, path: path)
+        } catch {
+            throw error.explained()
+        }
         file = mapped
     }
 

@@ -85,7 +85,8 @@ public final class WeightFiles: Sendable {
     private static let pipelineName = "model_index.json"
 
     /// Opens a `.safetensors` file; a folder with `model.safetensors` or `model.safetensors.index.json`, or the files that
-    /// diffusers names otherwise; or a folder with `model_index.json`, which is a pipeline.
+    /// diffusers names otherwise; a folder with `model_index.json`, which is a pipeline; or a folder whose only safetensors are
+    /// the shards of one model, without an index, or one file.
     ///
     /// - Throws: `SafetensorsError` or `FileError`.
     public init(path: String) throws {
@@ -108,8 +109,9 @@ public final class WeightFiles: Sendable {
                 shards += files
             }
         }
-        guard !parts.isEmpty else {
-            throw SafetensorsError(.noWeights, path: path, "the folder holds neither \(Self.singleName) nor \(Self.indexName)")
+        if parts.isEmpty {
+            shards = try FolderWeights(folder: path).names.map { try SafetensorsFile(path: FileSystem.join(path, $0)) }
+            parts = [Part(name: "", shards: shards.indices, index: nil)]
         }
         (self.shards, self.parts) = (shards, parts)
         tensors = try Self.collect(shards, of: parts, path: path)
@@ -121,29 +123,36 @@ public final class WeightFiles: Sendable {
         }
     }
 
-    /// The files of a folder with weights, and their index; `nil` where there are none.
+    /// The files of a folder under names that are known, and their index; `nil` where there are none.
     private static func open(_ folder: String) throws -> (files: [SafetensorsFile], index: (name: String, value: JSONValue)?)? {
+        let present = Set(try FileSystem.names(in: folder))
         for (single, indexName) in names {
-            let indexPath = FileSystem.join(folder, indexName)
-            if FileSystem.exists(indexPath) {
+            if present.contains(indexName) {
+                let indexPath = FileSystem.join(folder, indexName)
                 let index = try readIndex(indexPath)
                 if index["weight_map"]?.objectValue?.isEmpty == true {
                     throw SafetensorsError(.invalidIndex, path: indexPath, "the index names no tensor")
                 }
                 let files = try Set(try shardNames(in: index, path: indexPath).values).sorted().map { name in
-                    let shard = FileSystem.join(folder, name)
-                    guard FileSystem.exists(shard) else {
+                    guard present.contains(name) else {
                         throw SafetensorsError(
                             .indexMismatch, path: indexPath, "the index names the shard \(name), which is not in the folder; fetch the missing file")
                     }
-                    return try SafetensorsFile(path: shard)
+                    return try SafetensorsFile(path: FileSystem.join(folder, name))
                 }
                 return (files, (indexName, index))
             }
-            let path = FileSystem.join(folder, single)
-            if FileSystem.exists(path) { return ([try SafetensorsFile(path: path)], nil) }
+            if present.contains(single) { return ([try SafetensorsFile(path: FileSystem.join(folder, single))], nil) }
         }
         return nil
+    }
+
+    /// The only safetensors file of a folder that has it under no name that is known, and is no pipeline.
+    public static func soleFile(in folder: String) -> String? {
+        guard let present = try? FileSystem.names(in: folder) else { return nil }
+        let known = Set(names.flatMap { [$0, $1] } + [pipelineName])
+        guard known.isDisjoint(with: present), let names = try? FolderWeights(folder: folder).names, names.count == 1 else { return nil }
+        return FileSystem.join(folder, names[0])
     }
 
     /// The folders that a pipeline names as its components, sorted; none where the folder is no pipeline.
@@ -151,7 +160,7 @@ public final class WeightFiles: Sendable {
         let path = FileSystem.join(folder, pipelineName)
         guard FileSystem.exists(path) else { return [] }
         do {
-            let components = try JSONValue(parsing: try FileSystem.contents(of: path, limit: maximumIndexBytes)).objectValue ?? [:]
+            let components = try JSONValue(configuration: try FileSystem.contents(of: path, limit: maximumIndexBytes)).objectValue ?? [:]
             return components.filter { $0.value.arrayValue != nil && isPlain($0.key) && FileSystem.isFolder(FileSystem.join(folder, $0.key)) }
                 .keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
         } catch let error as JSONError {
@@ -177,7 +186,7 @@ public final class WeightFiles: Sendable {
 
     private static func readIndex(_ path: String) throws -> JSONValue {
         do {
-            return try JSONValue(parsing: try FileSystem.contents(of: path, limit: maximumIndexBytes))
+            return try JSONValue(configuration: try FileSystem.contents(of: path, limit: maximumIndexBytes))
         } catch let error as JSONError {
             throw SafetensorsError(.invalidIndex, path: path, offset: error.offset, error.message)
         }

@@ -23,7 +23,7 @@ struct TokenizerFile {
             throw TokenizerError(error, path: path)
         }
         do {
-            return try JSONValue(parsing: text)
+            return try JSONValue(configuration: text)
         } catch {
             throw TokenizerError(
                 .invalidJSON, path: path, offset: error.offset,

@@ -43,7 +43,7 @@ public struct TransformerConfiguration: Sendable, Equatable {
         let path = FileSystem.join(folder, Self.fileName)
         let json: JSONValue
         do {
-            json = try JSONValue(parsing: try FileSystem.contents(of: path, limit: Self.maximumBytes))
+            json = try JSONValue(configuration: try FileSystem.contents(of: path, limit: Self.maximumBytes))
         } catch let error as JSONError {
             throw TransformerError(.invalidConfiguration, path: path, "\(error)")
         }
@@ -109,7 +109,7 @@ public struct TransformerConfiguration: Sendable, Equatable {
 
         func missing(_ key: String, _ kind: String) -> TransformerError {
             TransformerError(
-                .invalidConfiguration, path: path, "\(key) must be \(kind) and is \(json[key].map { "\($0.serialized())" } ?? "not there")")
+                .invalidConfiguration, path: path, "\(key) must be \(kind) and is \(json[key].map { "\($0.inWords)" } ?? "not there")")
         }
 
         /// Whether there is a value other than null.

@@ -316,7 +316,7 @@ public enum MergeVerifier {
             faults.append(
                 Fault(
                     .configurationDiffers, difference.field,
-                    "config.json says \(difference.after.serialized()) and should say \(difference.before.serialized())"))
+                    "config.json says \(difference.after.inWords) and should say \(difference.before.inWords)"))
         }
         return faults
     }
@@ -333,6 +333,6 @@ public enum MergeVerifier {
 
     private static func configuration(_ folder: String) -> JSONValue? {
         guard let text = try? FileSystem.contents(of: FileSystem.join(folder, "config.json"), limit: 16_000_000) else { return nil }
-        return try? JSONValue(parsing: text)
+        return try? JSONValue(configuration: text)
     }
 }

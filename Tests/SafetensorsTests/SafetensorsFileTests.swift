@@ -42,7 +42,7 @@ struct SafetensorsFileTests {
     // MARK: Refused
 
     static let refusals: [Refusal] = [
-        Refusal(.headerTooSmall, "no bytes", bytes: [], says: "0 bytes"),
+        Refusal(.headerTooSmall, "no bytes", bytes: [], says: "the file is empty"),
         Refusal(.headerTooSmall, "seven bytes", bytes: [2, 0, 0, 0, 0, 0, 0], says: "7 bytes"),
 
         Refusal(.headerTooLarge, "one more than the limit", bytes: [0x01, 0xE1, 0xF5, 0x05, 0, 0, 0, 0, 0x7B, 0x7D], says: "100000001"),

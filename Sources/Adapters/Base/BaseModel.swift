@@ -68,7 +68,7 @@ public struct BaseModel: Sendable {
     static func configuration(at path: String) throws -> JSONValue? {
         guard FileSystem.exists(path) else { return nil }
         do {
-            return try JSONValue(parsing: try FileSystem.contents(of: path, limit: maximumConfigurationBytes))
+            return try JSONValue(configuration: try FileSystem.contents(of: path, limit: maximumConfigurationBytes))
         } catch let error as JSONError {
             throw MergeError(.invalidConfiguration, path: path, "\(error)")
         }

@@ -51,7 +51,7 @@ public enum MLX {
         init(path: String) throws {
             let root: JSONValue
             do {
-                root = try JSONValue(parsing: try FileSystem.contents(of: path, limit: maximumConfigurationBytes))
+                root = try JSONValue(configuration: try FileSystem.contents(of: path, limit: maximumConfigurationBytes))
             } catch let error as JSONError {
                 throw AdapterError(.invalidConfiguration, path: path, "\(error)")
             }

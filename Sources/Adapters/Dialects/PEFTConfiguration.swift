@@ -42,7 +42,7 @@ struct PEFTConfiguration {
     /// - Throws: `AdapterError` or `FileError`.
     static func fields(path: String) throws -> JSONValue {
         do {
-            return try JSONValue(parsing: try FileSystem.contents(of: path, limit: maximumBytes))
+            return try JSONValue(configuration: try FileSystem.contents(of: path, limit: maximumBytes))
         } catch let error as JSONError {
             throw AdapterError(.invalidConfiguration, path: path, "\(error)")
         }
@@ -233,7 +233,7 @@ struct PEFTConfiguration {
         func refuse(_ what: String) -> AdapterError {
             AdapterError(
                 .unsupportedFeature, path: path, subject: name,
-                "\(what) would change the result and is not supported; the field is \(value.serialized())")
+                "\(what) would change the result and is not supported; the field is \(value.inWords)")
         }
         switch rules[name] {
         case .free?:

@@ -10,7 +10,7 @@ extension MergePlan {
     func writeOtherFiles(in folder: AtomicFolder, _ result: MergeResult, options: RunOptions) throws -> OtherFiles {
         func write(_ value: JSONValue, _ name: String) throws {
             let file = try AtomicFile(path: folder.path(of: name), replacing: false)
-            try file.write(Array(value.serialized(pretty: true).utf8))
+            try file.write(Array(value.configurationText().utf8))
             try file.publish(durable: options.isDurable)
         }
         guard FileSystem.isFolder(base.path) else {

@@ -75,7 +75,14 @@ public struct Adapter: Sendable {
         }
         let folder = (try? PEFT.adapterFolder(in: path)) ?? path
         let names = [MLX.weightsName, PEFT.weightsName, Diffusers.weightsName]
-        return names.map { FileSystem.join(folder, $0) }.first(where: FileSystem.exists)
+        return names.map { FileSystem.join(folder, $0) }.first(where: FileSystem.exists) ?? soleFile(in: path)
+    }
+
+    /// The only file of a folder, where it is an adapter by itself under a name of its own.
+    private static func soleFile(in folder: String) -> String? {
+        let hasConfiguration = FileSystem.exists(FileSystem.join(folder, PEFT.configurationName))
+        guard !hasConfiguration, let path = WeightFiles.soleFile(in: folder), let file = try? SafetensorsFile(path: path) else { return nil }
+        return isWhole(file) ? path : nil
     }
 
     /// Whether a file holds hypernetworks of OP-LoRA, which reading evaluates.
@@ -99,7 +106,13 @@ public struct Adapter: Sendable {
     ///   - alpha: its alpha; only the OP-LoRA prototype's files need them.
     /// - Throws: `AdapterError`, `SafetensorsError` or `FileError`.
     public static func read(path: String, base: BaseModel? = nil, alpha: Double? = nil) throws -> Adapter {
-        let adapter = try readUnchecked(path: path, base: base, alpha: alpha)
+        let adapter: Adapter
+        do {
+            adapter = try readUnchecked(path: soleFile(in: path) ?? path, base: base, alpha: alpha)
+        } catch let error as AdapterError where error.code == .unknownDialect || error.code == .missingFile {
+            guard error.path == path, FileSystem.isFolder(path), let nature = try FolderNature.explanation(of: path) else { throw error }
+            throw AdapterError(error.code, path: path, nature)
+        }
         guard let twice = firstTwice(adapter.modules) else { return adapter }
         throw AdapterError(.unexpectedTensor, path: path, subject: twice.label.text, "the adapter has two updates of the same parameter")
     }

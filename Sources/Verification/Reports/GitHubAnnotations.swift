@@ -1,3 +1,5 @@
+internal import VisibleText
+
 extension MergeVerdict {
     /// The verdict as workflow commands of GitHub Actions, one for each line: errors for what is wrong, warnings for what cannot be
     /// decided, and a notice for a model that passes.
@@ -16,11 +18,8 @@ extension MergeVerdict {
         return lines.isEmpty ? [command("notice", "oplora: verified", summary)] : lines
     }
 
-    private static func data(_ text: String) -> String {
-        let plain = String(
-            String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 && $0 != "\r" && $0 != "\n" || $0.value == 0x7f ? "\u{FFFD}" : $0 }))
-        return plain.replacing("%", with: "%25").replacing("\r", with: "%0D").replacing("\n", with: "%0A")
-    }
+    /// Nothing in the text is invisible then, a line break is spelled out, and a percent sign begins no other character.
+    private static func data(_ text: String) -> String { text.visible.replacing("%", with: "%25") }
 
     private static func property(_ text: String) -> String { data(text).replacing(":", with: "%3A").replacing(",", with: "%2C") }
 }

@@ -1,3 +1,5 @@
+internal import VisibleText
+
 extension MergeVerdict {
     /// The verdict as a JUnit file: one case for each module, and one for each thing beside the modules that is wrong. What cannot be
     /// decided is skipped.
@@ -30,17 +32,15 @@ extension MergeVerdict {
         return (lines + ["  </testsuite>", "</testsuites>"]).joined(separator: "\n") + "\n"
     }
 
-    /// Text of XML 1.0; characters that it cannot hold become the replacement character.
+    /// Text of XML 1.0, in which invisible characters, which XML may not hold or which turn the text around, are spelled out.
     private static func escaped(_ text: String) -> String {
         var result = ""
-        for scalar in text.unicodeScalars {
+        for scalar in text.visible.unicodeScalars {
             switch scalar {
             case "&": result += "&amp;"
             case "<": result += "&lt;"
             case ">": result += "&gt;"
             case "\"": result += "&quot;"
-            case "\t", "\n", "\r": result += "&#\(scalar.value);"
-            case _ where scalar.value < 0x20 || scalar.value == 0xfffe || scalar.value == 0xffff: result += "\u{fffd}"
             default: result.unicodeScalars.append(scalar)
             }
         }

@@ -1,4 +1,5 @@
 public import JSON
+internal import VisibleText
 
 extension MergeVerdict {
     /// The verdict in the Static Analysis Results Interchange Format, version 2.1.0: a rule for each kind of fault, whose id is its code.
@@ -8,7 +9,7 @@ extension MergeVerdict {
     ///   - version: of the program.
     public func sarif(merged: String, version: String) -> JSONValue {
         let codes = Fault.Code.allCases
-        func message(_ text: String) -> JSONValue { ["text": .string(text)] }
+        func message(_ text: String) -> JSONValue { ["text": .string(Self.plain(text))] }
         let rules = codes.map { code -> JSONValue in
             [
                 "id": .string(code.rawValue), "name": .string(code.rawValue), "shortDescription": message(code.title),
@@ -41,6 +42,11 @@ extension MergeVerdict {
                 ]
             ],
         ]
+    }
+
+    /// Text of a message: in it braces stand for arguments, and brackets before a parenthesis for a link.
+    private static func plain(_ text: String) -> String {
+        text.visible.replacing("{", with: "{{").replacing("}", with: "}}").replacing("](", with: "] (")
     }
 
     /// A path as a reference of a URI: what has a meaning there is written as bytes in percent.
