@@ -11,6 +11,8 @@ struct AdapterArgument: ExpressibleByArgument {
     let path: String
     let weight: Double
 
+    static var defaultCompletionKind: CompletionKind { .file() }
+
     /// A colon with a number behind it is a weight; any other colon belongs to the path.
     init?(argument: String) {
         if let colon = argument.lastIndex(of: ":"), let weight = Double(argument[argument.index(after: colon)...]), colon != argument.startIndex {

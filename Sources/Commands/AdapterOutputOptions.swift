@@ -4,9 +4,9 @@ internal import JSON
 
 /// Where and how a command writes an adapter.
 struct AdapterOutputOptions: ParsableArguments {
-    @Option(help: ArgumentHelp("What to write: a folder for peft, diffusers and mlx, otherwise a file.", valueName: "path")) var out: String
-    @Option(help: ArgumentHelp("peft, kohya, diffusers, mlx, gguf or safetensors.", valueName: "layout"), transform: adapterLayout)
-    var layout = Adapter.Layout.peft
+    @Option(help: ArgumentHelp("What to write: a folder for peft, diffusers and mlx, otherwise a file.", valueName: "path"), completion: .file())
+    var out: String
+    @Option(choice: "The layout to write", valueName: "layout") var layout = Adapter.Layout.peft
     @Flag(help: "Replace an existing output.") var force = false
 
     /// Writes the adapter, its factors as they are.
@@ -37,15 +37,6 @@ struct RankOptions: ParsableArguments {
     }
 }
 
-/// The layout of an adapter by its name.
-func adapterLayout(_ text: String) throws -> Adapter.Layout {
-    guard let layout = Adapter.Layout(rawValue: text) else {
-        let names = Adapter.Layout.allCases.map(\.rawValue)
-        throw ValidationError("the layout \"\(text)\" must be one of \(names.joined(separator: ", "))")
-    }
-    return layout
-}
-
 extension AdapterArgument {
     /// Opens the adapter without its weight, its modules named as the model has them where one is given.
     func readUnweighted(naming model: BaseModel?) throws -> Adapter {
@@ -58,18 +49,17 @@ extension Terminal {
     /// What became of the modules of an adapter that was given another rank.
     static func show(_ modules: [Adapter.Resized], notes: [String], schema: String, to path: String, output: OutputOptions) {
         if output.json {
-            return line(
-                ([
-                    "schema": .string(schema),
-                    "modules": .array(
-                        modules.map {
-                            [
-                                "module": .string($0.path.text), "rankBefore": .integer($0.rankBefore), "rank": .integer($0.rank),
-                                "energy": .real($0.energy),
-                            ]
-                        }),
-                    "notes": .array(notes.map { .string($0) }),
-                ] as JSONValue).serialized())
+            return json([
+                "schema": .string(schema),
+                "modules": .array(
+                    modules.map {
+                        [
+                            "module": .string($0.path.text), "rankBefore": .integer($0.rankBefore), "rank": .integer($0.rank),
+                            "energy": .real($0.energy),
+                        ]
+                    }),
+                "notes": .array(notes.map { .string($0) }),
+            ])
         }
         let ranks = modules.map(\.rank)
         output.say(

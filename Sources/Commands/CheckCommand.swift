@@ -12,36 +12,31 @@ struct CheckCommand: ParsableCommand {
               oplora check model.safetensors run.opck --deep
 
             Takes safetensors files, folders of them with or without an index, and .opck files. Prints one line for each path: \
-            `PATH: ok`, or `PATH: CODE: what is wrong`. Exit code 1 if any is bad. In strict mode `PATH: ok (…)` names what the \
+            `PATH: ok`, or `PATH: CODE: what is wrong`. Exit code 1 if any is bad, 74 if one cannot be read. In strict mode `PATH: ok (…)` names what the \
             format permits and is still worth knowing: data that is not aligned, an index with a wrong total_size.
             """)
 
-    @Argument(help: ArgumentHelp("Files or folders.", valueName: "path")) var paths: [String]
-    @Option(help: ArgumentHelp("strict: the written format; reference: what the reference safetensors library accepts.", valueName: "mode"))
-    var mode = "strict"
+    @Argument(help: ArgumentHelp("Files or folders.", valueName: "path"), completion: .file()) var paths: [String]
+    @Option(choice: "The written format, or what the reference safetensors library accepts", valueName: "mode") var mode = SafetensorsMode.strict
     @Flag(help: "Read all data of .opck files, too, and check it against its checksums.") var deep = false
     @Flag(help: "Print only the paths that are bad.") var quiet = false
 
-    private var checkedMode: SafetensorsMode { SafetensorsMode(rawValue: mode) ?? .strict }
-
-    func validate() throws {
-        guard SafetensorsMode(rawValue: mode) != nil else {
-            throw ValidationError("--mode is \"\(mode)\" and must be one of \(SafetensorsMode.allCases.map(\.rawValue).joined(separator: ", "))")
-        }
-    }
-
     func run() throws {
-        var isAnyBad = false
+        var (isAnyBad, isAnyUnreadable) = (false, false)
         for path in paths {
             switch try finding(at: path) {
             case .fault(let fault):
                 isAnyBad = true
+                Terminal.line("\(path): \(fault)")
+            case .unreadable(let fault):
+                isAnyUnreadable = true
                 Terminal.line("\(path): \(fault)")
             case .sound(let remarks):
                 if !quiet { Terminal.line("\(path): ok" + (remarks.isEmpty ? "" : " (\(remarks.joined(separator: "; ")))")) }
             }
         }
         if isAnyBad { throw Verdict(status: .checkFailed) }
+        if isAnyUnreadable { throw Verdict(status: .inputOutput) }
     }
 
     private enum Finding {
@@ -49,13 +44,15 @@ struct CheckCommand: ParsableCommand {
         case sound([String])
         /// `CODE: message`.
         case fault(String)
+        /// The same of what the system does not let read, whatever it holds.
+        case unreadable(String)
     }
 
     private func finding(at path: String) throws -> Finding {
         var remarks: [String] = []
         do {
             if FileSystem.isFolder(path) {
-                guard checkedMode == .strict else {
+                guard mode == .strict else {
                     throw UsageError("\(path): --mode reference is for single files, for the library reads no folders; name the files in it")
                 }
                 let weights = try WeightFiles(path: path)
@@ -68,7 +65,7 @@ struct CheckCommand: ParsableCommand {
                 let file = try CheckpointFile(path: path)
                 if deep { try file.verifyAll() }
             } else {
-                remarks = try SafetensorsFile.check(path: path, mode: checkedMode)
+                remarks = try SafetensorsFile.check(path: path, mode: mode)
             }
             return .sound(remarks)
         } catch let error as SafetensorsError {
@@ -76,7 +73,8 @@ struct CheckCommand: ParsableCommand {
         } catch let error as CheckpointError {
             return .fault("\(error.code.rawValue): \(withoutPath("\(error)", path))")
         } catch let error as FileError {
-            return .fault("\(error.code): \(withoutPath("\(error)", path))")
+            let fault = "\(error.code): \(withoutPath("\(error)", path))"
+            return if case .system = error { .unreadable(fault) } else { .fault(fault) }
         }
     }
 

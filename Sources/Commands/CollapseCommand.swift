@@ -22,16 +22,17 @@ struct CollapseCommand: ParsableCommand {
             formats/op-lora.md, or as a state dictionary of the first author's prototype.
             """)
 
-    @Argument(help: ArgumentHelp("The run, or hypernetworks in safetensors.", valueName: "run.opck|file.safetensors")) var runPath: String
-    @Option(help: ArgumentHelp("Element type of the factors: f32, bf16 or f16.", valueName: "type")) var dtype = "f32"
-    @Option(help: ArgumentHelp("The model that it is for, which gguf and the prototype's files need.", valueName: "dir")) var base: String?
+    @Argument(help: ArgumentHelp("The run, or hypernetworks in safetensors.", valueName: "run.opck|file.safetensors"), completion: .file())
+    var runPath: String
+    @Option(choice: "Element type of the factors", valueName: "type") var dtype = WrittenType.f32
+    @Option(help: ArgumentHelp("The model that it is for, which gguf and the prototype's files need.", valueName: "dir"), completion: .file())
+    var base: String?
     @Option(help: ArgumentHelp("The alpha of an OP-DoRA of the prototype.", valueName: "alpha")) var alpha: Double?
     @Flag(help: "Verify the written adapter against the hypernetworks.") var verify = false
     @OptionGroup var written: AdapterOutputOptions
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
-        _ = try elementType(dtype, allowingKeep: false)
         if let alpha, !alpha.isFinite { throw ValidationError("--alpha must be a finite number") }
     }
 
@@ -45,7 +46,7 @@ struct CollapseCommand: ParsableCommand {
         let notes = try adapter.write(
             written.layout, to: written.out, base: model,
             options: AdapterOptions(
-                baseModel: adapter.baseModel, dtype: try elementType(dtype, allowingKeep: false), dropout: configuration?.dropout ?? 0,
+                baseModel: adapter.baseModel, dtype: dtype.dtype, dropout: configuration?.dropout ?? 0,
                 taskType: adapter.taskType, isReplacing: written.force))
         let factors = adapter.modules.reduce(0) { $0 + $1.rank * ($1.inputs + $1.outputs) }
         let rank = adapter.modules.map(\.rank).max() ?? 0
@@ -54,12 +55,10 @@ struct CollapseCommand: ParsableCommand {
                 + (collapsed.map { " of \(Format.count($0.parameters.parameterCount)) that were trained" } ?? ""))
         for note in notes { output.say(note) }
         if output.json {
-            Terminal.line(
-                ([
-                    "schema": "oplora.collapse/1", "modules": .integer(adapter.modules.count), "rank": .integer(rank),
-                    "parameters": .integer(factors),
-                ]
-                    as JSONValue).serialized())
+            Terminal.json([
+                "schema": "oplora.collapse/1", "modules": .integer(adapter.modules.count), "rank": .integer(rank),
+                "parameters": .integer(factors),
+            ])
         }
         if verify, let collapsed {
             let verdict = try collapsed.verify(adapter: try Adapter.read(path: written.out))
@@ -84,16 +83,5 @@ struct CollapseCommand: ParsableCommand {
         }
         guard !verify else { throw UsageError("\(runPath): --verify is for training runs (.opck)", status: .usage) }
         return try base.map { try $0.naming(adapter) } ?? adapter
-    }
-}
-
-/// `keep`, `f32`, `bf16` or `f16`; `nil` for keep.
-func elementType(_ text: String, allowingKeep: Bool) throws -> DType? {
-    switch text {
-    case "keep" where allowingKeep: return nil
-    case "f32": return .f32
-    case "bf16": return .bf16
-    case "f16": return .f16
-    default: throw ValidationError("--dtype is \"\(text)\" and must be one of \(allowingKeep ? "keep, " : "")f32, bf16, f16")
     }
 }

@@ -17,22 +17,16 @@ struct CombineCommand: ParsableCommand {
             """)
 
     @Option(help: ArgumentHelp("An adapter, with a weight if not 1; to be repeated.", valueName: "adapter[:weight]")) var adapter: [AdapterArgument]
-    @Option(
-        help: ArgumentHelp("cat, svd or linear.", valueName: "method"),
-        transform: { text throws in
-            guard let method = Adapter.Combination(rawValue: text) else {
-                throw ValidationError("the method \"\(text)\" must be one of \(Adapter.Combination.allCases.map(\.rawValue).joined(separator: ", "))")
-            }
-            return method
-        }) var method = Adapter.Combination.concatenation
+    @Option(choice: "How they are put together", valueName: "method") var method = Adapter.Combination.concatenation
     @OptionGroup var ranks: RankOptions
-    @Option(help: ArgumentHelp("Element type of the new factors: f32, bf16 or f16.", valueName: "type")) var dtype = "f32"
-    @Option(help: ArgumentHelp("The model that the adapters are for, where their names or the layout need it.", valueName: "dir")) var base: String?
+    @Option(choice: "Element type of the new factors", valueName: "type") var dtype = WrittenType.f32
+    @Option(
+        help: ArgumentHelp("The model that the adapters are for, where their names or the layout need it.", valueName: "dir"), completion: .file())
+    var base: String?
     @OptionGroup var written: AdapterOutputOptions
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
-        _ = try elementType(dtype, allowingKeep: false)
         if adapter.isEmpty { throw ValidationError("--adapter is needed at least once") }
         if (method == .svd) != (ranks.choice != nil) {
             throw ValidationError(method == .svd ? "svd needs --rank or --energy" : "--rank and --energy are for svd alone")
@@ -46,9 +40,14 @@ struct CombineCommand: ParsableCommand {
             WeightedAdapter(try argument.readUnweighted(naming: model), weight: argument.weight)
         }
         let (combined, modules) = try Adapter.combined(
-            adapters, method, choice: ranks.choice, dtype: try elementType(dtype, allowingKeep: false) ?? .f32)
+            adapters, method, choice: ranks.choice, dtype: dtype.dtype)
         let remarks = adapters.flatMap(\.adapter.remarks)
         Terminal.show(
             modules, notes: remarks + (try written.write(combined, base: model)), schema: "oplora.combine/1", to: written.out, output: output)
     }
+}
+
+extension CombineCommand: TakesModelsAndAdapters {
+    var models: [NamedPath] { base.map { [NamedPath("--base", $0)] } ?? [] }
+    var adapters: [NamedPath] { adapter.map { NamedPath("--adapter", $0.path) } }
 }

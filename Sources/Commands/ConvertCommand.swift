@@ -15,19 +15,17 @@ struct ConvertCommand: ParsableCommand {
             names of kohya's files, and the order of rows in GGUF files, can be read only beside the base (--base).
             """)
 
-    @Argument(help: ArgumentHelp("The adapter, of any dialect, or a run.", valueName: "adapter")) var input: String
-    @Option(help: ArgumentHelp("peft, kohya, diffusers, mlx, gguf or safetensors.", valueName: "layout"), transform: adapterLayout)
-    var to: Adapter.Layout
-    @Option(help: ArgumentHelp("What to write: a folder for peft, diffusers and mlx, otherwise a file.", valueName: "path")) var out: String
-    @Option(help: ArgumentHelp("Folder or file of the model that the adapter is for.", valueName: "dir")) var base: String?
+    @Argument(help: ArgumentHelp("The adapter, of any dialect, or a run.", valueName: "adapter"), completion: .file()) var input: String
+    @Option(choice: "The layout to write", valueName: "layout") var to: Adapter.Layout
+    @Option(help: ArgumentHelp("What to write: a folder for peft, diffusers and mlx, otherwise a file.", valueName: "path"), completion: .file())
+    var out: String
+    @Option(help: ArgumentHelp("Folder or file of the model that the adapter is for.", valueName: "dir"), completion: .file()) var base: String?
     @Option(help: ArgumentHelp("The component of a pipeline: the one to take, or the one that the adapter is of.", valueName: "name"))
     var component: String?
-    @Option(help: ArgumentHelp("Element type of the factors: keep, f32, bf16 or f16.", valueName: "type")) var dtype = "keep"
+    @Option(choice: "Element type of the factors", valueName: "type") var dtype = KeptType.keep
     @Flag(help: "Give all modules one rank and one scale, for what reads no others (vLLM).") var uniform = false
     @Flag(help: "Replace an existing output.") var force = false
     @OptionGroup var output: OutputOptions
-
-    func validate() throws { _ = try elementType(dtype, allowingKeep: true) }
 
     func run() throws {
         guard let argument = AdapterArgument(argument: input), argument.weight == 1 else {
@@ -48,16 +46,20 @@ struct ConvertCommand: ParsableCommand {
         notes += try adapter.write(
             to, to: out, base: model,
             options: AdapterOptions(
-                baseModel: adapter.baseModel, dtype: try elementType(dtype, allowingKeep: true), taskType: adapter.taskType, isReplacing: force))
+                baseModel: adapter.baseModel, dtype: dtype.dtype, taskType: adapter.taskType, isReplacing: force))
         if output.json {
-            return Terminal.line(
-                ([
-                    "schema": "oplora.convert/1", "dialect": .string(dialect.rawValue), "layout": .string(to.rawValue),
-                    "modules": .integer(adapter.modules.count), "replaced": .integer(adapter.replacements.count),
-                    "notes": .array(notes.map { .string($0) }),
-                ] as JSONValue).serialized())
+            return Terminal.json([
+                "schema": "oplora.convert/1", "dialect": .string(dialect.rawValue), "layout": .string(to.rawValue),
+                "modules": .integer(adapter.modules.count), "replaced": .integer(adapter.replacements.count),
+                "notes": .array(notes.map { .string($0) }),
+            ])
         }
         output.say("\(out): \(Format.count(adapter.modules.count, "module")) from \(dialect.rawValue) to \(to.rawValue)")
         for note in notes { output.say(note) }
     }
+}
+
+extension ConvertCommand: TakesModelsAndAdapters {
+    var models: [NamedPath] { base.map { [NamedPath("--base", $0)] } ?? [] }
+    var adapters: [NamedPath] { [NamedPath("", input)] }
 }

@@ -16,22 +16,20 @@ struct ExtractCommand: ParsableCommand {
             what a fine-tuning in BF16 has lost to rounding looks like noise and is in no factor.
             """)
 
-    @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir")) var base: String
-    @Option(help: ArgumentHelp("Folder or file of the fine-tuned model.", valueName: "dir")) var tuned: String
+    @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir"), completion: .file()) var base: String
+    @Option(help: ArgumentHelp("Folder or file of the fine-tuned model.", valueName: "dir"), completion: .file()) var tuned: String
     @OptionGroup var ranks: RankOptions
-    @Option(help: ArgumentHelp("Element type of the factors: f32, bf16 or f16.", valueName: "type")) var dtype = "f32"
+    @Option(choice: "Element type of the factors", valueName: "type") var dtype = WrittenType.f32
     @OptionGroup var written: AdapterOutputOptions
     @OptionGroup var threads: ThreadOptions
     @OptionGroup var output: OutputOptions
-
-    func validate() throws { _ = try elementType(dtype, allowingKeep: false) }
 
     func run() throws {
         let choice = try ranks.required()
         try refuseExisting(written.out, replacing: written.force, inputs: [base, tuned])
         let showsProgress = Terminal.errorIsTerminal && !output.quiet && !output.json
         var options = Extraction.Options(
-            choice: choice, dtype: try elementType(dtype, allowingKeep: false) ?? .f32, threads: threads.count,
+            choice: choice, dtype: dtype.dtype, threads: threads.count,
             isCancelled: { Interruption.isRequested })
         if showsProgress { options.progress = { done, total in Terminal.progress("\(done) of \(total) weights") } }
         let extraction = try Extraction(base: base, tuned: tuned, options: options)
@@ -39,19 +37,18 @@ struct ExtractCommand: ParsableCommand {
         let notes = try written.write(extraction.adapter, base: try BaseModel(path: base))
         let modules = extraction.modules
         if output.json {
-            return Terminal.line(
-                ([
-                    "schema": "oplora.extract/1",
-                    "modules": .array(
-                        modules.map {
-                            [
-                                "module": .string($0.path.text), "rank": .integer($0.rank), "energy": .real($0.energy),
-                                "relativeResidual": .real($0.relativeResidual), "norm": .real($0.norm),
-                            ]
-                        }),
-                    "whole": .array(extraction.adapter.replacements.map { .string($0.tensor) }), "unchanged": .integer(extraction.unchanged),
-                    "notes": .array(notes.map { .string($0) }),
-                ] as JSONValue).serialized())
+            return Terminal.json([
+                "schema": "oplora.extract/1",
+                "modules": .array(
+                    modules.map {
+                        [
+                            "module": .string($0.path.text), "rank": .integer($0.rank), "energy": .real($0.energy),
+                            "relativeResidual": .real($0.relativeResidual), "norm": .real($0.norm),
+                        ]
+                    }),
+                "whole": .array(extraction.adapter.replacements.map { .string($0.tensor) }), "unchanged": .integer(extraction.unchanged),
+                "notes": .array(notes.map { .string($0) }),
+            ])
         }
         output.say(
             "\(written.out): \(Format.count(modules.count, "module")), \(Format.count(extraction.adapter.replacements.count, "tensor")) whole, \(extraction.unchanged) unchanged"
@@ -63,4 +60,9 @@ struct ExtractCommand: ParsableCommand {
         }
         for note in notes { output.say(note) }
     }
+}
+
+extension ExtractCommand: TakesModelsAndAdapters {
+    var models: [NamedPath] { [NamedPath("--base", base), NamedPath("--tuned", tuned)] }
+    var adapters: [NamedPath] { [] }
 }

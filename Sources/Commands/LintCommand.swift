@@ -14,33 +14,25 @@ struct LintCommand: ParsableCommand {
             With --for, the exit code is 1 if one of those named does not take it.
             """)
 
-    @Argument(help: ArgumentHelp("The adapter, of any dialect.", valueName: "adapter")) var adapter: String
-    @Option(
-        name: .customLong("for"), help: ArgumentHelp("vllm, llama.cpp, mlx or diffusers; may be repeated.", valueName: "program"),
-        transform: { text throws in
-            guard let stack = ServingStack(rawValue: text) else {
-                throw ValidationError("the program \"\(text)\" must be one of \(ServingStack.allCases.map(\.rawValue).joined(separator: ", "))")
-            }
-            return stack
-        }) var programs: [ServingStack] = []
+    @Argument(help: ArgumentHelp("The adapter, of any dialect.", valueName: "adapter"), completion: .file()) var adapter: String
+    @Option(name: .customLong("for"), choice: "A program that must take it", valueName: "program") var programs: [ServingStack] = []
     @OptionGroup var output: OutputOptions
 
     func run() throws {
         let read = try Adapter.read(path: adapter)
         let verdicts = (programs.isEmpty ? ServingStack.allCases : programs).map { $0.verdict(on: read) }
         if output.json {
-            Terminal.line(
-                ([
-                    "schema": "oplora.lint/1", "dialect": .string(read.dialect.rawValue),
-                    "programs": .array(
-                        verdicts.map { verdict in
-                            [
-                                "program": .string(verdict.stack.rawValue), "takes": .bool(verdict.isTaken),
-                                "reasons": .array(verdict.reasons.map { .string($0) }), "remedy": verdict.remedy.map { .string($0) } ?? .null,
-                                "notes": .array(verdict.notes.map { .string($0) }),
-                            ]
-                        }),
-                ] as JSONValue).serialized())
+            Terminal.json([
+                "schema": "oplora.lint/1", "dialect": .string(read.dialect.rawValue),
+                "programs": .array(
+                    verdicts.map { verdict in
+                        [
+                            "program": .string(verdict.stack.rawValue), "takes": .bool(verdict.isTaken),
+                            "reasons": .array(verdict.reasons.map { .string($0) }), "remedy": verdict.remedy.map { .string($0) } ?? .null,
+                            "notes": .array(verdict.notes.map { .string($0) }),
+                        ]
+                    }),
+            ])
         } else {
             for verdict in verdicts {
                 output.say("\(verdict.stack.rawValue): \(verdict.isTaken ? "yes" : "no")")
@@ -51,4 +43,9 @@ struct LintCommand: ParsableCommand {
         }
         if !programs.isEmpty, verdicts.contains(where: { !$0.isTaken }) { throw Verdict(status: .checkFailed) }
     }
+}
+
+extension LintCommand: TakesModelsAndAdapters {
+    var models: [NamedPath] { [] }
+    var adapters: [NamedPath] { [NamedPath("", adapter)] }
 }

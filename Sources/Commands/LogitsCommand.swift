@@ -23,13 +23,13 @@ struct LogitsCommand: ParsableCommand {
             merge would write: the adapter's own, if it brings one.
             """)
 
-    @Option(help: ArgumentHelp("Folder of the model.", valueName: "dir")) var base: String
+    @Option(help: ArgumentHelp("Folder of the model.", valueName: "dir"), completion: .directory) var base: String
     @Option(help: ArgumentHelp("An adapter to run on the model, with a weight if not 1; may be repeated.", valueName: "adapter[:weight]"))
     var adapter: [AdapterArgument] = []
     @Flag(help: "Encode text with the base's tokenizer, whatever an adapter brings.") var baseTokenizer = false
-    @Option(help: ArgumentHelp("Text or token ids.", valueName: "file")) var data: String
+    @Option(help: ArgumentHelp("Text or token ids.", valueName: "file"), completion: .file()) var data: String
     @Option(name: .customLong("seq-len"), help: "Tokens to run.") var sequenceLength = 256
-    @Option(help: ArgumentHelp("Where the logits go.", valueName: "file")) var out: String
+    @Option(help: ArgumentHelp("Where the logits go.", valueName: "file"), completion: .file()) var out: String
     @Flag(help: "Replace an existing output.") var force = false
     @OptionGroup var threads: ThreadOptions
 
@@ -64,4 +64,9 @@ struct LogitsCommand: ParsableCommand {
         }
         try writer.publish()
     }
+}
+
+extension LogitsCommand: TakesModelsAndAdapters {
+    var models: [NamedPath] { [NamedPath("--base", base)] }
+    var adapters: [NamedPath] { adapter.map { NamedPath("--adapter", $0.path) } }
 }

@@ -22,10 +22,10 @@ struct MergeCommand: ParsableCommand {
             the place of the base's.
             """)
 
-    @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir")) var base: String
+    @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir"), completion: .file()) var base: String
     @Option(help: ArgumentHelp("An adapter, with a weight if not 1; may be repeated.", valueName: "adapter[:weight]")) var adapter: [AdapterArgument]
-    @Option(help: ArgumentHelp("Folder to write.", valueName: "dir")) var out: String
-    @Option(help: ArgumentHelp("Element type of the merged weights: keep, f32, bf16 or f16.", valueName: "type")) var dtype = "keep"
+    @Option(help: ArgumentHelp("Folder to write.", valueName: "dir"), completion: .directory) var out: String
+    @Option(choice: "Element type of the merged weights", valueName: "type") var dtype = KeptType.keep
     @Option(help: ArgumentHelp("Least share of each update that rounding must leave, or nothing is written.", valueName: "share"))
     var minSurvival: Double?
     @Flag(help: "Say what would be done, from the headers alone.") var dryRun = false
@@ -39,7 +39,6 @@ struct MergeCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
-        _ = try elementType(dtype, allowingKeep: true)
         if let minSurvival, !minSurvival.isFinite { throw ValidationError("--min-survival must be a number") }
         if adapter.isEmpty { throw ValidationError("--adapter is needed at least once") }
     }
@@ -49,8 +48,8 @@ struct MergeCommand: ParsableCommand {
         if !anyBase { try refuseRunsOfOtherBases() }
         let adapters = try adapter.map { try $0.read() }
         let plan = try MergePlan(
-            base: base, adapters: adapters, dtype: try elementType(dtype, allowingKeep: true), takesAnyBase: anyBase, mergesAgain: again,
-            keepsTokenizer: baseTokenizer, readsFactors: !dryRun)
+            base: base, adapters: adapters, dtype: dtype.dtype, takesAnyBase: anyBase, mergesAgain: again, keepsTokenizer: baseTokenizer,
+            readsFactors: !dryRun)
         if dryRun { return show(plan) }
         let showsProgress = Terminal.errorIsTerminal && !output.quiet && !output.json
         var options = MergePlan.RunOptions(
@@ -61,7 +60,7 @@ struct MergeCommand: ParsableCommand {
         }
         let report = try plan.run(to: out, options: options)
         if showsProgress { Terminal.progress("") }
-        if output.json { return Terminal.line(report.json.serialized()) }
+        if output.json { return Terminal.json(report.json) }
         output.say(
             "\(out): \(report.modules.count) modules merged, \(report.tensorsChanged) tensors changed, \(report.tensorsCopied) copied, \(Format.bytes(report.bytes))"
         )
@@ -93,7 +92,7 @@ struct MergeCommand: ParsableCommand {
 
     private func show(_ plan: MergePlan) {
         let free = FileSystem.freeBytes(at: out)
-        if output.json { return Terminal.line(plan.json(threads: threads.count, freeBytes: free).serialized()) }
+        if output.json { return Terminal.json(plan.json(threads: threads.count, freeBytes: free)) }
         var folded = FoldedNames<String>()
         for step in plan.steps {
             let action =
@@ -108,4 +107,9 @@ struct MergeCommand: ParsableCommand {
                 + (free.map { ", where \(Format.bytes($0)) are free" } ?? "")
                 + "; about \(Format.bytes(plan.memoryEstimate(threads: threads.count))) of memory beside the program's own")
     }
+}
+
+extension MergeCommand: TakesModelsAndAdapters {
+    var models: [NamedPath] { [NamedPath("--base", base)] }
+    var adapters: [NamedPath] { adapter.map { NamedPath("--adapter", $0.path) } }
 }

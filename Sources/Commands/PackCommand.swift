@@ -16,9 +16,9 @@ struct PackCommand: ParsableCommand {
             --against, tensors that a base has too are stored as differences to it, and unpacking needs the base again.
             """)
 
-    @Argument(help: ArgumentHelp("File or folder to pack.", valueName: "in")) var input: String
-    @Option(help: ArgumentHelp("File to write.", valueName: "file.opck")) var out: String
-    @Option(help: ArgumentHelp("File or folder whose tensors are nearly the same.", valueName: "base")) var against: String?
+    @Argument(help: ArgumentHelp("File or folder to pack.", valueName: "in"), completion: .file()) var input: String
+    @Option(help: ArgumentHelp("File to write.", valueName: "file.opck"), completion: .file()) var out: String
+    @Option(help: ArgumentHelp("File or folder whose tensors are nearly the same.", valueName: "base"), completion: .file()) var against: String?
     @Flag(help: "Record the SHA-256 of each tensor, beside the checksums of each chunk.") var hash = false
     @Flag(name: .customLong("no-fsync"), help: "Do not wait until the disk holds the result.") var noFsync = false
     @Flag(help: "Replace an existing output.") var force = false
@@ -32,11 +32,10 @@ struct PackCommand: ParsableCommand {
             input: input, base: try against.map { try BaseFiles(path: $0) }, hashesTensors: hash, threads: threads.count)
         let report = try plan.run(to: out, replacing: force, durable: !noFsync, isCancelled: { Interruption.isRequested })
         if output.json {
-            return Terminal.line(
-                ([
-                    "schema": "oplora.pack/1", "files": .integer(report.files), "tensors": .integer(report.tensors),
-                    "differences": .integer(report.differences), "bytes": .integer(report.bytes), "packedBytes": .integer(report.packedBytes),
-                ] as JSONValue).serialized())
+            return Terminal.json([
+                "schema": "oplora.pack/1", "files": .integer(report.files), "tensors": .integer(report.tensors),
+                "differences": .integer(report.differences), "bytes": .integer(report.bytes), "packedBytes": .integer(report.packedBytes),
+            ])
         }
         let share = report.bytes == 0 ? 100 : Double(report.packedBytes) / Double(report.bytes) * 100
         output.say(
@@ -58,9 +57,9 @@ struct UnpackCommand: ParsableCommand {
             Every byte is checked before it is written, and the output appears under its name only when it is whole.
             """)
 
-    @Argument(help: ArgumentHelp("The pack.", valueName: "file.opck")) var input: String
-    @Option(help: ArgumentHelp("File or folder to write.", valueName: "out")) var out: String
-    @Option(help: ArgumentHelp("The base that it was packed against.", valueName: "base")) var against: String?
+    @Argument(help: ArgumentHelp("The pack.", valueName: "file.opck"), completion: .file()) var input: String
+    @Option(help: ArgumentHelp("File or folder to write.", valueName: "out"), completion: .file()) var out: String
+    @Option(help: ArgumentHelp("The base that it was packed against.", valueName: "base"), completion: .file()) var against: String?
     @Flag(name: .customLong("no-fsync"), help: "Do not wait until the disk holds the result.") var noFsync = false
     @Flag(help: "Replace an existing output.") var force = false
     @OptionGroup var threads: ThreadOptions
@@ -71,8 +70,7 @@ struct UnpackCommand: ParsableCommand {
         let unpacking = try Unpacking(path: input, base: try against.map { try BaseFiles(path: $0) }, threads: threads.count)
         let report = try unpacking.run(to: out, replacing: force, durable: !noFsync, isCancelled: { Interruption.isRequested })
         if output.json {
-            return Terminal.line(
-                (["schema": "oplora.unpack/1", "files": .integer(report.files), "bytes": .integer(report.bytes)] as JSONValue).serialized())
+            return Terminal.json(["schema": "oplora.unpack/1", "files": .integer(report.files), "bytes": .integer(report.bytes)])
         }
         output.say("\(out): \(Format.bytes(report.bytes)) in \(Format.count(report.files, "file"))")
     }

@@ -12,21 +12,50 @@ public enum Program {
 
     public static func main() -> Never {
         Interruption.install()
+        var inputs: (any TakesModelsAndAdapters)?
         do {
+            try refuseUnknownCommand()
             var command = try RootCommand.parseAsRoot()
+            inputs = command as? any TakesModelsAndAdapters
             try command.run()
             try checkOutput()
             exit(ExitStatus.done.rawValue)
         } catch {
-            guard let status = ExitStatus(of: Terminal.hasLostOutput ? lostOutput : error) else { RootCommand.exit(withError: error) }
+            guard let status = ExitStatus(of: Terminal.hasLostOutput ? lostOutput : error) else { exitParsing(error) }
             if Terminal.hasLostOutput, error is Verdict { Terminal.error("oplora: \(lostOutput)") }
-            if let message = ExitStatus.message(of: error) { Terminal.error("oplora: \(message)") }
+            if let message = inputs?.swappedArguments(error) ?? ExitStatus.message(of: error) { Terminal.error("oplora: \(message)") }
             exit(status.rawValue)
         }
     }
 }
 
 extension Program {
+    /// Ends with what the argument parser says: help that was asked for, or why the arguments make no sense. They may hold anything.
+    private static func exitParsing(_ error: any Error) -> Never {
+        let code = RootCommand.exitCode(for: error)
+        let (message, whole) = (RootCommand.message(for: error), RootCommand.fullMessage(for: error))
+        if code.isSuccess {
+            Terminal.ownText(whole)
+        } else {
+            let start = "Error: " + message
+            Terminal.error(whole.hasPrefix(start) ? start : whole)
+            // What follows is how the command is used.
+            if whole.hasPrefix(start) {
+                for line in whole.dropFirst(start.count).split(separator: "\n") { Terminal.error(String(line)) }
+            }
+        }
+        exit(code.rawValue)
+    }
+
+    /// The argument parser would say only that the word was not expected.
+    private static func refuseUnknownCommand() throws {
+        guard let word = CommandLine.arguments.dropFirst().first, !word.hasPrefix("-") else { return }
+        let commands = RootCommand.configuration.subcommands.compactMap { $0.configuration.commandName } + ["help"]
+        guard !commands.contains(word) else { return }
+        throw ValidationError(
+            "there is no command '\(word)'; it must be one of \(commands.joined(separator: ", "))\(Words(commands).suggestion(for: word))")
+    }
+
     private static var lostOutput: UsageError {
         UsageError("standard output could not be written whole; the disk that it goes to may be full", status: .inputOutput)
     }

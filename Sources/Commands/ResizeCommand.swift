@@ -16,12 +16,11 @@ struct ResizeCommand: ParsableCommand {
 
     @Argument(help: ArgumentHelp("The adapter, of any dialect, or a run.", valueName: "adapter")) var adapter: AdapterArgument
     @OptionGroup var ranks: RankOptions
-    @Option(help: ArgumentHelp("Element type of the new factors: keep, f32, bf16 or f16.", valueName: "type")) var dtype = "keep"
-    @Option(help: ArgumentHelp("The model that the adapter is for, where the layout needs it.", valueName: "dir")) var base: String?
+    @Option(choice: "Element type of the new factors", valueName: "type") var dtype = KeptType.keep
+    @Option(help: ArgumentHelp("The model that the adapter is for, where the layout needs it.", valueName: "dir"), completion: .file()) var base:
+        String?
     @OptionGroup var written: AdapterOutputOptions
     @OptionGroup var output: OutputOptions
-
-    func validate() throws { _ = try elementType(dtype, allowingKeep: true) }
 
     func run() throws {
         let choice = try ranks.required()
@@ -29,8 +28,13 @@ struct ResizeCommand: ParsableCommand {
         try refuseExisting(written.out, replacing: written.force, inputs: [adapter.path] + (base.map { [$0] } ?? []))
         let model = try base.map { try BaseModel(path: $0) }
         let given = try adapter.readUnweighted(naming: model)
-        let (resized, modules) = try given.resized(to: choice, dtype: try elementType(dtype, allowingKeep: true))
+        let (resized, modules) = try given.resized(to: choice, dtype: dtype.dtype)
         Terminal.show(
             modules, notes: given.remarks + (try written.write(resized, base: model)), schema: "oplora.resize/1", to: written.out, output: output)
     }
+}
+
+extension ResizeCommand: TakesModelsAndAdapters {
+    var models: [NamedPath] { base.map { [NamedPath("--base", $0)] } ?? [] }
+    var adapters: [NamedPath] { [NamedPath("", adapter.path)] }
 }

@@ -18,9 +18,9 @@ struct SalvageCommand: ParsableCommand {
             the file's end is, so that nobody knows what there was, 65 if nothing is there.
             """)
 
-    @Argument(help: ArgumentHelp("The damaged file.", valueName: "file.opck")) var input: String
-    @Option(help: ArgumentHelp("Folder to write.", valueName: "out")) var out: String
-    @Option(help: ArgumentHelp("The base that it was packed against.", valueName: "base")) var against: String?
+    @Argument(help: ArgumentHelp("The damaged file.", valueName: "file.opck"), completion: .file()) var input: String
+    @Option(help: ArgumentHelp("Folder to write.", valueName: "out"), completion: .file()) var out: String
+    @Option(help: ArgumentHelp("The base that it was packed against.", valueName: "base"), completion: .file()) var against: String?
     @Flag(name: .customLong("no-fsync"), help: "Do not wait until the disk holds the result.") var noFsync = false
     @Flag(help: "Replace an existing output.") var force = false
     @OptionGroup var output: OutputOptions
@@ -30,12 +30,11 @@ struct SalvageCommand: ParsableCommand {
         let salvage = try Salvage(path: input, base: try against.map { try BaseFiles(path: $0) })
         let report = try salvage.run(to: out, replacing: force, durable: !noFsync, isCancelled: { Interruption.isRequested })
         if output.json {
-            Terminal.line(
-                ([
-                    "schema": "oplora.salvage/1", "complete": .bool(report.isComplete), "files": .integer(report.files),
-                    "tensors": .integer(report.tensors), "lostTensors": .integer(report.lostTensors),
-                    "unplacedChunks": .integer(report.unplacedChunks),
-                ] as JSONValue).serialized())
+            Terminal.json([
+                "schema": "oplora.salvage/1", "complete": .bool(report.isComplete), "files": .integer(report.files),
+                "tensors": .integer(report.tensors), "lostTensors": .integer(report.lostTensors),
+                "unplacedChunks": .integer(report.unplacedChunks),
+            ])
         }
         let losses =
             "\(Format.count(report.lostTensors, "tensor")) and \(Format.count(report.unplacedChunks, "chunk")) could not be saved"

@@ -53,7 +53,7 @@ struct ReportOptions: ParsableArguments {
 
     @Option(
         name: .long, defaultAsFlag: ReportOptions.standardOutput, parsing: .next,
-        help: ArgumentHelp("Report as JSON, in a file or, where none is named, on standard output.", valueName: "file"))
+        help: ArgumentHelp("Report as JSON, in a file or, where none is named, on standard output.", valueName: "file"), completion: .file())
     var json: String?
 
     /// The file that the report goes to.
@@ -66,13 +66,17 @@ struct ReportOptions: ParsableArguments {
         if isText { Terminal.line(text) }
     }
 
+    func say(_ lines: [String]) {
+        if isText { Terminal.lines(lines) }
+    }
+
     /// What cannot be written is said before the work is done.
     func refuseUnwritable(replacing: Bool, inputs: [String]) throws {
         if let jsonFile { try refuseUnwritableFile(jsonFile, replacing: replacing, inputs: inputs) }
     }
 
     func write(_ report: JSONValue, replacing: Bool) throws {
-        if let jsonFile { try writeReport(report.serialized() + "\n", to: jsonFile, replacing: replacing) }
-        if isJSONOnStandardOutput { Terminal.line(report.serialized()) }
+        if let jsonFile { try writeReport(report.reported() + "\n", to: jsonFile, replacing: replacing) }
+        if isJSONOnStandardOutput { Terminal.json(report) }
     }
 }

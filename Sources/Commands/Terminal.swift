@@ -1,4 +1,6 @@
+internal import JSON
 internal import Synchronization
+internal import VisibleText
 
 #if canImport(Darwin)
     internal import Darwin
@@ -14,34 +16,33 @@ enum Terminal {
 
     static var errorIsTerminal: Bool { isatty(STDERR_FILENO) == 1 }
 
+    // Whatever is printed may name what is in files from strangers, so it goes through one of these. A line ends only where the program
+    // ends it, nothing in it is invisible or moves the cursor, and none begins like a command of a workflow.
+
     /// A line on standard output, at once, also into a pipe.
-    static func line(_ text: String) { write(text + "\n", to: STDOUT_FILENO) }
+    static func line(_ text: String) { write(text.asLogLine + "\n", to: STDOUT_FILENO) }
 
-    /// A line on standard error. It may name what is in files, so nothing in it moves the cursor.
-    static func error(_ text: String) { write(escaped(text) + "\n", to: STDERR_FILENO) }
-
-    /// The text with its control characters, and those that turn the direction of writing, spelled out: names in files from
-    /// strangers must not give orders to a terminal.
-    static func escaped(_ text: String) -> String {
-        func isOrder(_ scalar: Unicode.Scalar) -> Bool {
-            switch scalar.value {
-            case 0..<0x20, 0x7F..<0xA0, 0x200E...0x200F, 0x2028...0x202E, 0x2066...0x2069: true
-            default: false
-            }
-        }
-        guard text.unicodeScalars.contains(where: isOrder) else { return text }
-        return text.unicodeScalars.map { scalar in
-            switch scalar {
-            case "\n": "\\n"
-            case "\t": "\\t"
-            case _ where isOrder(scalar): "\\u{\(String(scalar.value, radix: 16, uppercase: true))}"
-            default: String(scalar)
-            }
-        }.joined()
+    /// Lines on standard output, all at once.
+    static func lines(_ texts: [String]) {
+        var all = ""
+        for text in texts { all += text.asLogLine + "\n" }
+        write(all, to: STDOUT_FILENO)
     }
 
+    /// A line of JSON on standard output, which reads back to the same value.
+    static func json(_ value: JSONValue) { write(value.reported() + "\n", to: STDOUT_FILENO) }
+
+    /// A command of a workflow that the program gives itself, its texts encoded for it already.
+    static func command(_ text: String) { write(text.visibleWithoutMarks + "\n", to: STDOUT_FILENO) }
+
+    /// A line on standard error.
+    static func error(_ text: String) { write(text.asLogLine + "\n", to: STDERR_FILENO) }
+
+    /// Text of the program alone, such as its help or a completion script.
+    static func ownText(_ text: String) { write(text + "\n", to: STDOUT_FILENO) }
+
     /// Replaces the current line on standard error; for progress on a terminal.
-    static func progress(_ text: String) { write("\r\u{1B}[2K" + text, to: STDERR_FILENO) }
+    static func progress(_ text: String) { write("\r\u{1B}[2K" + text.visible, to: STDERR_FILENO) }
 
     private static func write(_ text: String, to descriptor: Int32) {
         var rest = Array(text.utf8)[...]

@@ -11,7 +11,7 @@ struct TokenizeCommand: ParsableCommand {
               echo '"In the beginning"' | oplora tokenize --tokenizer SmolLM2/tokenizer.json --lines
             """)
 
-    @Option(help: ArgumentHelp("A tokenizer.json.", valueName: "file")) var tokenizer: String
+    @Option(help: ArgumentHelp("A tokenizer.json.", valueName: "file"), completion: .file()) var tokenizer: String
     @Flag(help: "One JSON string a line; the only mode.") var lines = false
 
     func run() throws {

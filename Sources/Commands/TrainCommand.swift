@@ -17,19 +17,19 @@ struct TrainCommand: ParsableCommand {
             from: a resumed run ends in the same bytes as one that was never interrupted.
             """)
 
-    @Option(help: ArgumentHelp("Folder of the base model.", valueName: "dir")) var base: String
-    @Option(help: ArgumentHelp("Text or token ids to train on.", valueName: "file")) var data: String
-    @Option(help: ArgumentHelp("Where the run is written.", valueName: "run.opck")) var out: String
+    @Option(help: ArgumentHelp("Folder of the base model.", valueName: "dir"), completion: .directory) var base: String
+    @Option(help: ArgumentHelp("Text or token ids to train on.", valueName: "file"), completion: .file()) var data: String
+    @Option(help: ArgumentHelp("Where the run is written.", valueName: "run.opck"), completion: .file()) var out: String
     @OptionGroup var settings: TrainingOptions
     @Option(help: "Optimizer steps; 100 without this and --epochs.") var steps: Int?
     @Option(help: "Passes over the data, in place of --steps.") var epochs: Double?
-    @Option(help: ArgumentHelp("Held-out text or token ids.", valueName: "file")) var evalData: String?
+    @Option(help: ArgumentHelp("Held-out text or token ids.", valueName: "file"), completion: .file()) var evalData: String?
     @Option(help: "Steps between held-out losses; 0 for only before and after. (default: 0)") var evalEvery: Int?
     @Option(help: "Steps between checkpoints; 0 for only at the end.") var saveEvery = 0
     @Option(
         help: ArgumentHelp(
             "Go on from a run. It keeps its options: others that are given must be the same, but for those of measuring and saving.",
-            valueName: "run.opck"))
+            valueName: "run.opck"), completion: .file())
     var resume: String?
     @Flag(help: "Replace an existing output.") var force = false
     @OptionGroup var threads: ThreadOptions
@@ -98,7 +98,7 @@ private struct TrainingPrinter {
     let output: OutputOptions
 
     func print(_ event: TrainingEvent) {
-        if output.json { return Terminal.line(json(event).serialized()) }
+        if output.json { return Terminal.json(json(event)) }
         guard !output.quiet else { return }
         switch event {
         case .step(let step, let loss, let rate, let norm, let speed, let left):
@@ -120,9 +120,7 @@ private struct TrainingPrinter {
 
     func finish(_ progress: TrainingProgress) {
         if output.json {
-            return Terminal.line(
-                (["event": "done", "step": .integer(progress.step), "loss": progress.losses.last.map { .real(Double($0)) } ?? .null] as JSONValue)
-                    .serialized())
+            return Terminal.json(["event": "done", "step": .integer(progress.step), "loss": progress.losses.last.map { .real(Double($0)) } ?? .null])
         }
         guard let before = progress.evaluations.first, let after = progress.evaluations.last, before.step < after.step else { return }
         output.say(

@@ -5,11 +5,15 @@ internal import Training
 
 /// The options that decide what a run computes. None has a value of its own, so that a run that is resumed knows which were given.
 struct TrainingOptions: ParsableArguments {
+    enum Optimizer: String, CaseIterable {
+        case adamw
+    }
+
     private static let defaults = TrainingConfiguration()
     private static func text(_ text: String, _ standard: Any) -> String { "\(text) (default: \(standard))" }
     private static func help(_ text: String, _ standard: Any) -> ArgumentHelp { ArgumentHelp(stringLiteral: Self.text(text, standard)) }
 
-    @Option(help: ArgumentHelp("op-lora or lora. (default: op-lora)", valueName: "method")) var method: String?
+    @Option(choice: "What is trained", standard: defaults.method, valueName: "method") var method: TrainingConfiguration.Method?
     @Option(help: help("Rank of the update.", defaults.rank)) var rank: Int?
     @Option(help: help("The update is scaled by alpha/rank.", defaults.alpha)) var alpha: Double?
     @Flag(name: .customLong("rslora"), help: "Scale by alpha/√rank instead.") var rankStabilized = false
@@ -29,9 +33,10 @@ struct TrainingOptions: ParsableArguments {
     @Option(name: .customLong("seq-len"), help: help("Tokens in a sequence.", defaults.sequenceLength)) var sequenceLength: Int?
     @Option(name: .customLong("grad-accumulation"), help: help("Batches to a step.", defaults.accumulation)) var accumulation: Int?
     @Option(name: .customLong("lr"), help: help("Learning rate after warm-up.", defaults.learningRate)) var learningRate: Double?
-    @Option(help: help("constant, linear or cosine.", defaults.schedule.rawValue)) var schedule: String?
+    @Option(choice: "How the learning rate falls after warm-up", standard: defaults.schedule, valueName: "schedule")
+    var schedule: TrainingConfiguration.Schedule?
     @Option(help: help("Share of the steps in which the rate rises from 0.", defaults.warmupRatio)) var warmupRatio: Double?
-    @Option(help: "adamw. (default: adamw)") var optimizer: String?
+    @Option(choice: "The optimizer", standard: Optimizer.adamw, valueName: "optimizer") var optimizer: Optimizer?
     @Option(help: help("AdamW's decay of the first moment.", defaults.beta1)) var beta1: Double?
     @Option(help: help("AdamW's decay of the second moment.", defaults.beta2)) var beta2: Double?
     @Option(help: help("AdamW's term against division by zero.", defaults.epsilon)) var epsilon: Double?
@@ -39,10 +44,8 @@ struct TrainingOptions: ParsableArguments {
     @Option(help: help("Gradients with a larger norm are scaled down to it; 0 for never.", defaults.maximumGradientNorm)) var maxGradNorm: Double?
     @Option(help: help("Dropout on the input of the low-rank path.", defaults.dropout)) var dropout: Double?
     @Option(help: help("Seed of everything random.", defaults.seed)) var seed: Int?
-    @Option(
-        help: ArgumentHelp(
-            "Input type of the products with base weights: f32, or bf16 where the processor has it. (default: f32)", valueName: "type"))
-    var precision: String?
+    @Option(choice: "Input type of the products with base weights, bf16 only where the processor has it", standard: defaults.precision, valueName: "type")
+    var precision: Precision?
 
     /// An option that was given, and what it does to a configuration.
     struct Setting {
@@ -55,26 +58,9 @@ struct TrainingOptions: ParsableArguments {
         func setting<Value>(_ option: String, _ value: Value?, _ field: WritableKeyPath<TrainingConfiguration, Value>) -> Setting? {
             value.map { value in Setting(option: "--\(option)") { $0[keyPath: field] = value } }
         }
-        func choice<Choice: RawRepresentable & CaseIterable>(
-            _ option: String, _ text: String?, _ field: WritableKeyPath<TrainingConfiguration, Choice>
-        ) -> Setting? where Choice.RawValue == String {
-            text.map { text in
-                Setting(option: "--\(option)") { configuration in
-                    guard let value = Choice(rawValue: text) else {
-                        throw ValidationError(
-                            "--\(option) is \"\(text)\" and must be one of \(Choice.allCases.map(\.rawValue).joined(separator: ", "))")
-                    }
-                    configuration[keyPath: field] = value
-                }
-            }
-        }
-        let optimizer = optimizer.map { name in
-            Setting(option: "--optimizer") { _ in
-                guard name == "adamw" else { throw ValidationError("--optimizer is \"\(name)\" and must be adamw") }
-            }
-        }
+        let optimizer = optimizer.map { _ in Setting(option: "--optimizer") { _ in } }
         let settings: [Setting?] = [
-            choice("method", method, \.method), setting("rank", rank, \.rank), setting("alpha", alpha, \.alpha),
+            setting("method", method, \.method), setting("rank", rank, \.rank), setting("alpha", alpha, \.alpha),
             setting("rslora", rankStabilized ? true : nil, \.rankStabilized), setting("width", width, \.width),
             setting("embedding", embedding, \.embedding), setting("z-std", zStandardDeviation, \.initialization.zStandardDeviation),
             setting("w1-gain", w1Gain, \.initialization.w1Gain), setting("w2-gain", w2Gain, \.initialization.w2Gain),
@@ -82,10 +68,10 @@ struct TrainingOptions: ParsableArguments {
             setting("targets", targets.map { $0.split(separator: ",").map(String.init) }, \.targets),
             setting("batch-size", batchSize, \.batchSize), setting("seq-len", sequenceLength, \.sequenceLength),
             setting("grad-accumulation", accumulation, \.accumulation), setting("lr", learningRate, \.learningRate),
-            choice("schedule", schedule, \.schedule), setting("warmup-ratio", warmupRatio, \.warmupRatio), optimizer,
+            setting("schedule", schedule, \.schedule), setting("warmup-ratio", warmupRatio, \.warmupRatio), optimizer,
             setting("beta1", beta1, \.beta1), setting("beta2", beta2, \.beta2), setting("epsilon", epsilon, \.epsilon),
             setting("weight-decay", weightDecay, \.weightDecay), setting("max-grad-norm", maxGradNorm, \.maximumGradientNorm),
-            setting("dropout", dropout, \.dropout), setting("seed", seed, \.seed), choice("precision", precision, \.precision),
+            setting("dropout", dropout, \.dropout), setting("seed", seed, \.seed), setting("precision", precision, \.precision),
         ]
         return settings.compactMap(\.self)
     }

@@ -18,10 +18,10 @@ struct UnmergeCommand: ParsableCommand {
             The new receipt says what was taken out.
             """)
 
-    @Option(help: ArgumentHelp("Folder or file of the merged model.", valueName: "dir")) var merged: String
+    @Option(help: ArgumentHelp("Folder or file of the merged model.", valueName: "dir"), completion: .file()) var merged: String
     @Option(help: ArgumentHelp("An adapter that was merged, with its weight if not 1; may be repeated.", valueName: "adapter[:weight]"))
     var adapter: [AdapterArgument]
-    @Option(help: ArgumentHelp("Folder to write.", valueName: "dir")) var out: String
+    @Option(help: ArgumentHelp("Folder to write.", valueName: "dir"), completion: .directory) var out: String
     @Flag(help: "Take out an adapter that the model's receipt does not have.") var anyAdapter = false
     @Flag(name: .customLong("no-fsync"), help: "Do not wait until the disk holds the result.") var noFsync = false
     @Flag(help: "Replace an existing output.") var force = false
@@ -39,8 +39,8 @@ struct UnmergeCommand: ParsableCommand {
             options: MergePlan.RunOptions(
                 threads: threads.count, isReplacing: force, isDurable: !noFsync, isCancelled: { Interruption.isRequested }))
         if output.json {
-            return Terminal.line(
-                ([
+            return Terminal.json(
+                [
                     "schema": "oplora.unmerge/1", "elements": .integer(result.elements), "uncertain": .integer(result.uncertain),
                     "maximumError": .real(result.maximumError), "remarks": .array(result.remarks.map { .string($0) }),
                     "tensors": .array(
@@ -50,7 +50,7 @@ struct UnmergeCommand: ParsableCommand {
                                 "maximumError": .real($0.maximumError),
                             ]
                         }),
-                ] as JSONValue).serialized())
+                ])
         }
         output.say("\(out): \(Format.count(result.modules.count, "tensor")) changed back, \(result.report.tensorsCopied) copied")
         output.say(
@@ -60,4 +60,9 @@ struct UnmergeCommand: ParsableCommand {
         )
         for remark in result.remarks { output.say(remark) }
     }
+}
+
+extension UnmergeCommand: TakesModelsAndAdapters {
+    var models: [NamedPath] { [NamedPath("--merged", merged)] }
+    var adapters: [NamedPath] { adapter.map { NamedPath("--adapter", $0.path) } }
 }

@@ -240,3 +240,71 @@ struct InspectTests {
         #expect(try space.succeed(["inspect", copy]).output.contains("1 tensor"))
     }
 }
+
+extension InspectTests {
+    /// The tensors of an adapter, and its `adapter_config.json` where it has one; and what its method is called.
+    struct Method: CustomTestStringConvertible, Sendable {
+        let testDescription: String
+        let tensors: [String]
+        let configuration: String?
+
+        init(_ name: String, _ tensors: String..., configuration: String? = nil) {
+            (testDescription, self.tensors, self.configuration) = (name, tensors, configuration)
+        }
+    }
+
+    private static let peft = "base_model.model.layers.0.q_proj."
+
+    static let methods: [Method] = [
+        Method("LoRA", peft + "lora_A.weight", peft + "lora_B.weight", configuration: #"{"peft_type": "LORA", "r": 1, "lora_alpha": 1}"#),
+        Method(
+            "rsLoRA", peft + "lora_A.weight", peft + "lora_B.weight",
+            configuration: #"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "use_rslora": true}"#),
+        Method(
+            "DoRA", peft + "lora_A.weight", peft + "lora_B.weight", peft + "lora_magnitude_vector",
+            configuration: #"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "use_dora": true}"#),
+        Method(
+            "LoHa", peft + "hada_w1_a", peft + "hada_w1_b", peft + "hada_w2_a", peft + "hada_w2_b", configuration: #"{"peft_type": "LOHA", "r": 1}"#),
+        Method("LoKr", peft + "lokr_w1", peft + "lokr_w2_a", peft + "lokr_w2_b", configuration: #"{"peft_type": "LOKR", "r": 1}"#),
+        Method("OFT", peft + "oft_R.weight", configuration: #"{"peft_type": "OFT", "r": 1}"#),
+        Method("IA³", peft + "ia3_l", configuration: #"{"peft_type": "IA3"}"#),
+        Method("VB-LoRA", peft + "vblora_logits_A", configuration: #"{"peft_type": "VBLORA"}"#),
+        Method("prompt tuning", "prompt_embeddings", configuration: #"{"peft_type": "PROMPT_TUNING"}"#),
+        Method("SOMETHING_NEW", "x.weight", configuration: #"{"peft_type": "SOMETHING_NEW"}"#),
+        Method("LoRA", peft + "lora_A.weight", peft + "lora_B.weight"),
+        Method("LoRA", "lora_unet_a.lora_down.weight", "lora_unet_a.lora_up.weight", "lora_unet_a.alpha"),
+        Method("DoRA", "lora_unet_a.lora_down.weight", "lora_unet_a.lora_up.weight", "lora_unet_a.dora_scale"),
+        Method("LoHa and full differences", "lora_unet_a.hada_w1_a", "lora_unet_a.hada_w1_b", "lora_unet_a.alpha", "lora_unet_b.diff"),
+        Method("LoKr", "lycoris_a.lokr_w1", "lycoris_a.lokr_w2", "lycoris_a.alpha"),
+        Method("full differences", "diffusion_model.blocks.0.q.diff", "diffusion_model.blocks.0.q.diff_b"),
+        Method("IA³", "lora_unet_a.weight.on_input", "lora_unet_a.on_input"),
+        Method("VeRA", peft + "vera_lambda_b", peft + "vera_lambda_d"),
+    ]
+
+    /// What an adapter does is said whether it can be merged or not.
+    @Test(arguments: methods) func methodsOfAdapters(_ method: Method) throws {
+        let space = try Workspace()
+        let name = method.configuration == nil ? "mine.safetensors" : "adapter_model.safetensors"
+        try writeSafetensors(method.tensors.map { TestTensor($0, .f32, [1, 1], values: [1]) }, to: space.path(name))
+        if let configuration = method.configuration { try writeText(configuration, space.path("adapter_config.json")) }
+        let schema = try ReportSchema("inspect")
+        for path in [space.folder.path, space.path(name)] {
+            let report = try JSONValue(parsing: try space.succeed(["inspect", "--json", path]).output)
+            #expect(report["kind"] == "adapter" && report["method"]?.stringValue == method.testDescription, "\(report.serialized())")
+            #expect(schema.faults(of: report) == [])
+            #expect(try space.succeed(["inspect", path]).lines.contains("  method: \(method.testDescription)"))
+        }
+    }
+
+    @Test func mergesAndWhatIsQuantized() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let merged = try space.succeed(["inspect", space.path("merged")])
+        #expect(merged.output.contains("a merge, as its oplora-merge.json says: tiny-llama + adapter (peft)"), "\(merged.output)")
+        let report = try JSONValue(parsing: try space.succeed(["inspect", "--json", space.path("merged")]).output)
+        #expect(report["merge"] == ["base": "tiny-llama", "adapters": [["name": "adapter", "dialect": "peft", "weight": 1.0]]])
+        #expect(try ReportSchema("inspect").faults(of: report) == [])
+        let model = try space.makeModel(configuration: ["quantization_config": ["quant_method": "gptq", "bits": 4]])
+        #expect(try space.succeed(["inspect", model]).output.contains("quantized (gptq, 4 bits), as its config.json says"))
+    }
+}

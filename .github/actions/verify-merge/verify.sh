@@ -42,12 +42,12 @@ echo "verdict=$verdict" >>"$GITHUB_OUTPUT"
 {
     echo "### oplora verify: $verdict"
     echo
-    # Annotations become a list; what GitHub had escaped in them is written out.
-    sed -nE 's/^::(error|warning|notice) [^:]*::/- /p' "$log" | head -n 50 | sed -e 's/%0D//g' -e 's/%0A/ /g' -e 's/%25/%/g'
+    # Annotations become a list; what GitHub had escaped in them is written out. They name what is in files: between backticks, of which
+    # they hold none then, nothing is markup.
+    sed -nE 's/^::(error|warning|notice) [^:]*::/- /p' "$log" | head -n 50 | sed -e 's/%25/%/g' -e "s/\`/'/g" -e 's/^- \(.*\)$/- `\1`/'
     echo
     echo '```'
-    sed -n 's/^| //p' "$log"
-    cat "$log.errors"
+    { sed -n 's/^| //p' "$log"; cat "$log.errors"; } | sed "s/\`/'/g"
     echo '```'
 } >>"${GITHUB_STEP_SUMMARY:-/dev/null}"
 if [ "$verdict" = inconclusive ] && [ "${ALLOW_INCONCLUSIVE:-false}" = true ]; then exit 0; fi

@@ -96,7 +96,7 @@ struct ComparedFile {
         let path = FileSystem.join(folder, "config.json")
         guard FileSystem.exists(path) else { return nil }
         do {
-            return try JSONValue(parsing: try FileSystem.contents(of: path, limit: 16_000_000))
+            return try JSONValue(configuration: try FileSystem.contents(of: path, limit: 16_000_000))
         } catch let error as JSONError {
             throw UsageError("\(path): \(error)", status: .malformedInput)
         }

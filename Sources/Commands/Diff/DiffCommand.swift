@@ -18,12 +18,12 @@ struct DiffCommand: ParsableCommand {
             are compared module by module, by their updates scale·B·A. Exit code 0: nothing differs; 1: something does.
             """)
 
-    @Argument(help: ArgumentHelp("Two files or folders.", valueName: "path")) var paths: [String]
+    @Argument(help: ArgumentHelp("Two files or folders.", valueName: "path"), completion: .file()) var paths: [String]
     @Option(help: ArgumentHelp("Let elements differ by this share of A's.", valueName: "share")) var rtol = 0.0
     @Option(help: ArgumentHelp("Let elements differ by this much.", valueName: "number")) var atol = 0.0
     @Flag(name: .customLong("ignore-dtype"), help: "Let element types differ where values do not.") var ignoreDtype = false
     @Flag(help: "Compare adapters by their updates, also in one layout.") var updates = false
-    @Option(help: ArgumentHelp("The base of packs that hold differences to one.", valueName: "path")) var against: String?
+    @Option(help: ArgumentHelp("The base of packs that hold differences to one.", valueName: "path"), completion: .file()) var against: String?
     @Flag(help: "List every difference, and not only the largest.") var all = false
     @Flag(help: "Replace the report if there is one.") var force = false
     @OptionGroup var threads: ThreadOptions
@@ -54,7 +54,7 @@ struct DiffCommand: ParsableCommand {
         try output.write(difference.json(paths[0], paths[1]), replacing: force)
         if output.isText {
             let lines = difference.lines(limit: all ? .max : 20) + [difference.summary]
-            output.say(lines.map(Terminal.escaped).joined(separator: "\n"))
+            output.say(lines)
         }
         if !difference.isNone { throw Verdict(status: .checkFailed) }
     }

@@ -26,7 +26,7 @@ extension Difference {
             return items.prefix(limit).map(line) + (rest > 0 ? ["\(Format.count(rest)) more \(what) (--all lists them)"] : [])
         }
         func form(_ item: Single) -> String { item.type.map { "  \($0.name) \(describe(shape: item.shape))" } ?? "" }
-        return listed(settings, "settings") { "set      \($0.subject)  \($0.before.serialized()) → \($0.after.serialized())" }
+        return listed(settings, "settings") { "set      \($0.subject)  \($0.before.inWords) → \($0.after.inWords)" }
             + listed(removed, "removed") { "removed  \($0.name)\(form($0))" } + listed(added, "added") { "added    \($0.name)\(form($0))" }
             + listed(changed, "changed", \.line)
     }

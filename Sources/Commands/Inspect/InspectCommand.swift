@@ -19,20 +19,22 @@ struct InspectCommand: ParsableCommand {
             except with --stats.
             """)
 
-    enum Order: String, ExpressibleByArgument, CaseIterable {
+    enum Order: String, CaseIterable {
         case offset, name, size
     }
 
-    @Argument(help: ArgumentHelp("Files or folders.", valueName: "path")) var paths: [String]
+    @Argument(help: ArgumentHelp("Files or folders.", valueName: "path"), completion: .file()) var paths: [String]
     @Flag(help: "Tensors with repeated layers folded; the default.") var tree = false
     @Flag(help: "One line for each tensor.") var tensors = false
     @Flag(help: "The numbers of each tensor: extremes, mean, standard deviation, zeros, NaN, infinities, and a histogram of magnitudes.")
     var stats = false
     @Flag(help: "The metadata, in full.") var metadata = false
     @Option(help: ArgumentHelp("Only tensors whose name holds a match of this regular expression.", valueName: "regex")) var filter: String?
-    @Option(help: ArgumentHelp("Order of the tensors: offset, name or size.", valueName: "order")) var sort: Order = .offset
+    @Option(choice: "Order of the tensors", valueName: "order") var sort = Order.offset
     @Flag(help: "Report as JSON, one object a path.") var json = false
-    @Option(name: .customLong("html"), help: ArgumentHelp("Also write a page with a map of sizes, shares and tables.", valueName: "file"))
+    @Option(
+        name: .customLong("html"), help: ArgumentHelp("Also write a page with a map of sizes, shares and tables.", valueName: "file"),
+        completion: .file())
     var page: String?
     @Flag(help: "Replace the page if there is one.") var force = false
     @OptionGroup var threads: ThreadOptions
@@ -57,11 +59,11 @@ struct InspectCommand: ParsableCommand {
             let report = InspectionReport(inspection: inspection, selection: selection, statistics: statistics)
             if let page { try writeReport(report.page.html, to: page, replacing: force) }
             if json {
-                Terminal.line(report.json.serialized())
+                Terminal.json(report.json)
             } else {
                 if index > 0 { Terminal.line("") }
                 let detail: InspectionReport.Detail = tensors ? .tensors : tree || !metadata ? .tree : .none
-                Terminal.line(report.lines(detail: detail, metadata: metadata).map(Terminal.escaped).joined(separator: "\n"))
+                Terminal.lines(report.lines(detail: detail, metadata: metadata))
             }
         }
     }

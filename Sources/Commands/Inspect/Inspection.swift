@@ -20,6 +20,9 @@ final class Inspection {
     private(set) var model: ModelDescription?
     private(set) var adapter: AdapterDescription?
     private(set) var run: RunDescription?
+    /// What an adapter does to a model: `LoRA`.
+    private(set) var method: String?
+    private(set) var merge: MergeDescription?
     /// What else there is to say, in sentences or a few words.
     private(set) var remarks: [String] = []
     let groups: [FoldedNames<TensorForm>.Group]
@@ -37,14 +40,21 @@ final class Inspection {
             kind = .adapter
             source = .safetensors([files])
             metadata = Self.json(files.metadata)
+            let configuration = Self.configuration(beside: files.path)
+            method = AdapterMethod(tensors: files.tensors.keys, configuration: configuration)?.name
             if Adapter.holdsHypernetworks(files) {
+                method = "OP-LoRA"
                 // To say more of them, all would have to be evaluated.
                 remarks.append("hypernetworks of OP-LoRA, which collapse, merge and verify take")
             } else {
                 do {
-                    adapter = AdapterDescription(try Adapter.read(path: path))
+                    adapter = AdapterDescription(try Adapter.read(path: Adapter.weightsPath(at: path) == nil ? files.path : path))
                 } catch let error as AdapterError where error.isOfWhatIsNotSupported {
                     remarks.append("cannot be merged here: \(error)")
+                } catch let error as AdapterError where error.code == .missingFile || error.code == .unknownDialect {
+                    // A file without the configuration of a LoRA need not be one.
+                    let isLoRA = method?.contains("LoRA") == true || method?.contains("DoRA") == true
+                    remarks.append("cannot be merged here: " + (isLoRA ? "\(error)" : "the method is not one that is read"))
                 }
             }
         } else if !status.isFolder, CheckpointFile.claims(path) {
@@ -67,14 +77,16 @@ final class Inspection {
             source = .gguf(file)
             metadata = file.metadata.mapValues(\.json)
             adapter = AdapterDescription(file)
+            method = adapter.map { _ in "LoRA" }
             kind = adapter == nil ? .model : .adapter
             model = ModelDescription(file)
         } else if status.isFolder {
-            let shards = try WeightFiles(path: path).shards
-            source = .safetensors(shards)
-            metadata = shards.first.map { Self.json($0.metadata) } ?? [:]
+            let files = try WeightFiles(path: path)
+            source = .safetensors(files.shards)
+            metadata = files.shards.first.map { Self.json($0.metadata) } ?? [:]
             kind = .model
-            model = ModelDescription(folder: path, shards: shards.count)
+            model = ModelDescription(files)
+            merge = MergeDescription(folder: path)
         } else {
             let file = try single ?? SafetensorsFile(path: path)
             source = .safetensors([file])
@@ -91,11 +103,23 @@ final class Inspection {
         if let weights, let file = try isFolder ? SafetensorsFile(path: weights) : single {
             let hasConfiguration = FileSystem.exists(FileSystem.join(FileSystem.parent(of: weights), PEFT.configurationName))
             let isNamed = isFolder || [PEFT.weightsName, MLX.weightsName].contains(FileSystem.lastComponent(weights))
-            return isNamed && hasConfiguration || Adapter.isWhole(file) ? file : nil
+            let isAdapter = isNamed && hasConfiguration || Adapter.isWhole(file) || AdapterMethod(tensors: file.tensors.keys) != nil
+            return isAdapter ? file : nil
+        }
+        if isFolder, let sole = WeightFiles.soleFile(in: path) {
+            let file = try SafetensorsFile(path: sole)
+            return AdapterMethod(tensors: file.tensors.keys) == nil ? nil : file
         }
         // It finds the words for what is missing.
         if isFolder, FileSystem.exists(FileSystem.join(path, PEFT.configurationName)) { _ = try Adapter.read(path: path) }
         return nil
+    }
+
+    /// `adapter_config.json` beside an adapter's weights, where it can be read.
+    private static func configuration(beside weights: String) -> JSONValue? {
+        let path = FileSystem.join(FileSystem.parent(of: weights), PEFT.configurationName)
+        guard let text = try? FileSystem.contents(of: path, limit: 16_000_000) else { return nil }
+        return try? JSONValue(configuration: text)
     }
 
     private static func json(_ metadata: OrderedDictionary<String, String>) -> OrderedDictionary<String, JSONValue> {
@@ -115,7 +139,10 @@ final class Inspection {
     var name: String { FileSystem.lastComponent(path) }
 
     /// What it is, in lines of a few words each.
-    var facts: [String] { (model?.facts ?? []) + (adapter?.facts ?? []) + (run?.facts ?? []) + remarks }
+    var facts: [String] {
+        (model?.facts ?? []) + [merge?.fact, method.map { "method: \($0)" }].compactMap(\.self) + (adapter?.facts ?? []) + (run?.facts ?? [])
+            + remarks
+    }
 }
 
 extension AdapterError {

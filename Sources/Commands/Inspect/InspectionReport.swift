@@ -94,6 +94,8 @@ struct InspectionReport {
         if let model = inspection.model { object["model"] = model.json }
         if let adapter = inspection.adapter { object["adapter"] = adapter.json }
         if let run = inspection.run { object["run"] = run.json }
+        if let method = inspection.method { object["method"] = .string(method) }
+        if let merge = inspection.merge { object["merge"] = merge.json }
         object["tensors"] = .array(
             tensors.enumerated().map { index, tensor in
                 var fields: OrderedDictionary<String, JSONValue> = [

@@ -2,6 +2,7 @@ internal import FileIO
 internal import GGUF
 internal import JSON
 internal import OrderedCollections
+internal import Safetensors
 internal import Transformer
 
 /// What the configuration of a model says of its architecture; as much as there is, for models of every kind.
@@ -18,6 +19,8 @@ struct ModelDescription {
     private(set) var vocabularySize: Int?
     private(set) var positions: Int?
     private(set) var tiedEmbeddings: Bool?
+    /// How its configuration says that the weights are quantized; may be empty.
+    private(set) var quantization: String?
     /// How it is stored.
     private let storage: String
     /// Why it cannot be trained here, where that is known.
@@ -27,15 +30,21 @@ struct ModelDescription {
     private static let maximumBytes = 10_000_000
 
     /// The model of a folder.
-    init(folder: String, shards: Int) {
-        storage = "base model in \(shards == 1 ? "one file" : "\(shards) shards")"
+    init(_ files: WeightFiles) {
+        let (folder, count) = (files.path, files.shards.count)
+        guard !files.isPipeline else {
+            storage = "pipeline of \(files.parts.map(\.name).joined(separator: ", ")), in \(Format.count(count, "file"))"
+            return
+        }
+        storage = "model in \(count == 1 ? "one file" : "\(count) shards")"
         do {
             _ = try TransformerConfiguration(folder: folder)
         } catch {
             refusal = "\(error)"
         }
         // What is wrong with the configuration has been said.
-        guard let json = try? JSONValue(parsing: try FileSystem.contents(of: FileSystem.join(folder, "config.json"), limit: Self.maximumBytes)) else {
+        guard let json = try? JSONValue(configuration: try FileSystem.contents(of: FileSystem.join(folder, "config.json"), limit: Self.maximumBytes))
+        else {
             return
         }
         // Models of text and pictures keep the text's part apart.
@@ -53,6 +62,11 @@ struct ModelDescription {
         vocabularySize = field("vocab_size")?.integerValue
         positions = field("max_position_embeddings", "n_positions")?.integerValue
         tiedEmbeddings = field("tie_word_embeddings")?.boolValue
+        // transformers, and mlx-lm.
+        if let settings = field("quantization_config", "quantization")?.objectValue {
+            let bits = (settings["bits"] ?? settings["w_bit"])?.integerValue
+            quantization = [settings["quant_method"]?.stringValue, bits.map { "\($0) bits" }].compactMap(\.self).joined(separator: ", ")
+        }
     }
 
     /// The model of a GGUF file, or the one that its adapter is for.
@@ -97,6 +111,7 @@ struct ModelDescription {
         add(positions) { "\($0) positions" }
         if let tiedEmbeddings { parts.append(tiedEmbeddings ? "tied head" : "untied head") }
         if !parts.isEmpty { facts.append(parts.joined(separator: ", ")) }
+        if let quantization { facts.append("quantized" + (quantization.isEmpty ? "" : " (\(quantization))") + ", as its config.json says") }
         if let refusal { facts.append("not trainable here: \(refusal)") }
         return facts
     }
@@ -108,7 +123,7 @@ struct ModelDescription {
             "name": text(name), "architecture": text(architecture), "layers": number(layers), "hiddenSize": number(hiddenSize),
             "intermediateSize": number(intermediateSize), "heads": number(heads), "keyValueHeads": number(keyValueHeads),
             "vocabularySize": number(vocabularySize), "positions": number(positions),
-            "tiedEmbeddings": tiedEmbeddings.map { .bool($0) } ?? .null,
+            "tiedEmbeddings": tiedEmbeddings.map { .bool($0) } ?? .null, "quantization": text(quantization),
         ]
     }
 }

@@ -25,16 +25,21 @@ struct VerifyCommand: ParsableCommand {
             --receipt compares hashes alone, for merges made with --hash.
             """)
 
-    @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir")) var base: String?
+    @Option(help: ArgumentHelp("Folder or file of the base model.", valueName: "dir"), completion: .file()) var base: String?
     @Option(help: ArgumentHelp("An adapter, with a weight if not 1; may be repeated.", valueName: "adapter[:weight]"))
     var adapter: [AdapterArgument] = []
-    @Option(help: ArgumentHelp("Folder or file of the merged model.", valueName: "dir")) var merged: String?
-    @Option(name: .customLong("run"), help: ArgumentHelp("A training run, to check a collapsed adapter against.", valueName: "run.opck"))
+    @Option(help: ArgumentHelp("Folder or file of the merged model.", valueName: "dir"), completion: .file()) var merged: String?
+    @Option(
+        name: .customLong("run"), help: ArgumentHelp("A training run, to check a collapsed adapter against.", valueName: "run.opck"),
+        completion: .file())
     var runPath: String?
-    @Option(help: ArgumentHelp("The receipt of a merge with --hash, to check the merged model's bytes against.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("The receipt of a merge with --hash, to check the merged model's bytes against.", valueName: "file"), completion: .file())
     var receipt: String?
-    @Option(help: ArgumentHelp("Element type that the merged weights should have: keep, f32, bf16 or f16.", valueName: "type")) var dtype = "keep"
-    @Option(help: ArgumentHelp("Compare what both models say to these texts, one a line, or to input_ids in safetensors.", valueName: "file"))
+    @Option(choice: "Element type that the merged weights should have", valueName: "type") var dtype = KeptType.keep
+    @Option(
+        help: ArgumentHelp("Compare what both models say to these texts, one a line, or to input_ids in safetensors.", valueName: "file"),
+        completion: .file())
     var prompts: String?
     @OptionGroup(title: "Limits") var limits: VerifyLimits
     @OptionGroup(title: "Reports") var reports: VerifyReports
@@ -44,7 +49,7 @@ struct VerifyCommand: ParsableCommand {
     func validate() throws {
         let isOfMerge = prompts != nil || limits.areAny || reports.areAny
         guard receipt == nil else {
-            if base != nil || runPath != nil || !adapter.isEmpty || isOfMerge || dtype != "keep" {
+            if base != nil || runPath != nil || !adapter.isEmpty || isOfMerge || dtype != .keep {
                 throw ValidationError("--receipt compares hashes; only --merged, --threads, --json and --quiet go with it")
             }
             return
@@ -63,7 +68,6 @@ struct VerifyCommand: ParsableCommand {
         }
         let files = reports.files + (output.jsonFile.map { [$0] } ?? [])
         if Set(files).count < files.count { throw ValidationError("two reports cannot be one file; name another for each") }
-        _ = try elementType(dtype, allowingKeep: true)
     }
 
     func run() throws {
@@ -82,7 +86,7 @@ struct VerifyCommand: ParsableCommand {
         var verdict = try MergeVerifier.verify(
             base: base, adapters: adapters, merged: merged,
             options: MergeVerifier.Options(
-                threads: threads.count, dtype: try elementType(dtype, allowingKeep: true), gates: limits.gates,
+                threads: threads.count, dtype: dtype.dtype, gates: limits.gates,
                 examinesRows: reports.html != nil, isCancelled: { Interruption.isRequested }))
         if let function {
             do {
@@ -98,12 +102,12 @@ struct VerifyCommand: ParsableCommand {
         try output.write(verdict.json, replacing: reports.force)
         let summary = VerifySummary(verdict)
         if reports.github {
-            for line in verdict.githubAnnotations(merged: merged) { Terminal.line(line) }
+            for line in verdict.githubAnnotations(merged: merged) { Terminal.command(line) }
         } else if !output.isJSONOnStandardOutput {
             for line in summary.failures { Terminal.error(line) }
         }
         // GitHub takes a line as a command that begins with two colons after any spaces, and a module may be called so.
-        for line in summary.lines { output.say((reports.github ? "| " : "") + Terminal.escaped(line)) }
+        for line in summary.lines { output.say((reports.github ? "| " : "") + line) }
         switch verdict.outcome {
         case .pass: return
         case .inconclusive: throw Verdict(status: .undecided)
@@ -150,9 +154,11 @@ struct VerifyLimits: ParsableArguments {
 
 /// The reports that are written beside what is printed.
 struct VerifyReports: ParsableArguments {
-    @Option(help: ArgumentHelp("Write the verdict as a JUnit file, one case for each module.", valueName: "file")) var junit: String?
-    @Option(help: ArgumentHelp("Write the verdict as a SARIF 2.1.0 file.", valueName: "file")) var sarif: String?
-    @Option(help: ArgumentHelp("Write the verdict as a page with a map of modules and layers.", valueName: "file")) var html: String?
+    @Option(help: ArgumentHelp("Write the verdict as a JUnit file, one case for each module.", valueName: "file"), completion: .file()) var junit:
+        String?
+    @Option(help: ArgumentHelp("Write the verdict as a SARIF 2.1.0 file.", valueName: "file"), completion: .file()) var sarif: String?
+    @Option(help: ArgumentHelp("Write the verdict as a page with a map of modules and layers.", valueName: "file"), completion: .file()) var html:
+        String?
     @Flag(help: "Print the verdict as annotations of GitHub Actions.") var github = false
     @Flag(help: "Replace reports that exist.") var force = false
 
@@ -165,7 +171,7 @@ struct VerifyReports: ParsableArguments {
 
     func write(_ verdict: MergeVerdict, merged: String, base: String, adapters: [String]) throws {
         if let junit { try writeReport(verdict.junit(merged: merged), to: junit, replacing: force) }
-        if let sarif { try writeReport(verdict.sarif(merged: merged, version: Program.version).serialized() + "\n", to: sarif, replacing: force) }
+        if let sarif { try writeReport(verdict.sarif(merged: merged, version: Program.version).reported() + "\n", to: sarif, replacing: force) }
         if let html {
             try writeReport(VerdictPage(verdict, merged: merged, base: base, adapters: adapters).page.html, to: html, replacing: force)
         }
@@ -175,4 +181,9 @@ struct VerifyReports: ParsableArguments {
 /// Prints what the verification of a collapse or of hashes found.
 func printFaults(_ faults: [Fault]) {
     for fault in faults { Terminal.error(VerifySummary.line(fault)) }
+}
+
+extension VerifyCommand: TakesModelsAndAdapters {
+    var models: [NamedPath] { [("--base", base), ("--merged", merged)].compactMap { name, path in path.map { NamedPath(name, $0) } } }
+    var adapters: [NamedPath] { adapter.map { NamedPath("--adapter", $0.path) } }
 }

@@ -1,0 +1,78 @@
+internal import JSON
+
+/// How an adapter changes a model, by its configuration and the names of its tensors; also for methods that are not merged here.
+struct AdapterMethod {
+    /// `LoRA`, `LoHa and full differences`.
+    let name: String
+
+    /// - Parameters:
+    ///   - tensors: the names of the file's tensors.
+    ///   - configuration: `adapter_config.json`, where there is one.
+    /// - Returns: `nil` where neither says that this is an adapter.
+    init?(tensors: some Sequence<String>, configuration: JSONValue? = nil) {
+        let found = Self.methods(tensors)
+        if let type = configuration?["peft_type"]?.stringValue {
+            name = type == "LORA" ? Self.lora(found ?? ["LoRA"], configuration) : Self.names[type] ?? type
+        } else if let found, !found.isEmpty {
+            name = Self.lora(found, configuration)
+        } else {
+            return nil
+        }
+    }
+
+    /// The methods of tensors, as their names tell; `nil` where one is of no adapter.
+    private static func methods(_ tensors: some Sequence<String>) -> [String]? {
+        var found: [String] = []
+        for tensor in tensors {
+            let words = tensor.split(separator: ".")
+            if let method = markers.first(where: { marker in words.contains { $0.hasPrefix(marker.prefix) } })?.method {
+                if !found.contains(method) { found.append(method) }
+            } else if let method = endings[words.last ?? ""] {
+                if !method.isEmpty, !found.contains(method) { found.append(method) }
+            } else if !tensor.hasPrefix("base_model.model.") {
+                return nil
+            }
+        }
+        return found
+    }
+
+    /// What a component of a tensor's name begins with. (An OP-LoRA's parameters may be of a run that holds more.)
+    private static let markers: [(prefix: String, method: String)] = [
+        ("lora_magnitude_vector", "DoRA"), ("dora_scale", "DoRA"), ("lora_A", "LoRA"), ("lora_B", "LoRA"), ("lora_a", "LoRA"), ("lora_b", "LoRA"),
+        ("lora_down", "LoRA"), ("lora_up", "LoRA"), ("lora_mid", "LoRA"), ("lora_embedding_", "LoRA"), ("lora_E", "AdaLoRA"), ("hada_", "LoHa"),
+        ("lokr_", "LoKr"), ("boft_", "BOFT"), ("oft_", "OFT"), ("vera_", "VeRA"), ("ia3_", "IA³"), ("on_input", "IA³"), ("randlora_", "RandLoRA"),
+        ("hra_", "HRA"), ("fourierft_", "FourierFT"), ("vblora_", "VB-LoRA"), ("bone_", "Bone"), ("miss_", "MiSS"), ("road_", "RoAd"),
+        ("shira_", "SHiRA"), ("c3a_", "C3A"), ("waveft_", "WaveFT"), ("delora_", "DeLoRA"), ("prompt_embeddings", "prompt tuning"),
+    ]
+    /// What a tensor's name ends with; empty for parts that any method may have.
+    private static let endings: [Substring: String] = [
+        "diff": differences, "diff_b": differences, "w_norm": differences, "b_norm": differences, "alpha": "", "reshape_weight": "",
+    ]
+    private static let differences = "full differences"
+
+    /// PEFT's types under the names that their authors gave them.
+    private static let names: [String: String] = [
+        "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr", "OFT": "OFT", "BOFT": "BOFT", "IA3": "IA³", "VERA": "VeRA", "FOURIERFT": "FourierFT",
+        "VBLORA": "VB-LoRA", "RANDLORA": "RandLoRA", "XLORA": "X-LoRA", "BONE": "Bone", "MISS": "MiSS", "ROAD": "RoAd", "SHIRA": "SHiRA",
+        "WAVEFT": "WaveFT", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "LN_TUNING": "tuning of layer norms", "PROMPT_TUNING": "prompt tuning",
+        "MULTITASK_PROMPT_TUNING": "multitask prompt tuning", "P_TUNING": "p-tuning", "PREFIX_TUNING": "prefix tuning",
+        "ADAPTION_PROMPT": "LLaMA-Adapter", "TRAINABLE_TOKENS": "trained tokens", "POLY": "Poly",
+    ]
+
+    /// The methods in words; what a configuration says of a LoRA comes into its name.
+    private static func lora(_ methods: [String], _ configuration: JSONValue?) -> String {
+        func says(_ key: String) -> Bool { configuration?[key]?.boolValue == true }
+        var methods = methods
+        if methods.contains("DoRA") || says("use_dora") || configuration?["fine_tune_type"]?.stringValue == "dora" {
+            // Magnitudes stand beside the factors of a LoRA.
+            methods = methods.filter { $0 != "LoRA" && $0 != "DoRA" }
+            methods.insert("DoRA", at: 0)
+        }
+        if let index = methods.firstIndex(of: "LoRA") {
+            methods[index] = says("use_qalora") ? "QA-LoRA" : says("use_rslora") ? "rsLoRA" : "LoRA"
+        } else if let index = methods.firstIndex(of: "DoRA"), says("use_rslora") {
+            methods[index] = "DoRA with the scaling of rsLoRA"
+        }
+        return methods.joined(separator: " and ")
+    }
+}

@@ -1,0 +1,44 @@
+internal import FileIO
+internal import JSON
+
+/// What the receipt in a model's folder says of the merge that the model came from.
+struct MergeDescription {
+    private struct Part {
+        let name: String
+        let dialect: String
+        let weight: Double
+    }
+
+    private let base: String
+    private let adapters: [Part]
+
+    static let receiptName = "oplora-merge.json"
+    private static let maximumBytes = 1 << 28
+
+    /// - Returns: `nil` where the folder has no receipt that can be read.
+    init?(folder: String) {
+        let path = FileSystem.join(folder, Self.receiptName)
+        guard FileSystem.exists(path), let text = try? FileSystem.contents(of: path, limit: Self.maximumBytes),
+            let receipt = try? JSONValue(parsing: text), let base = receipt["base"]?.stringValue, let adapters = receipt["adapters"]?.arrayValue
+        else { return nil }
+        self.base = base
+        self.adapters = adapters.map {
+            Part(
+                name: $0["name"]?.stringValue ?? "an adapter", dialect: $0["dialect"]?.stringValue ?? "unknown",
+                weight: $0["weight"]?.doubleValue ?? 1)
+        }
+    }
+
+    /// One line.
+    var fact: String {
+        let parts = adapters.map { "\($0.weight == 1 ? "" : "\(Format.number($0.weight)) × ")\($0.name) (\($0.dialect))" }
+        return "a merge, as its \(Self.receiptName) says: \(([base] + parts).joined(separator: " + "))"
+    }
+
+    var json: JSONValue {
+        [
+            "base": .string(base),
+            "adapters": .array(adapters.map { ["name": .string($0.name), "dialect": .string($0.dialect), "weight": .real($0.weight)] }),
+        ]
+    }
+}

@@ -1,0 +1,228 @@
+import FileIO
+import Foundation
+import JSON
+import OrderedCollections
+import Safetensors
+import Tensors
+import TestModels
+import TestSupport
+import Testing
+
+/// What people hand to the program in the place of a model or an adapter: every command says what it is, in the same words.
+struct InputNatureTests {
+    /// A file that is none, and what is said of it.
+    struct Stranger: CustomTestStringConvertible, Sendable {
+        let name: String
+        let bytes: [UInt8]
+        let words: String
+
+        init(_ name: String, _ bytes: [UInt8], _ words: String) { (self.name, self.bytes, self.words) = (name, bytes, words) }
+        init(_ name: String, _ text: String, _ words: String) { self.init(name, Array(text.utf8), words) }
+
+        var testDescription: String { name }
+    }
+
+    private static let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123\n"
+
+    static let strangers: [Stranger] = [
+        Stranger("pointer.safetensors", pointer, "git lfs pull"), Stranger("pointer.gguf", pointer, "git lfs pull"),
+        Stranger("pytorch_model.bin", Array("PK\u{3}\u{4}".utf8) + [UInt8](repeating: 0, count: 60), "loading one can run any code"),
+        Stranger("mine.zip", Array("PK\u{3}\u{4}............archive/data.pkl".utf8), "loading one can run any code"),
+        Stranger("old.ckpt", [0x80, 2, 0x8A, 10, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20], "loading one can run any code"),
+        Stranger("data.zip", Array("PK\u{3}\u{4}............a.txt".utf8), "a ZIP archive; unpack it"),
+        Stranger("model.safetensors.gz", [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 3, 1, 2], "compressed by gzip; unpack it"),
+        Stranger("called.safetensors", Array("GGUF".utf8) + [3, 0, 0, 0] + [UInt8](repeating: 0, count: 16), "this is a GGUF file"),
+        Stranger("config.json", "{\"model_type\": \"llama\"}", "this is a JSON file and holds no weights"),
+        Stranger("page.safetensors", "\n<!DOCTYPE html>\n<html><body>404</body></html>", "this is a web page"),
+        Stranger("error.safetensors", "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>", "an XML document"),
+        Stranger("denied.safetensors", "Invalid username or password.", "this is a text file"),
+        Stranger("model.safetensors.incomplete", [0x10, 0, 0, 0, 0, 0, 0, 0, 0x7B], "the download of this file has not finished"),
+        Stranger("model.safetensors.part", [0x10, 0, 0, 0, 0, 0, 0, 0, 0x7B], "the download of this file has not finished"),
+        Stranger("empty.safetensors", "", "the file is empty"),
+    ]
+
+    @Test(arguments: strangers) func everyCommandNamesAFile(_ stranger: Stranger) throws {
+        let space = try Workspace()
+        let path = space.path(stranger.name)
+        try Data(stranger.bytes).write(to: URL(fileURLWithPath: path))
+        let (base, out) = (Repository.tinyLlama, space.path("out"))
+        var commands = [
+            ["inspect", path], ["diff", path, path], ["merge", "--base", base, "--adapter", path, "--out", out], ["lint", path],
+            ["convert", path, "--to", "peft", "--out", out], ["resize", path, "--rank", "1", "--out", out],
+            ["verify", "--base", base, "--adapter", path, "--merged", base],
+        ]
+        // A file of this name is read as GGUF where that is asked of an adapter, and refused as that.
+        if !stranger.name.hasSuffix(".gguf") {
+            commands.append(["extract", "--base", path, "--tuned", base, "--rank", "1", "--out", out])
+        } else {
+            commands = [["extract", "--base", path, "--tuned", base, "--rank", "1", "--out", out]]
+        }
+        for command in commands {
+            let outcome = try Executable.run(command)
+            // A true GGUF file is taken where GGUF is read.
+            if stranger.words.contains("GGUF"), command[0] != "extract" { continue }
+            #expect(outcome.status == 65 && outcome.errors.contains(stranger.words), "\(command[0]): \(outcome.status) \(outcome.errors)")
+        }
+        let check = try Executable.run("check", path)
+        #expect(check.status == 1 && check.output.contains(stranger.words), "\(check.output)")
+    }
+
+    /// The same where the file lies in a folder in the place of a part of a model or an adapter.
+    @Test func configurationsThatAreNone() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let model = try space.makeModel()
+        for (file, command) in [
+            (model + "/config.json", ["merge", "--base", model, "--adapter", space.path("adapter"), "--out", space.path("out")]),
+            (model + "/tokenizer.json", space.trainArguments(base: model, out: "new")),
+            (space.path("adapter/adapter_config.json"), ["lint", space.path("adapter")]),
+        ] {
+            let before = try readAll(file)
+            for (text, words) in [(Self.pointer, "git lfs pull"), ("", "the file is empty"), ("<html></html>", "this is a web page")] {
+                try writeText(text, file)
+                let outcome = try Executable.run(command)
+                #expect(outcome.status == 65 && outcome.errors.contains(words) && outcome.errors.contains(file), "\(outcome.errors)")
+            }
+            try Data(before).write(to: URL(fileURLWithPath: file))
+        }
+    }
+
+    // MARK: Folders
+
+    struct Folder: CustomTestStringConvertible, Sendable {
+        let testDescription: String
+        let status: Int32
+        let words: [String]
+        let make: @Sendable (Workspace) throws -> Void
+
+        init(_ name: String, _ status: Int32, _ words: String..., make: @escaping @Sendable (Workspace) throws -> Void) {
+            (testDescription, self.status, self.words, self.make) = (name, status, words, make)
+        }
+    }
+
+    private static func touch(_ space: Workspace, _ names: String...) throws {
+        for name in names {
+            let parts = name.split(separator: "/").dropLast()
+            for count in 1..<(parts.count + 1) where !parts.isEmpty {
+                let folder = space.path("in/" + parts.prefix(count).joined(separator: "/"))
+                if !FileSystem.exists(folder) { try FileSystem.createFolder(folder) }
+            }
+            try writeText("x", space.path("in/" + name))
+        }
+    }
+
+    static let folders: [Folder] = [
+        Folder("nothing", 66, "the folder is empty") { _ in },
+        Folder("a trainer's folder", 66, "checkpoint-500 and checkpoint-1000", "/in/checkpoint-1000") {
+            try touch($0, "checkpoint-1000/model.safetensors", "checkpoint-500/model.safetensors", "README.md")
+        },
+        Folder("a cache of one model", 66, "the root of a model in a cache", "/in/snapshots/abc") {
+            try touch($0, "snapshots/abc/model.safetensors", "snapshots/aaa/model.safetensors", "refs/main", "blobs/1")
+            try writeText("abc", $0.path("in/refs/main"))
+        },
+        Folder("a cache", 66, "a cache of the model models--org--name", "/in/models--org--name/snapshots/abc") {
+            try touch($0, "models--org--name/snapshots/abc/config.json", "version.txt")
+        },
+        Folder("pickles alone", 66, "the pickle pytorch_model.bin", "can run any code") { try touch($0, "pytorch_model.bin", "config.json") },
+        Folder("an unfinished download", 66, "the download of model.safetensors.incomplete has not finished") {
+            try touch($0, "model.safetensors.incomplete", "config.json")
+        },
+        Folder("GGUF files", 66, "a.gguf and b.gguf", "name the file itself") { try touch($0, "a.gguf", "b.gguf") },
+        Folder("weights of another kind", 66, "tf_model.h5", "not read") { try touch($0, "tf_model.h5", "config.json") },
+        Folder("several files", 66, "one.safetensors and two.safetensors", "name one of these files") {
+            try touch($0, "one.safetensors", "two.safetensors")
+        },
+        Folder("a shard that is missing", 66, "2 of 3 shards", "lacks model-00002-of-00003.safetensors") {
+            try touch($0, "model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors")
+        },
+    ]
+
+    @Test(arguments: folders) func everyCommandNamesAFolder(_ folder: Folder) throws {
+        let space = try Workspace()
+        let path = space.path("in")
+        try FileSystem.createFolder(path)
+        try folder.make(space)
+        for command in [
+            ["inspect", path], ["diff", path, path],
+            ["extract", "--base", path, "--tuned", Repository.tinyLlama, "--rank", "1", "--out", space.path("out")],
+            ["pack", Repository.tinyLlama, "--against", path, "--out", space.path("out")],
+        ] {
+            let outcome = try Executable.run(command)
+            #expect(outcome.status == folder.status, "\(command[0]): \(outcome.errors)")
+            for word in folder.words { #expect(outcome.errors.contains(word), "\(command[0]): \(outcome.errors)") }
+        }
+        // As an adapter it is looked at in the same way, where it is not a folder of weights.
+        guard !folder.words.joined().contains("shards"), !folder.words.joined().contains("one of these") else { return }
+        let outcome = try Executable.run("lint", path)
+        for word in folder.words { #expect(outcome.errors.contains(word), "lint: \(outcome.errors)") }
+    }
+
+    // MARK: Arguments
+
+    @Test func argumentsInEachOthersPlace() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let (base, adapter, merged, out) = (Repository.tinyLlama, space.path("adapter"), space.path("merged"), space.path("out"))
+        let adapterFile = adapter + "/adapter_model.safetensors"
+        for (command, words) in [
+            (["merge", "--base", adapter, "--adapter", base, "--out", out], "--base \(adapter) is an adapter and no model"),
+            (["merge", "--base", adapterFile, "--adapter", adapter, "--out", out], "--base \(adapterFile) is an adapter and no model"),
+            (["merge", "--base", base, "--adapter", base, "--out", out], "--adapter \(base) is a model and no adapter"),
+            (["merge", "--base", base, "--adapter", base + "/model.safetensors", "--out", out], "/model.safetensors is a model and no adapter"),
+            (["unmerge", "--merged", adapter, "--adapter", adapter, "--out", out], "--merged \(adapter) is an adapter and no model"),
+            (["verify", "--base", adapter, "--adapter", adapter, "--merged", merged], "--base \(adapter) is an adapter and no model"),
+            (["verify", "--base", base, "--adapter", adapter, "--merged", adapter], "--merged \(adapter) is an adapter and no model"),
+            (
+                ["verify", "--base", merged, "--adapter", adapter, "--merged", base],
+                "\(merged) holds the receipt of a merge and --merged \(base) holds none"
+            ),
+            (["extract", "--base", base, "--tuned", adapter, "--rank", "1", "--out", out], "--tuned \(adapter) is an adapter and no model"),
+            (["convert", base, "--to", "mlx", "--out", out], "\(base) is a model and no adapter"),
+            (["resize", base, "--rank", "1", "--out", out], "\(base) is a model and no adapter"),
+            (["lint", base], "\(base) is a model and no adapter"),
+        ] {
+            let outcome = try Executable.run(command)
+            #expect(![0, 70].contains(outcome.status) && outcome.errors.contains(words), "\(command[0]): \(outcome.status) \(outcome.errors)")
+        }
+    }
+
+    // MARK: What may not be read
+
+    /// Root may read everything, so the program runs as somebody else where the tests are root's.
+    @Test func whatMayNotBeRead() throws {
+        // Nobody may reach a program in a folder that is root's alone.
+        guard try runUnprivileged(["--version"]).status == 0 else { return }
+        let space = try Workspace()
+        let model = try space.makeModel()
+        let closed = space.path("closed")
+        try FileManager.default.copyItem(atPath: model, toPath: closed)
+        _ = unsafe chmod(space.folder.path, 0o755)
+        _ = unsafe chmod(model + "/model.safetensors", 0)
+        _ = unsafe chmod(closed, 0)
+        defer { _ = unsafe chmod(closed, 0o755) }
+        for path in [model, model + "/model.safetensors", closed] {
+            for command in [
+                ["inspect", path], ["check", path], ["extract", "--base", path, "--tuned", path, "--rank", "1", "--out", space.path("out")],
+                ["lint", path],
+            ] {
+                let outcome = try runUnprivileged(command)
+                let text = outcome.output + outcome.errors
+                guard command[0] != "lint" || path != model else { continue }
+                #expect(outcome.status == 74 && text.contains("Permission denied; check the permissions"), "\(command[0]): \(outcome.status) \(text)")
+            }
+        }
+    }
+
+    private func runUnprivileged(_ arguments: [String]) throws -> Executable.Outcome {
+        guard getuid() == 0 else { return try Executable.run(arguments) }
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/bin/sh")
+        process.arguments = ["-c", #"exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@""#, "sh", Executable.path] + arguments
+        let pipe = Pipe()
+        (process.standardOutput, process.standardError) = (pipe, pipe)
+        try process.run()
+        let text = String(decoding: pipe.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+        process.waitUntilExit()
+        return Executable.Outcome(status: process.terminationStatus, output: text, errors: "")
+    }
+}
