@@ -67,6 +67,13 @@ struct TieTests {
         Model(
             ["roberta.embeddings.word_embeddings.weight", "lm_head.dense.weight"], [:],
             tie: ["roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"]),
+        // One head is of one embedding.
+        Model(["model.layers.1.embed_tokens.weight", embedding], tie: [embedding, head]),
+        Model(["model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"], tie: ["model.decoder.embed_tokens.weight", head]),
+        Model(
+            ["decoder.model.decoder.embed_tokens.weight"],
+            ["tie_word_embeddings": false, "decoder": ["model_type": "trocr", "tie_word_embeddings": true]],
+            tie: ["decoder.model.decoder.embed_tokens.weight", "decoder.output_projection.weight"]),
         // Models without a head of their vocabulary.
         Model(["bert.embeddings.word_embeddings.weight", "classifier.weight"], [:], tie: nil),
         Model(["embeddings.word_embeddings.weight"], [:], tie: nil),

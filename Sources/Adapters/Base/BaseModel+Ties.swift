@@ -14,6 +14,8 @@ extension BaseModel {
         public let members: [String]
         /// The part of `config.json` that describes the model with the embedding: empty, or the name of one member.
         let tower: String
+        /// Whether the configuration says it.
+        let isStated: Bool
     }
 
     /// The modules that embed tokens. Which of them are ties, the rest of the model tells.
@@ -23,7 +25,9 @@ extension BaseModel {
     private static let headModules: Set<Substring> = ["lm_head", "embed_out"]
 
     /// The heads that models call otherwise than `lm_head`.
-    private static let familyHeads = ["whisper": "proj_out", "xlnet": "lm_loss", "rwkv": "head", "biogpt": "output_projection"]
+    private static let familyHeads = [
+        "whisper": "proj_out", "xlnet": "lm_loss", "rwkv": "head", "biogpt": "output_projection", "trocr": "output_projection",
+    ]
     private static let otherHeads = ["embed_out", "output", "output_layer", "proj_out", "output_projection", "lm_loss", "head"]
 
     /// Heads of several layers. Their other layers are in the files even where the last one is the embedding's matrix.
@@ -66,7 +70,9 @@ extension BaseModel {
     /// class is needed for that.
     static func ties(of files: WeightFiles, configuration: JSONValue?) -> [Tie] {
         guard !files.isPipeline else { return [] }
-        let embeddings = files.tensors.keys.filter(isEmbedding)
+        // The first of those that might have one head: the outermost, and of two sides the decoder's.
+        let embeddings = files.tensors.keys.filter(isEmbedding).map { (name: $0, depth: $0.count { $0 == "." }, isInner: $0.contains("encoder.")) }
+            .sorted { ($0.depth, $0.isInner ? 1 : 0, $0.name) < ($1.depth, $1.isInner ? 1 : 0, $1.name) }.map(\.name)
         let shared = embeddings.filter { $0.hasSuffix("shared.weight") || $0.hasSuffix("word_embeddings.weight") }
         var ties: [Tie] = []
         var sides: Set<String> = []
@@ -82,23 +88,28 @@ extension BaseModel {
         for embedding in embeddings where !shared.contains(embedding) && !sides.contains(embedding) {
             ties += Self.ties(embedding, sides: [], of: files, configuration)
         }
-        return ties
+        var heads: Set<String> = []
+        return ties.filter { heads.insert($0.head).inserted }
     }
 
     private static func ties(_ embedding: String, sides: [String], of files: WeightFiles, _ configuration: JSONValue?) -> [Tie] {
         let components = embedding.split(separator: ".").dropLast()
-        let tower = components.first.map { "\($0)_config" } ?? ""
-        let hasTower = configuration?[tower]?.objectValue != nil && components.count > 2 && !textParts.contains(tower)
-        let root = hasTower ? configuration?[tower] : configuration
+        let tower = components.first.map { ["\($0)_config", String($0)] }?.first { name in
+            components.count > 2 && !textParts.contains(name) && configuration?[name]?.objectValue != nil
+        }
+        let root = tower.flatMap { configuration?[$0] } ?? configuration
         let statements = statements(root)
-        guard statements.isEmpty || statements.contains(true), let head = head(of: Array(components), in: files, configuration: configuration)
+        guard statements.isEmpty || statements.contains(true), let head = head(of: Array(components), in: files, configuration: root)
         else { return [] }
-        let weights = Tie(source: embedding, head: head, members: [embedding] + sides + [head], tower: hasTower ? tower : "")
+        func made(_ source: String, _ sides: [String], _ head: String) -> Tie {
+            Tie(source: source, head: head, members: [source] + sides + [head], tower: tower ?? "", isStated: statements.contains(true))
+        }
+        let weights = made(embedding, sides, head)
         let layer = head.dropLast(".weight".count)
         let bias = (layer.split(separator: ".").dropLast() + ["bias"]).joined(separator: ".")
         // The last of several layers has the bias that the files name after the whole head.
         guard layer.hasSuffix(".decoder"), files.tensors[bias] != nil else { return [weights] }
-        return [weights, Tie(source: bias, head: "\(layer).bias", members: [bias, "\(layer).bias"], tower: weights.tower)]
+        return [weights, made(bias, [], "\(layer).bias")]
     }
 
     /// The tensor of the head that belongs to an embedding.

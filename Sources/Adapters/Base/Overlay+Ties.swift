@@ -30,7 +30,7 @@ extension Overlay {
     private mutating func areMadeToDiffer(_ tie: BaseModel.Tie) throws(MergeError) -> Bool {
         let others = tie.members.dropFirst()
         let own = others.filter { isStored($0) && !base.holdsAlike($0, tie.source) }
-        if let name = own.first, BaseModel.tieFields(of: base.configuration ?? .null).contains(where: { $0.value == true }) {
+        if let name = own.first, tie.isStated {
             remarks.append("config.json calls the embedding and the head one matrix, and the files hold two: \(tie.source) and \(name)")
             if !base.scalesTiedHead { untiedTowers.insert(tie.tower) }
         }

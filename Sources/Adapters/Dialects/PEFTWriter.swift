@@ -160,9 +160,8 @@ extension PEFT {
             let isBias = parts.last == "bias" && !wholeTensors.contains(owner + ".weight")
             if isBias { trainsBiases = true }
             if !isBias, name == replacement.tensor {
-                // A module beside the inner model, such as the head of another task, is one as a whole.
-                let isOuter = !modules.contains { $0.path.components.first == parts.first }
-                savedModules.insert((isOuter ? parts.first : parts.dropLast().last).map(String.init) ?? name)
+                let owner = replacement.isOfNewModule ? parts.first : parts.dropLast().last
+                savedModules.insert(owner.map(String.init) ?? name)
             }
             tensors.append(OutputTensor(name, shape, values))
         }
