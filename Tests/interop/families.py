@@ -82,6 +82,13 @@ OVERRIDES = {
     "hunyuan_v1_dense": dict(head_dim=16), "hunyuan_v1_moe": dict(head_dim=16, num_experts=4, moe_topk=2), "ministral": dict(head_dim=16),
     "inkling2_text": dict(unpadded_vocab_size=100), "inkling2_loop_text": dict(unpadded_vocab_size=100),
     "lfm2_moe": dict(layer_types=["conv", "full_attention"] * 2), "mamba2": dict(num_heads=8, head_dim=16), "reformer": dict(is_decoder=True, axial_pos_embds=False),
+    "hunyuan_vl": dict(text_config=dict(head_dim=16)), "molmo2": dict(adapter_config=dict(vision_feature_layer=[3, 2])),
+    "cosmos3_edge": dict(text_config=dict(rope_parameters={**ROPE, "mrope_section": [4, 2, 2]})),
+    "inkling2": dict(text_config=dict(unpadded_vocab_size=100)), "inkling2_loop": dict(text_config=dict(unpadded_vocab_size=100)),
+    "hy_v4_vl": dict(text_config=dict(rope_parameters={**ROPE, "mrope_section": [2, 1, 1]})),
+    "dots3_note": dict(text_config=dict(num_key_value_heads=4)), "cohere_compass": dict(text_config=dict(rope_parameters={
+        "full_attention": ROPE, "sliding_attention": ROPE})),
+    "glm5_next": dict(text_config=dict(num_key_value_heads=4)),
     "zamba2": dict(layers_block_type=["linear_attention", "hybrid"] * 2, attention_hidden_size=128, attention_head_dim=32, mamba_headdim=16,
                    n_mamba_heads=8),
 }

@@ -142,13 +142,19 @@ extension BaseModel {
     }
 
     private func refusal(_ found: QuantizedWeights.Found, of name: String) -> MergeError {
-        MergeError(.quantizedBase, path: path, tensor: name, found.sentence(method: quantizationMethod))
+        MergeError(.quantizedBase, path: path, tensor: name, found.sentence(statement: quantizationStatement))
     }
 
     /// What `config.json` calls the way in which the model was quantized.
     var quantizationMethod: String? {
         let text = configuration?["text_config"]?["quantization_config"]
         return (configuration?["quantization_config"] ?? text)?["quant_method"]?.stringValue
+    }
+
+    /// What else says that the model was quantized.
+    private var quantizationStatement: String? {
+        if let method = quantizationMethod { return "quant_method \(method)" }
+        return files.shards.contains { $0.metadata["_quantization_metadata"] != nil } ? "ComfyUI's _quantization_metadata" : nil
     }
 
     static func refuseGGUF(_ path: String) throws {

@@ -51,7 +51,7 @@ public struct BaseModel: Sendable {
         let (files, configuration) = (try WeightFiles(path: path), try Self.configuration(of: path))
         let ties = Self.ties(of: files, configuration: configuration)
         (self.files, self.configuration, self.ties) = (files, configuration, ties)
-        memory = Lazy { MemoryIndex(files, configuration: configuration, tied: Self.absentNames(of: ties, in: files)) }
+        memory = Lazy { MemoryIndex(files, configuration: configuration, absent: Self.absentNames(of: ties, in: files)) }
         modules = Lazy { ModuleIndex(files) }
         quantization = QuantizedWeights(files)
         outerNames = Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first })

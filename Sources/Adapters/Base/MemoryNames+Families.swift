@@ -71,6 +71,14 @@ extension MemoryNames {
                 "self_attn.wr_du self_attn.r_proj", "self_attn.wo_ud self_attn.o_proj", "mlp.w2_md mlp.down_proj",
             ]
         ),
+        (
+            "inkling2 inkling2_loop",
+            [
+                "^visual.backbone vision_tower", "^visual vision_tower", "vision_tower.proj_in vision_tower.merger.linear_1",
+                "vision_tower.proj_out vision_tower.merger.linear_2", "vision_tower.layers.#.mlp.c_fc vision_tower.layers.#.mlp.fc1",
+                "vision_tower.layers.#.mlp.c_proj vision_tower.layers.#.mlp.fc2",
+            ]
+        ),
         // The head has rows in the files that the model in memory has not.
         (
             "inkling2_text inkling2_loop_text",
@@ -163,7 +171,7 @@ extension MemoryNames {
         (
             "qianfan_ocr",
             [
-                "^vision_model.encoder vision_tower", "^vision_model vision_tower", "attn.proj attention.projection_layer",
+                "^encoder.layers layers", "^vision_model.encoder vision_tower", "^vision_model vision_tower", "attn.proj attention.projection_layer",
                 "^mlp1.1 multi_modal_projector.linear_1", "^mlp1.3 multi_modal_projector.linear_2",
             ]
         ),

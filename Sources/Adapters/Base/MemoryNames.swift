@@ -78,11 +78,11 @@ struct MemoryIndex: Sendable {
     private var tensors: [String: [String]] = [:]
     private var outerNames: Set<Substring> = []
 
-    /// - Parameter tied: names of matrices that the files hold under another name.
-    init(_ files: WeightFiles, configuration: JSONValue?, tied: [String]) {
+    /// - Parameter absent: names of tied matrices that the files hold under another one.
+    init(_ files: WeightFiles, configuration: JSONValue?, absent: [String]) {
         self.files = files
         names = MemoryNames(configuration)
-        for name in Array(files.tensors.keys) + tied {
+        for name in Array(files.tensors.keys) + absent {
             let normal = normal(name)
             tensors[normal, default: []].append(name)
             if let outer = normal.split(separator: ".", maxSplits: 1).first { outerNames.insert(outer) }

@@ -33,10 +33,11 @@ struct QuantizedWeights: Sendable {
         let scales: [String]
 
         /// One sentence.
-        func sentence(method: String?) -> String {
+        func sentence(statement: String?) -> String {
             let beside = scales.isEmpty ? "" : " with \(scales.joined(separator: ", "))"
-            let method = method.map { "; quant_method \($0)" } ?? ""
-            return "the weight is quantized: \(format.name) (\(codes)\(beside)\(method)), into which merging is not supported yet; \(format.remedy)"
+            let statement = statement.map { "; \($0)" } ?? ""
+            return
+                "the weight is quantized: \(format.name) (\(codes)\(beside)\(statement)), into which merging is not supported yet; \(format.remedy)"
         }
     }
 
