@@ -40,6 +40,8 @@ echo
 echo
 "$python" Tests/interop/function.py --oplora "$oplora" --base "$smollm2"
 echo
+"$python" Tests/interop/merged_folder.py --oplora "$oplora"
+echo
 "$python" Tests/interop/interrupted_merge.py --oplora "$oplora" --model "$smollm2"
 echo
 "$python" Tests/interop/packing.py --oplora "$oplora" --cache "$cache"

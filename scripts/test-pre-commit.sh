@@ -46,6 +46,6 @@ expect() {
 }
 expect 0 "a right merge passes" "verify a merged model.*Passed"
 cp models/base/model.safetensors models/merged/
-expect 1 "a merge that was not made is stopped" "fail: notMerged: model.layers.0"
+expect 1 "a merge that was not made is stopped" "fail: the model is the base: nothing was merged"
 head -c 1000 models/base/model.safetensors >models/cut.safetensors
 expect 1 "a file that is cut short is stopped" "models/cut.safetensors: headerPastEnd"

@@ -31,6 +31,14 @@ public struct MergeVerdict: Sendable {
         public let histogram: [Int]
         /// The rows of the weight that are furthest off, the worst first; empty where none is, or where they have not been looked at.
         public internal(set) var worstRows: [Row] = []
+        /// How many steps of the stored type double a number. Beyond that, or across zero, a count of steps says nothing.
+        let stepsToDouble: Int
+
+        /// `maxUlp`, where it says how far off an element is.
+        public var meaningfulUlp: Int? { meaningful(maxUlp) }
+
+        /// A count of steps, where it says how far off an element is.
+        public func meaningful(_ steps: Int) -> Int? { steps <= stepsToDouble ? steps : nil }
 
         public var differingShare: Double { elements > 0 ? Double(differingElements) / Double(elements) : 0 }
     }
@@ -62,6 +70,8 @@ public struct MergeVerdict: Sendable {
     public let doubts: [Fault]
     public internal(set) var modules: [Module]
     public let coverage: Coverage
+    /// What somebody who reads the verdict should know, each one sentence.
+    public internal(set) var remarks: [String] = []
     /// What both models say to some prompts, if that was asked for.
     public private(set) var function: FunctionComparison?
 
@@ -132,6 +142,8 @@ public struct MergeVerdict: Sendable {
         var report: OrderedDictionary<String, JSONValue> = [
             "schema": "oplora.verify/1",
             "verdict": .string(outcome.rawValue),
+            "diagnosis": .string(diagnosis),
+            "remarks": names(remarks),
             "faults": .array(faults.map(\.json)),
             "doubts": .array(doubts.map(\.json)),
             "modules": .array(modules.map(\.json)),

@@ -50,7 +50,7 @@ public enum MergeVerifier {
                 faults.append(
                     Fault(
                         .gate, module.path.text,
-                        "\(module.differingElements) of \(module.elements) elements are not the correctly rounded ones, the furthest \(module.maxUlp) ulp off; --max-ulp allows \(maxUlp)"
+                        "\(module.differingElements) of \(module.elements) elements are not the correctly rounded ones, the furthest \(module.meaningfulUlp.map { "\($0) ulp off" } ?? "a factor of two off, or across zero"); --max-ulp allows \(maxUlp)"
                     ))
             }
             if let minSurvival, let survival = module.survival, survival < minSurvival {
@@ -88,7 +88,8 @@ public enum MergeVerifier {
         }
         // What the codes of the base stand for is not known, and nothing can be held against them.
         guard doubts.isEmpty else { return MergeVerdict(faults: [], doubts: Array(doubts.prefix(1)), modules: [], coverage: .init()) }
-        let works = match(model, mergedFiles, options: options, faults: &faults, coverage: &coverage)
+        let renamed = NameMatching.pairs(model.tensors.map(\.name), mergedFiles.tensors.keys)
+        let works = match(model, mergedFiles, renamed, options: options, faults: &faults, coverage: &coverage)
         let results = try judge(works, options: options)
         let named = try search(works, results, options: options)
         var modules: OrderedDictionary<ModulePath, [(MergeWork, VerificationTally, MergeStanding)]> = [:]
@@ -113,8 +114,24 @@ public enum MergeVerifier {
         faults += folderFaults(model: model, merged: merged, files: mergedFiles)
         if let fault = baseFault(works, results.map(\.outcome), faults) { faults.insert(fault, at: 0) }
         var verdict = MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
+        verdict.remarks = model.nameRemarks + receiptRemarks(base: base, adapters: adapters, merged: merged)
+        if let (own, other) = renamed.elements.first {
+            verdict.remarks.append(
+                "\(renamed.count) tensor\(renamed.count == 1 ? " has another name" : "s have other names") than in the base, as \(other) for \(own); they were matched by name"
+            )
+        }
         if options.examinesRows { try RowSearch.examine(&verdict, works: modules.mapValues { $0.map(\.0) }, options: options) }
         return verdict
+    }
+
+    /// What the receipts beside the weights say otherwise.
+    private static func receiptRemarks(base: String, adapters: [WeightedAdapter], merged: String) -> [String] {
+        do throws(MergeError) {
+            guard let receipt = try MergeReceipt(ofModel: merged) else { return [] }
+            return receipt.disagreement(with: adapters, base: try MergeReceipt(ofModel: base)).map { [$0] } ?? []
+        } catch {
+            return ["\(error)"]
+        }
     }
 
     /// A merged folder made from a single file holds it under that file's name.
@@ -134,7 +151,8 @@ public enum MergeVerifier {
 
     /// What is to be measured: the tensors that both models hold alike.
     private static func match(
-        _ model: AdaptedModel, _ merged: WeightFiles, options: Options, faults: inout [Fault], coverage: inout MergeVerdict.Coverage
+        _ model: AdaptedModel, _ merged: WeightFiles, _ renamed: OrderedDictionary<String, String>, options: Options, faults: inout [Fault],
+        coverage: inout MergeVerdict.Coverage
     ) -> [MergeWork] {
         var works: [MergeWork] = []
         // What is the same as another tensor may be in the files or not.
@@ -144,8 +162,8 @@ public enum MergeVerifier {
         }
         for tensor in doubled {
             let (name, shape) = (tensor.name, tensor.shape)
-            guard let other = merged.tensors[name] else {
-                if let same = model.copied(by: name), merged.tensors[same] != nil { continue }
+            guard let other = merged.tensors[renamed[name] ?? name] else {
+                if let same = model.copied(by: name), merged.tensors[renamed[same] ?? same] != nil { continue }
                 coverage.missing.append(name)
                 if let embedding = model.separated[name] {
                     faults.insert(
@@ -170,7 +188,7 @@ public enum MergeVerifier {
             }
             works += MergeWork.parts(of: tensor, merged: other)
         }
-        let names = Set(doubled.map(\.name))
+        let names = Set(doubled.map { renamed[$0.name] ?? $0.name })
         for name in merged.tensors.keys where !names.contains(name) {
             coverage.extra.append(name)
             faults.append(Fault(.extraTensor, name, "neither the base nor an adapter holds the tensor"))
@@ -264,7 +282,8 @@ public enum MergeVerifier {
             projection: hasUpdate ? tally.updateTimesChange / tally.updateSquared : nil,
             relativeResidual: hasUpdate ? (tally.residualSquared / tally.updateSquared).squareRoot() : nil, maxUlp: tally.largestSteps,
             survival: hasUpdate ? tally.updateTimesExpected / tally.updateSquared : nil, differingElements: tally.differing,
-            histogram: tally.histogram)
+            histogram: tally.histogram,
+            stepsToDouble: parts.map(\.0.merged.info.dtype.stepsToDouble).min() ?? .max)
     }
 
     /// Whether the merged model was made from another base: most of what no adapter touches is not the base's, and no adapted weight

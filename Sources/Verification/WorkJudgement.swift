@@ -1,7 +1,7 @@
 internal import Adapters
 internal import Kernels
 internal import Safetensors
-internal import Tensors
+public import Tensors
 
 /// What measuring a work says of it.
 struct WorkJudgement {
@@ -111,7 +111,20 @@ extension MergeWork {
 
     func example(_ tally: VerificationTally) -> String {
         guard let index = tally.firstDiffering else { return "" }
-        return "; the first is element \(place(index)), \(stored(index)), at most \(tally.largestSteps) ulp off"
+        let distance = tally.largestSteps <= merged.info.dtype.stepsToDouble ? ", at most \(tally.largestSteps) ulp off" : ""
+        return "; the first is element \(place(index)), \(stored(index))\(distance)"
+    }
+}
+
+extension DType {
+    /// How many steps from a number to its double. A distance of more steps, or one across zero, is better told by the numbers.
+    public var stepsToDouble: Int {
+        switch self {
+        case .bf16: 1 << 7
+        case .f16: 1 << 10
+        case .f32: 1 << 23
+        default: 1 << 52
+        }
     }
 }
 

@@ -193,6 +193,7 @@ struct MergeTests {
             try PEFT.write([output], to: path, options: .init(isDurable: false))
             let report = try merge(folder.path("base.safetensors"), [.init(try Adapter.read(path: path))], to: path + "-out")
             #expect(try #require(report.modules[0].survival) == survival)
+            #expect(report.tensorsChanged == (survival == 0 ? 0 : 1) && report.modules[0].isChanged == (survival != 0))
         }
     }
 

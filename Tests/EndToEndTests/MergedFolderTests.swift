@@ -104,6 +104,19 @@ struct MergedFolderTests {
         #expect(wide["tensorsChanged"] == 38 && wide["modulesWithoutEffect"] == [])
     }
 
+    @Test func valuesThatAreTheBasesAreNoChange() throws {
+        let norm = "model.norm.weight"
+        var tensor = try #require(try space.readTensors(base + "/model.safetensors").first { $0.name == norm })
+        tensor.name = "base_model.model." + norm
+        for isSame in [true, false] {
+            var adapter = PEFTAdapter(configuration: ["modules_to_save": ["model.norm"]])
+            if !isSame { tensor.bytes[10] ^= 1 }
+            adapter.tensors.append(tensor)
+            let path = try adapter.write(to: space.path("adapter\(isSame)"))
+            #expect(try report(try merge("--adapter", path, out: "\(isSame)"))["tensorsChanged"] == (isSame ? 0 : 1))
+        }
+    }
+
     // MARK: Receipts
 
     @Test func receiptsAreChained() throws {

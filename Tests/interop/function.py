@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compares what `oplora verify --prompts` says of base + adapter and merged model with torch: SmolLM2-135M, adapters and merges of PEFT.
+"""Compares what `oplora verify --prompts` says of base + adapter and merged model, and what `oplora logits --adapter` computes, with torch:
+SmolLM2-135M, adapters and merges of PEFT.
 
     python3 Tests/interop/function.py --oplora PROGRAM [--base SMOLLM2]
 
@@ -18,6 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # everything is a local folder
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
@@ -37,6 +39,25 @@ KINDS = {
     "embedding": {"target_modules": ["embed_tokens", "v_proj"], "ensure_weight_tying": False},
     "modules_to_save": {"modules_to_save": ["lm_head", "norm"]},
 }
+
+
+def logits_distance(oplora, base, adapters, right, tokenizer, work):
+    """The largest difference of a logit between oplora's base + adapters and a model of torch in F32."""
+    (work / "passage.txt").write_text(" ".join(PROMPTS), encoding="utf-8")
+    out = work / "logits.safetensors"
+    named = [word for adapter in adapters for word in ("--adapter", adapter)]
+    run = subprocess.run(
+        [oplora, "logits", "--base", base, "--data", work / "passage.txt", "--seq-len", "32", "--out", out, "--force", *named],
+        capture_output=True, text=True)
+    if run.returncode != 0:
+        print(run.stderr)
+        return float("inf")
+    found = load_file(out)
+    ids = tokenizer((work / "passage.txt").read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"][:32]
+    if found["input_ids"].tolist() != ids:
+        return float("inf")
+    with torch.no_grad():
+        return (found["logits"] - right(torch.tensor([ids])).logits[0]).abs().max().item()
 
 
 def load(path):
@@ -108,6 +129,23 @@ def main():
                 f"{found['meanKL']:.3g} nats, the base by {found['base']['maxLogitDifference']:.3g}; torch's figures within {worst:.1e}", flush=True)
             if run.returncode != 0:
                 print(run.stderr)
+            layouts = {kind: work / kind}
+            if kind == "lora":
+                layouts["lora as GGUF"] = work / "lora.gguf"
+                subprocess.run(
+                    [args.oplora, "convert", work / kind, "--to", "gguf", "--base", args.base, "--out", work / "lora.gguf", "--quiet"], check=True)
+            for name, path in layouts.items():
+                off = logits_distance(args.oplora, args.base, [path], right, tokenizer, work)
+                # The largest logit is about 20.
+                failures += not off < 2e-3
+                print(f"{'ok  ' if off < 2e-3 else 'FAIL'} {name}: logits of base + adapter within {off:.1e} of torch", flush=True)
+        both = PeftModel.from_pretrained(load(args.base).float(), work / "lora", adapter_name="one")
+        both.load_adapter(work / "rslora", adapter_name="two")
+        both.add_weighted_adapter(["one", "two"], [0.5, 1.0], "both", combination_type="cat")
+        both.set_adapter("both")
+        off = logits_distance(args.oplora, args.base, [f"{work / 'lora'}:0.5", work / "rslora"], both.float().eval(), tokenizer, work)
+        failures += not off < 2e-3
+        print(f"{'ok  ' if off < 2e-3 else 'FAIL'} two adapters, one with a weight: logits within {off:.1e} of torch")
     sys.exit(1 if failures else 0)
 
 

@@ -66,6 +66,8 @@ public struct AdaptedModel: Sendable {
     let changedConfiguration: [String: JSONValue]
     /// What somebody who uses the model should know, oddities of the adapters first, each one sentence.
     public let remarks: [String]
+    /// Those of them that say that an adapter was trained on a model of another name.
+    public let nameRemarks: [String]
 
     /// Lays the adapters over the base.
     ///
@@ -96,12 +98,12 @@ public struct AdaptedModel: Sendable {
         (shared, separated) = (overlay.shared, overlay.separated)
         isUntied = !overlay.untiedTowers.isEmpty
         (configuration, changedConfiguration) = (overlay.configuration, overlay.changedConfiguration)
-        let names = adapters.compactMap { item in
+        nameRemarks = adapters.compactMap { item in
             item.adapter.baseModel.flatMap { name in
                 base.ownName(unlike: name).map { "\(item.adapter.path) was trained on \(name), and the base calls itself \($0)" }
             }
         }
-        remarks = adapters.flatMap(\.adapter.remarks) + names + overlay.remarks
+        remarks = adapters.flatMap(\.adapter.remarks) + nameRemarks + overlay.remarks
     }
 
     /// The element type of a tensor of the model where another one is asked for: what floating point can be converted is, but for what says how

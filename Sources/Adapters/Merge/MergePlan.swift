@@ -66,7 +66,8 @@ public struct MergePlan: Sendable {
         }
         let model = try AdaptedModel(base: try BaseModel(path: path), adapters: adapters, takesAnyBase: takesAnyBase)
         receipt = try MergeReceipt(ofModel: path)
-        entries = adapters.map(MergeReceipt.entry)
+        // A plan from headers alone reads whole adapters only where they may be in the model already.
+        entries = readsFactors || receipt != nil || adapters.count > 1 ? adapters.map(MergeReceipt.entry) : []
         if !mergesAgain { try MergeReceipt.refuseRepetition(Array(zip(adapters, entries)), into: receipt) }
         self.model = model
         self.dtype = dtype

@@ -15,7 +15,8 @@ struct DiffCommand: ParsableCommand {
 
             Takes what inspect takes. Tensors are matched by name: those that only B has are added, those that only A has removed; of \
             the others types, shapes and values are compared, bit for bit unless a tolerance is given. Two adapters in different layouts \
-            are compared module by module, by their updates scale·B·A. Exit code 0: nothing differs; 1: something does.
+            are compared module by module, by their updates scale·B·A. Names that only have or lack that of an inner model (model.) are \
+            one tensor's. Exit code 0: nothing differs; 1: something does.
             """)
 
     @Argument(help: ArgumentHelp("Two files or folders.", valueName: "path"), completion: .file()) var paths: [String]
@@ -53,8 +54,7 @@ struct DiffCommand: ParsableCommand {
         let difference = try difference(a, b, options)
         try output.write(difference.json(paths[0], paths[1]), replacing: force)
         if output.isText {
-            let lines = difference.lines(limit: all ? .max : 20) + [difference.summary]
-            output.say(lines)
+            output.say(difference.lines(limit: all ? .max : 16) + [difference.summary])
         }
         if !difference.isNone { throw Verdict(status: .checkFailed) }
     }

@@ -2,6 +2,7 @@ internal import JSON
 internal import Kernels
 internal import OrderedCollections
 internal import Tensors
+internal import Verification
 
 extension Difference {
     /// The report that `oplora diff --json` gives.
@@ -11,24 +12,60 @@ extension Difference {
         }
         return [
             "schema": "oplora.diff/1", "a": .string(a), "b": .string(b), "compared": .string(compared), "same": .bool(isNone),
-            "common": .integer(common), "added": .array(added.map(single)), "removed": .array(removed.map(single)),
-            "changed": .array(changed.map(\.json)),
+            "diagnosis": .string(diagnosis), "common": .integer(common), "added": .array(added.map(single)), "removed": .array(removed.map(single)),
+            "renamed": .array(renamed.map { ["a": .string($0.key), "b": .string($0.value)] }), "changed": .array(changed.map(\.json)),
             "settings": .array(settings.map { ["subject": .string($0.subject), "before": $0.before, "after": $0.after] }),
         ]
     }
 
-    /// The differences, a line each, the most different first.
+    /// What the differences come to, and the differences, the most different first.
     ///
-    /// - Parameter limit: how many changed tensors are listed, and how many of each other kind.
+    /// - Parameter limit: how many lines there are before the rest is only counted.
     func lines(limit: Int) -> [String] {
-        func listed<Item>(_ items: [Item], _ what: String, _ line: (Item) -> String) -> [String] {
-            let rest = items.count - limit
-            return items.prefix(limit).map(line) + (rest > 0 ? ["\(Format.count(rest)) more \(what) (--all lists them)"] : [])
+        guard !isNone else { return [] }
+        var lines = WrappedText.lines(diagnosis, indent: 2)
+        var rest = 0
+        func list<Item>(_ items: [Item], _ line: (Item) -> (head: String, text: String)) {
+            for item in items {
+                guard lines.count < limit else {
+                    rest += 1
+                    continue
+                }
+                let (head, text) = line(item)
+                lines += text.isEmpty ? [head] : WrappedText.lines(head, text, indent: 9)
+            }
         }
-        func form(_ item: Single) -> String { item.type.map { "  \($0.name) \(describe(shape: item.shape))" } ?? "" }
-        return listed(settings, "settings") { "set      \($0.subject)  \($0.before.inWords) → \($0.after.inWords)" }
-            + listed(removed, "removed") { "removed  \($0.name)\(form($0))" } + listed(added, "added") { "added    \($0.name)\(form($0))" }
-            + listed(changed, "changed", \.line)
+        func form(_ item: Single) -> String { item.type.map { " \($0.name) \(describe(shape: item.shape))" } ?? "" }
+        list(settings) { ("set      \($0.subject) ", "\($0.before.inWords) → \($0.after.inWords)") }
+        list(Array(renamed.prefix(1))) { ("renamed  \($0.key)", "→ \($0.value)" + (renamed.count > 1 ? " and \(renamed.count - 1) like it" : "")) }
+        list(removed) { ("removed  \($0.name)", form($0)) }
+        list(added) { ("added    \($0.name)", form($0)) }
+        list(changed, \.line)
+        return rest > 0 ? lines + ["\(Format.count(rest)) more (--all lists them)"] : lines
+    }
+
+    /// What the differences come to, in one sentence.
+    var diagnosis: String {
+        guard !isNone else { return "both hold the same" }
+        let noun = compared == "tensors" ? "tensor" : "update"
+        let valued = changed.filter { $0.hasOtherValues && !$0.isReshaped }
+        let (reshaped, retyped) = (changed.filter(\.isReshaped), changed.filter { !$0.hasOtherValues && !$0.isReshaped })
+        func are(_ count: Int) -> String { "\(Format.count(count, noun)) \(count == 1 ? "has" : "have")" }
+        var kinds: [String] = []
+        if !renamed.isEmpty { kinds.append("\(are(renamed.count)) other names") }
+        if !retyped.isEmpty { kinds.append("\(are(retyped.count)) the same values in other element types") }
+        if !reshaped.isEmpty { kinds.append("\(are(reshaped.count)) other shapes") }
+        if !valued.isEmpty {
+            let sizes = valued.map(\.size).filter { $0 < .greatestFiniteMagnitude }
+            let range = zip([sizes.min()], [sizes.max()]).compactMap { least, most in
+                least.flatMap { least in most.map { ", by \(Format.scientific(least)) to \(Format.scientific($0)) of their norm" } }
+            }
+            kinds.append("\(are(valued.count)) other values" + (sizes.count == valued.count && valued.count > 1 ? range.joined() : ""))
+        }
+        if !removed.isEmpty { kinds.append("\(Format.count(removed.count, noun)) of A \(removed.count == 1 ? "is" : "are") not in B") }
+        if !added.isEmpty { kinds.append("\(Format.count(added.count, noun)) of B \(added.count == 1 ? "is" : "are") not in A") }
+        if !settings.isEmpty { kinds.append("\(Format.count(settings.count, "setting")) \(settings.count == 1 ? "differs" : "differ")") }
+        return (kinds.count == 1 ? "only this differs: " : "") + kinds.joined(separator: "; ")
     }
 
     /// One sentence.
@@ -36,7 +73,7 @@ extension Difference {
         let noun = compared == "tensors" ? "tensor" : "update"
         guard !isNone else { return "same: \(Format.count(common, noun))" }
         let counts = [
-            (changed.count, "changed"), (added.count, "added"), (removed.count, "removed"),
+            (changed.count, "changed"), (renamed.count, "renamed"), (added.count, "added"), (removed.count, "removed"),
             (settings.count, settings.count == 1 ? "setting" : "settings"),
         ]
         return "different: "
@@ -77,16 +114,22 @@ extension Difference.Change {
         return .object(object)
     }
 
+    /// Beyond as many steps, or across zero, a count of them says nothing.
+    private var stepsToDouble: Int {
+        guard case .plain(let dtype)? = types.first else { return 1 }
+        return dtype.stepsToDouble
+    }
+
     private var hasSteps: Bool {
         guard !isRetyped, case .plain(let dtype)? = types.first else { return false }
         return ElementComparison.hasSteps(dtype)
     }
 
-    fileprivate var line: String {
+    fileprivate var line: (head: String, text: String) {
         let kind = isReshaped ? "reshaped" : isRetyped && !hasOtherValues ? "retyped " : "changed "
         func pair(_ texts: [String]) -> String { Set(texts).count > 1 ? texts.joined(separator: " → ") : texts.first ?? "" }
         let form = [pair(types.map(\.name)), pair(shapes.map { describe(shape: $0) })].filter { !$0.isEmpty }.joined(separator: " ")
-        return "\(kind) \(name)" + (form.isEmpty ? "" : "  \(form)") + "  \(text)"
+        return ("\(kind) \(name)", (form.isEmpty ? "" : " \(form) ") + " \(text)")
     }
 
     private var text: String {
@@ -102,7 +145,7 @@ extension Difference.Change {
                     Self.share(comparison.relative), "at most \(Format.scientific(comparison.largest)) at \(place(index))",
                 ]
             }
-            if comparison.largestSteps > 0 { parts.append("\(Format.count(comparison.largestSteps)) ulp") }
+            if (1...stepsToDouble).contains(comparison.largestSteps) { parts.append("\(Format.count(comparison.largestSteps)) ulp") }
             if comparison.notFinite > 0 { parts.append("\(Format.count(comparison.notFinite)) infinite or no number in one of the two") }
             return parts.joined(separator: ", ")
         }

@@ -69,21 +69,26 @@ struct Difference {
     let common: Int
     let added: [Single]
     let removed: [Single]
+    /// What both have under other names: B's by A's.
+    let renamed: OrderedDictionary<String, String>
     /// The most different first.
     let changed: [Change]
     let settings: [Setting]
 
-    var isNone: Bool { added.isEmpty && removed.isEmpty && changed.isEmpty && settings.isEmpty }
+    var isNone: Bool { added.isEmpty && removed.isEmpty && renamed.isEmpty && changed.isEmpty && settings.isEmpty }
 
     /// Compares by tensors.
     init(_ a: ComparedFile, _ b: ComparedFile, options: Options) throws {
         compared = "tensors"
-        func only(_ one: ComparedFile, _ other: ComparedFile) -> [Single] {
-            one.tensors.filter { other.tensors[$0.key] == nil }.map { Single(name: $0.key, type: $0.value.type, shape: $0.value.shape) }
+        let renamed = NameMatching.pairs(a.tensors.keys, b.tensors.keys).filter { a.tensors[$0.key]?.shape == b.tensors[$0.value]?.shape }
+        self.renamed = renamed
+        func only(_ one: ComparedFile, _ other: ComparedFile, but matched: Set<String>) -> [Single] {
+            one.tensors.filter { other.tensors[$0.key] == nil && !matched.contains($0.key) }
+                .map { Single(name: $0.key, type: $0.value.type, shape: $0.value.shape) }
         }
-        added = only(b, a)
-        removed = only(a, b)
-        let pairs = a.tensors.compactMap { name, tensor in b.tensors[name].map { TensorPair(name: name, a: tensor, b: $0) } }
+        added = only(b, a, but: Set(renamed.values))
+        removed = only(a, b, but: Set(renamed.keys))
+        let pairs = a.tensors.compactMap { name, tensor in b.tensors[renamed[name] ?? name].map { TensorPair(name: name, a: tensor, b: $0) } }
         common = pairs.count
         let extents = try TensorPair.extents(pairs, options: options)
         changed = zip(pairs, extents).compactMap { pair, extent in
@@ -135,5 +140,6 @@ struct Difference {
             comparison.reshaped.map { Change(name: $0.name, types: [], shapes: [$0.first, $0.second], extent: .unknown) }
             + other.sorted { ($1.size, $0.name) < ($0.size, $1.name) }
         settings = []
+        renamed = [:]
     }
 }

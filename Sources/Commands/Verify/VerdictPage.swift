@@ -60,7 +60,7 @@ struct VerdictPage {
             (verdict.outcome.rawValue, "verdict"), (Format.count(verdict.faults.count), verdict.faults.count == 1 ? "fault" : "faults"),
             (Format.count(verdict.modules.count), verdict.modules.count == 1 ? "module" : "modules"),
             (survival.map { Format.fixed(100 * $0, 1) + "%" } ?? "none", "least of an update that is left"),
-            (Format.count(verdict.modules.map(\.maxUlp).max() ?? 0), "ulp at most"),
+            (Self.steps(verdict.modules.max { $0.maxUlp < $1.maxUlp }.map(\.meaningfulUlp) ?? 0), "ulp at most"),
         ]
     }
 
@@ -140,13 +140,16 @@ struct VerdictPage {
         }
     }
 
+    /// A distance in steps; none where it would say nothing.
+    private static func steps(_ count: Int?) -> String { count.map(Format.count) ?? "–" }
+
     private static func figures(_ module: MergeVerdict.Module) -> [String] {
         var figures = [module.standing.description]
         if let projection = module.projection { figures.append("projection \(Format.fixed(projection, 4))") }
         if let residual = module.relativeResidual { figures.append("residual \(Format.fixed(residual, 4))") }
         if let survival = module.survival { figures.append("rounding leaves \(Format.fixed(100 * survival, 2))%") }
         figures.append("\(Format.count(module.differingElements)) of \(Format.count(module.elements)) elements off")
-        figures.append("\(Format.count(module.maxUlp)) ulp at most")
+        if let ulp = module.meaningfulUlp { figures.append("\(Format.count(ulp)) ulp at most") }
         return figures
     }
 
@@ -186,7 +189,7 @@ struct VerdictPage {
                 return [
                     .name(module.path.text), .key(Self.color(module.standing), module.standing.description), number(module.projection, 4),
                     number(module.relativeResidual, 4), .number(module.survival.map { Format.fixed(100 * $0, 1) + "%" } ?? ""),
-                    .number(Format.count(module.maxUlp)), .number(Format.percent(module.differingElements, of: module.elements)),
+                    .number(Self.steps(module.meaningfulUlp)), .number(Format.percent(module.differingElements, of: module.elements)),
                     .chart(.histogram(module.histogram.map(Self.logarithm), label: "elements by their distance: \(module.histogram)")),
                 ]
             })
@@ -204,7 +207,8 @@ struct VerdictPage {
             ["module", "row", "elements off", "ulp", "residual"],
             rows.map { module, row in
                 [
-                    .name(module.path.text), .number("\(row.row)"), .number(Format.count(row.differingElements)), .number(Format.count(row.maxUlp)),
+                    .name(module.path.text), .number("\(row.row)"), .number(Format.count(row.differingElements)),
+                    .number(Self.steps(module.meaningful(row.maxUlp))),
                     .number(row.relativeResidual.map { Format.fixed($0, 4) } ?? ""),
                 ]
             })
