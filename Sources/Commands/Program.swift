@@ -36,6 +36,10 @@ extension Program {
         let (message, whole) = (RootCommand.message(for: error), RootCommand.fullMessage(for: error))
         if code.isSuccess {
             Terminal.ownText(whole)
+            if Terminal.hasLostOutput {
+                Terminal.error("oplora: \(lostOutput)")
+                exit(ExitStatus.inputOutput.rawValue)
+            }
         } else {
             let start = "Error: " + message
             Terminal.error(whole.hasPrefix(start) ? start : whole)

@@ -100,15 +100,18 @@ public enum FileNature: Sendable, Equatable {
         return start.hasPrefix("{") || start.hasPrefix("[") ? .json : .text
     }
 
+    /// Why pickles are not read and what to do with one that is needed.
+    public static let pickleAdvice =
+        "loading one can run any code that it holds; where you trust it, load it with torch.load(…, weights_only=True) and save it with "
+        + "safetensors.torch.save_file"
+
     /// What the file is and what to do, as the end of a sentence that begins with the path.
     public var explanation: String {
         switch self {
         case .empty: "the file is empty; fetch or copy it again"
         case .lfsPointer: "this is a pointer of Git LFS and not the file itself; fetch the file with `git lfs pull`"
         case .unfinishedDownload: "the download of this file has not finished; fetch it again"
-        case .pickle:
-            "this is a pickle, which is not read because loading one can run any code that it holds; where you trust it, load it with "
-                + "torch.load(…, weights_only=True) and save it with safetensors.torch.save_file"
+        case .pickle: "this is a pickle, which is not read because \(Self.pickleAdvice)"
         case .gguf: "this is a GGUF file, and safetensors are needed here; name the model that it was made from"
         case .opck:
             "this is an .opck file, and safetensors are needed here; `oplora unpack` gives a pack's files back, `oplora collapse` a run's adapter"

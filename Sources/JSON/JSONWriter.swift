@@ -74,6 +74,14 @@ private struct JSONWriter {
     }
 
     private func writeString(_ value: String, to text: inout String) {
+        // Nearly all strings are names in plain letters.
+        let isPlain = value.utf8.allSatisfy { byte in
+            0x20..<0x7F ~= byte && byte != UInt8(ascii: "\"") && byte != UInt8(ascii: "\\") && byte != UInt8(ascii: "#") && byte != UInt8(ascii: ":")
+        }
+        guard !isPlain else {
+            text += "\"\(value)\""
+            return
+        }
         text += "\""
         var escaped = ""
         for scalar in value.unicodeScalars {

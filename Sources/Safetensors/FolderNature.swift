@@ -5,6 +5,11 @@ public enum FolderNature {
     /// The most names that a message lists.
     private static let mostNames = 8
 
+    /// Pickles that trainers leave beside a model and that hold no weights of it.
+    private static let trainerNames: Set<String> = [
+        "training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin", "rng_state.pth",
+    ]
+
     /// What the folder is and what to do, as the end of a sentence that begins with its path; `nil` where there is nothing to say.
     ///
     /// - Throws: `FileError` where it cannot be listed.
@@ -21,14 +26,10 @@ public enum FolderNature {
         func files(_ condition: (String) -> Bool) -> [String] { names.filter { condition($0) && !FileSystem.isFolder(FileSystem.join(folder, $0)) } }
         let unfinished = files(FileNature.isUnfinished)
         if !unfinished.isEmpty { return "the download of \(list(unfinished)) has not finished; fetch it again" }
-        let pickles = files { name in
-            FileNature.isPickled(name) && !["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"].contains(name)
-        }
-        if let first = pickles.first {
-            return
-                "its weights are \(pickles.count == 1 ? "the pickle" : "pickles,") \(list(pickles)); \(first) is of a format that is not read because "
-                + "loading it can run any code that it holds; where you trust it, load it with torch.load(…, weights_only=True) and save it with "
-                + "safetensors.torch.save_file"
+        let pickles = files { FileNature.isPickled($0) && !trainerNames.contains($0) }
+        if !pickles.isEmpty {
+            let which = pickles.count == 1 ? "the pickle \(list(pickles)), which is" : "pickles (\(list(pickles))), which are"
+            return "its weights are \(which) not read because \(FileNature.pickleAdvice)"
         }
         let quantized = files { $0.hasSuffix(".gguf") }
         if let first = quantized.first {

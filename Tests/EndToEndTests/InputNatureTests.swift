@@ -157,6 +157,18 @@ struct InputNatureTests {
         for word in folder.words { #expect(outcome.errors.contains(word), "lint: \(outcome.errors)") }
     }
 
+    @Test func pickledAdapters() throws {
+        let space = try Workspace()
+        try FileSystem.createFolder(space.path("in"))
+        try writeText(#"{"peft_type": "LORA", "r": 1, "lora_alpha": 1}"#, space.path("in/adapter_config.json"))
+        try writeText("x", space.path("in/adapter_model.bin"))
+        for command in [["lint"], ["inspect"], ["merge", "--base", Repository.tinyLlama, "--out", space.path("out"), "--adapter"]] {
+            let outcome = try Executable.run(command + [space.path("in")])
+            let words = "its weights are the pickle adapter_model.bin, which is not read because loading one can run any code"
+            #expect(outcome.status == 66 && outcome.errors.contains(words), "\(command[0]): \(outcome.errors)")
+        }
+    }
+
     // MARK: Arguments
 
     @Test func argumentsInEachOthersPlace() throws {

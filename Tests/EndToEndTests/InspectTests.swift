@@ -277,7 +277,9 @@ extension InspectTests {
         Method("LoHa and full differences", "lora_unet_a.hada_w1_a", "lora_unet_a.hada_w1_b", "lora_unet_a.alpha", "lora_unet_b.diff"),
         Method("LoKr", "lycoris_a.lokr_w1", "lycoris_a.lokr_w2", "lycoris_a.alpha"),
         Method("full differences", "diffusion_model.blocks.0.q.diff", "diffusion_model.blocks.0.q.diff_b"),
-        Method("IA³", "lora_unet_a.weight.on_input", "lora_unet_a.on_input"),
+        Method("IA³", "lora_unet_a.weight", "lora_unet_a.on_input"),
+        Method("GLoRA", "lycoris_a.a1.weight", "lycoris_a.a2.weight", "lycoris_a.b1.weight", "lycoris_a.b2.weight", "lycoris_a.alpha"),
+        Method("LoRA", "unet.a.processor.to_q_lora.down.weight", "unet.a.processor.to_q_lora.up.weight"),
         Method("VeRA", peft + "vera_lambda_b", peft + "vera_lambda_d"),
     ]
 

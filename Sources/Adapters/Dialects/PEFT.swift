@@ -55,9 +55,10 @@ public enum PEFT {
     /// The folder itself, or the one in it that holds an adapter: PEFT puts adapters of another name than `default` there. A
     /// folder with the weights of a model is that model's.
     static func adapterFolder(in path: String) throws -> String {
-        let own = [configurationName, WeightFiles.singleName, WeightFiles.indexName]
-        guard !own.contains(where: { FileSystem.exists(FileSystem.join(path, $0)) }) else { return path }
-        let inner = try FileSystem.names(in: path).sorted().filter {
+        let names = try FileSystem.names(in: path)
+        let isOwn = names.contains { $0 == configurationName || $0 == WeightFiles.indexName || $0.hasSuffix(".safetensors") }
+        guard !isOwn else { return path }
+        let inner = names.filter {
             FileSystem.exists(FileSystem.join(FileSystem.join(path, $0), configurationName))
         }
         guard inner.count < 2 else {

@@ -25,30 +25,44 @@ struct AdapterMethod {
         var found: [String] = []
         for tensor in tensors {
             let words = tensor.split(separator: ".")
-            if let method = markers.first(where: { marker in words.contains { $0.hasPrefix(marker.prefix) } })?.method {
+            if let method = method(of: words) {
                 if !found.contains(method) { found.append(method) }
-            } else if let method = endings[words.last ?? ""] {
-                if !method.isEmpty, !found.contains(method) { found.append(method) }
-            } else if !tensor.hasPrefix("base_model.model.") {
+            } else if !neutralEndings.contains(words.last ?? ""), !prefixes.contains(where: tensor.hasPrefix) {
                 return nil
             }
         }
         return found
     }
 
+    /// The method of a tensor by the components of its name; `nil` where none is known.
+    private static func method(of words: [Substring]) -> String? {
+        if let marker = markers.first(where: { marker in words.contains { $0.hasPrefix(marker.prefix) } }) { return marker.method }
+        guard let last = words.last else { return nil }
+        if differenceEndings.contains(last) { return "full differences" }
+        guard words.count >= 3 else { return nil }
+        let (owner, factor) = (words[words.count - 3], words[words.count - 2])
+        // As diffusers and the authors of Flux once named the factors.
+        if owner.contains("lora"), factor == "up" || factor == "down" { return "LoRA" }
+        return prefixes.contains(where: words[0].hasPrefix) && gloraFactors.contains(factor) ? "GLoRA" : nil
+    }
+
     /// What a component of a tensor's name begins with. (An OP-LoRA's parameters may be of a run that holds more.)
     private static let markers: [(prefix: String, method: String)] = [
         ("lora_magnitude_vector", "DoRA"), ("dora_scale", "DoRA"), ("lora_A", "LoRA"), ("lora_B", "LoRA"), ("lora_a", "LoRA"), ("lora_b", "LoRA"),
-        ("lora_down", "LoRA"), ("lora_up", "LoRA"), ("lora_mid", "LoRA"), ("lora_embedding_", "LoRA"), ("lora_E", "AdaLoRA"), ("hada_", "LoHa"),
+        ("lora_down", "LoRA"), ("lora_up", "LoRA"), ("lora_mid", "LoRA"), ("lora_linear_layer", "LoRA"), ("lora_embedding_", "LoRA"),
+        ("lora_E", "AdaLoRA"), ("hada_", "LoHa"),
         ("lokr_", "LoKr"), ("boft_", "BOFT"), ("oft_", "OFT"), ("vera_", "VeRA"), ("ia3_", "IA³"), ("on_input", "IA³"), ("randlora_", "RandLoRA"),
         ("hra_", "HRA"), ("fourierft_", "FourierFT"), ("vblora_", "VB-LoRA"), ("bone_", "Bone"), ("miss_", "MiSS"), ("road_", "RoAd"),
         ("shira_", "SHiRA"), ("c3a_", "C3A"), ("waveft_", "WaveFT"), ("delora_", "DeLoRA"), ("prompt_embeddings", "prompt tuning"),
     ]
-    /// What a tensor's name ends with; empty for parts that any method may have.
-    private static let endings: [Substring: String] = [
-        "diff": differences, "diff_b": differences, "w_norm": differences, "b_norm": differences, "alpha": "", "reshape_weight": "",
+    private static let differenceEndings: Set<Substring> = ["diff", "diff_b", "w_norm", "b_norm"]
+    private static let gloraFactors: Set<Substring> = ["a1", "a2", "b1", "b2", "bm1", "bm2"]
+    /// Parts that adapters of several methods have; `m` are mlx-lm's magnitudes.
+    private static let neutralEndings: Set<Substring> = ["alpha", "reshape_weight", "m"]
+    /// What only the names of an adapter's tensors begin with.
+    private static let prefixes = [
+        "base_model.model.", "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_", "lycoris_",
     ]
-    private static let differences = "full differences"
 
     /// PEFT's types under the names that their authors gave them.
     private static let names: [String: String] = [
