@@ -41,7 +41,7 @@ let package = Package(
             "Commands",
             [
                 "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint",
-                "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText", argumentParser,
+                "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "CFileIO", "Tensors", "Hashing", "VisibleText", argumentParser,
                 orderedCollections,
             ]),
         module(

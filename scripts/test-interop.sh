@@ -44,4 +44,6 @@ echo
 echo
 "$python" Tests/interop/interrupted_merge.py --oplora "$oplora" --model "$smollm2"
 echo
+"$python" Tests/interop/outputs.py --oplora "$oplora"
+echo
 "$python" Tests/interop/packing.py --oplora "$oplora" --cache "$cache"

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -14,6 +15,9 @@
 // A training step runs some thousands of short loops, so a worker looks for the next one for a while (about 20 µs)
 // before it goes to sleep: waking a sleeping thread costs more than many of the loops take.
 enum { spins_before_sleep = 2000 };
+
+// What a signal handler of the program may need, with the widest registers.
+enum { signal_stack = 1 << 15 };
 
 struct worker {
     struct oplora_pool *pool;
@@ -51,6 +55,10 @@ static void *work(void *argument) {
     struct worker *self = argument;
     oplora_pool *pool = self->pool;
     unsigned seen = 0;
+    // A part of this thread's stack, out of reach of kernels that use the stack pointer for other things.
+    char room[signal_stack];
+    const stack_t stack = {.ss_sp = room, .ss_size = sizeof room};
+    sigaltstack(&stack, NULL);
     if (pool->prepare) pool->prepare();
     for (;;) {
         for (int spin = 0; spin < spins_before_sleep && atomic_load_explicit(&pool->generation, memory_order_acquire) == seen; spin++)

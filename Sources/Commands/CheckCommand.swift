@@ -92,9 +92,11 @@ extension FileError {
         case .missing: "missing"
         case .wrongKind: "wrongKind"
         case .exists: "exists"
+        case .irreplaceable: "irreplaceable"
         case .cannotCreate: "cannotCreate"
         case .system: "unreadable"
         case .tooLarge: "tooLarge"
+        case .excessive: "excessive"
         case .truncated: "truncated"
         }
     }

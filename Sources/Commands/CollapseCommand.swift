@@ -37,7 +37,7 @@ struct CollapseCommand: ParsableCommand {
     }
 
     func run() throws {
-        try refuseExisting(written.out, replacing: written.force, inputs: [runPath] + (base.map { [$0] } ?? []))
+        try refuseExisting(written.out, as: written.layout.output, replacing: written.force, inputs: [runPath] + (base.map { [$0] } ?? []))
         let model = try base.map { try BaseModel(path: $0) }
         let isRun = CheckpointFile.claims(runPath) || runPath.hasSuffix(".opck")
         let collapsed = isRun ? try CollapsedRun(path: runPath) : nil

@@ -34,7 +34,7 @@ struct CombineCommand: ParsableCommand {
     }
 
     func run() throws {
-        try refuseExisting(written.out, replacing: written.force, inputs: adapter.map(\.path) + (base.map { [$0] } ?? []))
+        try refuseExisting(written.out, as: written.layout.output, replacing: written.force, inputs: adapter.map(\.path) + (base.map { [$0] } ?? []))
         let model = try base.map { try BaseModel(path: $0) }
         let adapters = try adapter.map { argument in
             WeightedAdapter(try argument.readUnweighted(naming: model), weight: argument.weight)

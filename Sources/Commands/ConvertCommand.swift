@@ -31,7 +31,7 @@ struct ConvertCommand: ParsableCommand {
         guard let argument = AdapterArgument(argument: input), argument.weight == 1 else {
             throw UsageError("\(input): an adapter to be converted has no weight", status: .usage)
         }
-        try refuseExisting(out, replacing: force, inputs: [argument.path] + (base.map { [$0] } ?? []))
+        try refuseExisting(out, as: to.output, replacing: force, inputs: [argument.path] + (base.map { [$0] } ?? []))
         let model = try base.map { try BaseModel(path: $0) }
         var adapter = try argument.read().adapter
         let dialect = adapter.dialect

@@ -62,8 +62,8 @@ enum ExitStatus: Int32 {
     static func status(of error: FileError) -> ExitStatus {
         switch error {
         case .missing: .missingInput
-        case .wrongKind, .tooLarge, .truncated: .malformedInput
-        case .exists, .cannotCreate: .cannotCreateOutput
+        case .wrongKind, .tooLarge, .excessive, .truncated: .malformedInput
+        case .exists, .irreplaceable, .cannotCreate: .cannotCreateOutput
         case .system: .inputOutput
         }
     }

@@ -26,11 +26,10 @@ struct ExtractCommand: ParsableCommand {
 
     func run() throws {
         let choice = try ranks.required()
-        try refuseExisting(written.out, replacing: written.force, inputs: [base, tuned])
+        try refuseExisting(written.out, as: written.layout.output, replacing: written.force, inputs: [base, tuned])
         let showsProgress = Terminal.errorIsTerminal && !output.quiet && !output.json
         var options = Extraction.Options(
-            choice: choice, dtype: dtype.dtype, threads: threads.count,
-            isCancelled: { Interruption.isRequested })
+            choice: choice, dtype: dtype.dtype, threads: threads.count)
         if showsProgress { options.progress = { done, total in Terminal.progress("\(done) of \(total) weights") } }
         let extraction = try Extraction(base: base, tuned: tuned, options: options)
         if showsProgress { Terminal.progress("") }

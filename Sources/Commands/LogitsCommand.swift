@@ -38,7 +38,7 @@ struct LogitsCommand: ParsableCommand {
     }
 
     func run() throws {
-        try refuseUnwritableFile(out, replacing: force, inputs: [base, data] + adapter.map(\.path))
+        try refuseUnwritableFile(out, as: .file, replacing: force, inputs: [base, data] + adapter.map(\.path))
         let compute = try threads.makeCompute()
         guard FileSystem.isFolder(base) || !FileSystem.exists(base) else {
             throw UsageError("\(base): a model is run from its folder, with config.json beside the weights; name the folder")

@@ -44,7 +44,8 @@ struct MergeCommand: ParsableCommand {
     }
 
     func run() throws {
-        if !dryRun { try refuseExisting(out, replacing: force, inputs: [base] + adapter.map(\.path)) }
+        guard !out.isEmpty else { throw UsageError("--out is empty; name a folder") }
+        if !dryRun { try refuseExisting(out, as: .folder(WrittenFolder.rule), replacing: force, inputs: [base] + adapter.map(\.path)) }
         if !anyBase { try refuseRunsOfOtherBases() }
         let adapters = try adapter.map { try $0.read() }
         let plan = try MergePlan(
@@ -53,8 +54,7 @@ struct MergeCommand: ParsableCommand {
         if dryRun { return show(plan) }
         let showsProgress = Terminal.errorIsTerminal && !output.quiet && !output.json
         var options = MergePlan.RunOptions(
-            threads: threads.count, isReplacing: force, isDurable: !noFsync, minimumSurvival: minSurvival, hashesTensors: hash,
-            isCancelled: { Interruption.isRequested })
+            threads: threads.count, isReplacing: force, isDurable: !noFsync, minimumSurvival: minSurvival, hashesTensors: hash)
         if showsProgress {
             options.progress = { done, total in Terminal.progress("\(Format.bytes(done)) of \(Format.bytes(total))") }
         }
@@ -104,7 +104,7 @@ struct MergeCommand: ParsableCommand {
         for remark in plan.model.remarks { output.say(remark) }
         output.say(
             "would merge \(plan.moduleCount) modules; \(plan.model.tensors.count) tensors, \(Format.bytes(plan.byteCount)) in \(out)"
-                + (free.map { ", where \(Format.bytes($0)) are free" } ?? "")
+                + (free.map { ", where \(Format.bytes($0)) are free" + (plan.fits(in: $0) ? "" : " and it will not fit") } ?? "")
                 + "; about \(Format.bytes(plan.memoryEstimate(threads: threads.count))) of memory beside the program's own")
     }
 }

@@ -26,11 +26,11 @@ struct PackCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        try refuseUnwritableFile(out, replacing: force, inputs: [input] + (against.map { [$0] } ?? []))
+        try refuseUnwritableFile(out, as: .file, replacing: force, inputs: [input] + (against.map { [$0] } ?? []))
         try refuseInside(out, of: input)
         let plan = try PackPlan(
             input: input, base: try against.map { try BaseFiles(path: $0) }, hashesTensors: hash, threads: threads.count)
-        let report = try plan.run(to: out, replacing: force, durable: !noFsync, isCancelled: { Interruption.isRequested })
+        let report = try plan.run(to: out, replacing: force, durable: !noFsync)
         if output.json {
             return Terminal.json([
                 "schema": "oplora.pack/1", "files": .integer(report.files), "tensors": .integer(report.tensors),
@@ -66,9 +66,10 @@ struct UnpackCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        try refuseExisting(out, replacing: force, inputs: [input] + (against.map { [$0] } ?? []))
         let unpacking = try Unpacking(path: input, base: try against.map { try BaseFiles(path: $0) }, threads: threads.count)
-        let report = try unpacking.run(to: out, replacing: force, durable: !noFsync, isCancelled: { Interruption.isRequested })
+        try refuseExisting(
+            out, as: unpacking.makesFolder ? .folder(unpacking.folderRule) : .file, replacing: force, inputs: [input] + (against.map { [$0] } ?? []))
+        let report = try unpacking.run(to: out, replacing: force, durable: !noFsync)
         if output.json {
             return Terminal.json(["schema": "oplora.unpack/1", "files": .integer(report.files), "bytes": .integer(report.bytes)])
         }

@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import FileIO
 
 #if canImport(Darwin)
     internal import Darwin
@@ -13,14 +14,17 @@ public enum Program {
     public static func main() -> Never {
         Interruption.install()
         var inputs: (any TakesModelsAndAdapters)?
+        MappedFile.watch()
         do {
             try refuseUnknownCommand()
             var command = try RootCommand.parseAsRoot()
             inputs = command as? any TakesModelsAndAdapters
             try command.run()
+            try MappedFile.requireWhole()
             try checkOutput()
             exit(ExitStatus.done.rawValue)
         } catch {
+            let error = cause(of: error)
             guard let status = ExitStatus(of: Terminal.hasLostOutput ? lostOutput : error) else { exitParsing(error) }
             if Terminal.hasLostOutput, error is Verdict { Terminal.error("oplora: \(lostOutput)") }
             if let message = inputs?.swappedArguments(error) ?? ExitStatus.message(of: error) { Terminal.error("oplora: \(message)") }
@@ -62,6 +66,12 @@ extension Program {
 
     private static var lostOutput: UsageError {
         UsageError("standard output could not be written whole; the disk that it goes to may be full", status: .inputOutput)
+    }
+
+    /// A file that was cut while it was read is behind whatever else was found.
+    private static func cause(of error: any Error) -> any Error {
+        do { try MappedFile.requireWhole() } catch { return error }
+        return error
     }
 
     private static func checkOutput() throws {

@@ -25,7 +25,7 @@ struct ResizeCommand: ParsableCommand {
     func run() throws {
         let choice = try ranks.required()
         guard adapter.weight == 1 else { throw UsageError("\(adapter.path): an adapter to be resized has no weight", status: .usage) }
-        try refuseExisting(written.out, replacing: written.force, inputs: [adapter.path] + (base.map { [$0] } ?? []))
+        try refuseExisting(written.out, as: written.layout.output, replacing: written.force, inputs: [adapter.path] + (base.map { [$0] } ?? []))
         let model = try base.map { try BaseModel(path: $0) }
         let given = try adapter.readUnweighted(naming: model)
         let (resized, modules) = try given.resized(to: choice, dtype: dtype.dtype)

@@ -26,9 +26,9 @@ struct SalvageCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        try refuseExisting(out, replacing: force, inputs: [input] + (against.map { [$0] } ?? []))
+        try refuseExisting(out, as: .folder(Salvage.folderRule), replacing: force, inputs: [input] + (against.map { [$0] } ?? []))
         let salvage = try Salvage(path: input, base: try against.map { try BaseFiles(path: $0) })
-        let report = try salvage.run(to: out, replacing: force, durable: !noFsync, isCancelled: { Interruption.isRequested })
+        let report = try salvage.run(to: out, replacing: force, durable: !noFsync)
         if output.json {
             Terminal.json([
                 "schema": "oplora.salvage/1", "complete": .bool(report.isComplete), "files": .integer(report.files),

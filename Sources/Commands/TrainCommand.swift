@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import FileIO
 internal import HyperLoRA
 internal import JSON
 internal import NativeCheckpoint
@@ -76,7 +77,10 @@ struct TrainCommand: ParsableCommand {
         let resuming = try resume.map { try TrainingCheckpoint(path: $0) }
         let replacing = force || (resume.map { isSameFile($0, out) } ?? false)
         let requested = try resuming.map(configuration(goingOnFrom:)) ?? configuration(of: TrainingConfiguration())
-        try refuseUnwritableFile(out, replacing: replacing, inputs: [base, data] + [evalData].compactMap(\.self))
+        guard ByteStream(path: out) == nil else {
+            throw UsageError("\(out): a run is written several times, which only a file can be; name one", status: .cannotCreateOutput)
+        }
+        try refuseUnwritableFile(out, as: .file, replacing: replacing, inputs: [base, data] + [evalData].compactMap(\.self))
         let trainer = try Trainer(
             configuration: requested, epochs: epochs, base: base, dataPath: data, evaluationPath: evalData, resuming: resuming,
             compute: try threads.makeCompute(precision: requested.precision))
@@ -86,6 +90,7 @@ struct TrainCommand: ParsableCommand {
         )
         let shown = output
         let printer = TrainingPrinter(steps: configuration.steps, output: shown)
+        Interruption.awaitRequests()
         try trainer.run(
             output: out, saveInterval: saveEvery, replacing: replacing, report: { printer.print($0) }, isInterrupted: { Interruption.isRequested })
         printer.finish(trainer.progress)

@@ -33,11 +33,11 @@ struct UnmergeCommand: ParsableCommand {
     }
 
     func run() throws {
-        try refuseExisting(out, replacing: force, inputs: [merged] + adapter.map(\.path))
+        try refuseExisting(out, as: .folder(WrittenFolder.rule), replacing: force, inputs: [merged] + adapter.map(\.path))
         let result = try Unmerging(
             merged: merged, adapters: try adapter.map { try $0.read() }, takesAnyAdapter: anyAdapter, to: out,
             options: MergePlan.RunOptions(
-                threads: threads.count, isReplacing: force, isDurable: !noFsync, isCancelled: { Interruption.isRequested }))
+                threads: threads.count, isReplacing: force, isDurable: !noFsync))
         if output.json {
             return Terminal.json(
                 [

@@ -11,14 +11,18 @@ internal import CFileIO
 /// Bytes go to a new sibling file. `publish` flushes it to the disk, renames it over the final name and flushes the
 /// folder, so at every moment the name holds the old file or the new one. A value that is dropped unpublished removes
 /// its sibling.
+///
+/// What has no content of its own, such as a named pipe or `/dev/null`, is written to as it is.
 public final class AtomicFile: ByteSink {
     public let path: String
     /// Bytes written so far.
     public private(set) var position = 0
 
-    private let sibling: String
+    /// Where the bytes go until then; `nil` where they go through.
+    private let sibling: String?
     private let replacing: Bool
     private var descriptor: Int32
+    private var isSettled = false
     private var buffer: [UInt8] = []
     private static let bufferLimit = 1 << 16
     /// Large writes begin and end at a multiple of this place in the file, so that the system fills whole pages of it.
@@ -26,36 +30,35 @@ public final class AtomicFile: ByteSink {
 
     /// Starts a file that will replace or create `path`.
     ///
-    /// - Throws: `FileError.exists` when something is there and `replacing` is false, `.wrongKind` when a folder is
-    ///   there, `.cannotCreate` when the folder is missing or may not be written.
+    /// - Throws: `FileError.exists` when something is there and `replacing` is false, `.irreplaceable` when it is no
+    ///   regular file, `.cannotCreate` when the folder is missing or may not be written.
     public init(path: String, replacing: Bool) throws(FileError) {
-        guard !path.hasSuffix("/") else { throw .cannotCreate(path: path, reason: "the name of a file does not end with a slash") }
-        if FileSystem.exists(path) {
-            guard replacing else { throw .exists(path: path) }
-            guard !FileSystem.isFolder(path) else { throw .wrongKind(path: path, expected: "a file that can be replaced") }
-        }
         self.path = path
         self.replacing = replacing
-        var attempt = 0
-        while true {
-            let name = FileSystem.siblingName(of: path, attempt: attempt)
+        if let stream = ByteStream(path: path) {
+            (sibling, descriptor) = (nil, try stream.open())
+            return
+        }
+        try Self.requireReplaceable(path, replacing: replacing)
+        (sibling, descriptor) = try Unfinished.begin(beside: path) { name in
             let opened = unsafe open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
-            if opened >= 0 {
-                sibling = name
-                descriptor = opened
-                return
-            }
-            guard errno == EEXIST, attempt < 100 else {
-                throw .cannotCreate(path: path, reason: errorText(errno))
-            }
-            attempt += 1
+            return opened < 0 ? nil : opened
         }
     }
 
     deinit {
-        guard descriptor >= 0 else { return }
-        close(descriptor)
-        _ = unsafe unlink(sibling)
+        if !isSettled, let sibling { try? Unfinished.discard(sibling) }
+        if descriptor >= 0 { close(descriptor) }
+    }
+
+    /// Checks that a file may come to be at `path`, where something may be already.
+    ///
+    /// - Throws: as `init`.
+    public static func requireReplaceable(_ path: String, replacing: Bool) throws(FileError) {
+        guard !path.hasSuffix("/") else { throw .cannotCreate(path: path, reason: "the name of a file does not end with a slash") }
+        guard let kind = FileSystem.kind(of: path) else { return }
+        guard replacing else { throw .exists(path: path) }
+        guard kind == .file else { throw .irreplaceable(path: path, reason: FileSystem.whatItIs(path)) }
     }
 
     /// Asks the system to set room aside for `size` bytes in all: a full disk is known before anything is written, and writing is
@@ -64,7 +67,7 @@ public final class AtomicFile: ByteSink {
     /// - Throws: `FileError.system` when there is no room.
     public func reserve(_ size: Int) throws(FileError) {
         // In a small file it costs more than it saves.
-        guard size >= 1 << 20 else { return }
+        guard size >= 1 << 20, sibling != nil else { return }
         let error = oplora_reserve(descriptor, Int64(position), Int64(size - position))
         guard error != ENOSPC, error != EDQUOT else { throw .system(operation: "reserving \(size) bytes", path: path, errno: error) }
     }
@@ -96,25 +99,31 @@ public final class AtomicFile: ByteSink {
     /// - Throws: `FileError.exists` when something has come to be there in the meantime that may not be replaced; `.system`.
     public func publish(durable: Bool = true) throws(FileError) {
         try flush()
-        if durable, fsync(descriptor) != 0 { throw .system(operation: "synchronising", path: path, errno: errno) }
-        let closing = close(descriptor)
-        let closeError = errno
-        descriptor = -1
-        guard closing == 0 else {
-            _ = unsafe unlink(sibling)
-            throw .system(operation: "closing", path: path, errno: closeError)
-        }
+        if durable, sibling != nil, fsync(descriptor) != 0 { throw .system(operation: "synchronising", path: path, errno: errno) }
+        guard let sibling else { return try finishWriting() }
+        // The lock goes with the last descriptor, and what is not locked may be taken for a leftover.
+        let lock = dup(descriptor)
+        defer { close(lock) }
+        // Whatever happens, nothing is left to be removed after this.
+        isSettled = true
         do {
-            if replacing {
-                try FileSystem.rename(sibling, to: path)
-            } else {
-                try FileSystem.renameWithoutReplacing(sibling, to: path)
+            try finishWriting()
+            try Unfinished.publish(sibling, as: path) { () throws(FileError) in
+                try Self.requireReplaceable(path, replacing: replacing)
+                if replacing { try FileSystem.rename(sibling, to: path) } else { try FileSystem.renameWithoutReplacing(sibling, to: path) }
             }
         } catch {
-            _ = unsafe unlink(sibling)
+            try? Unfinished.discard(sibling)
             throw error
         }
         if durable { try FileSystem.synchronize(folder: FileSystem.parent(of: path)) }
+    }
+
+    /// Closes the file; some systems say only now that they could not write.
+    private func finishWriting() throws(FileError) {
+        let closing = close(descriptor)
+        descriptor = -1
+        guard closing == 0 else { throw .system(operation: "closing", path: path, errno: errno) }
     }
 
     private func flush() throws(FileError) {
@@ -135,9 +144,18 @@ public final class AtomicFile: ByteSink {
             } else if written < 0, errno == EINTR {
                 continue
             } else {
-                throw .system(operation: "writing", path: path, errno: written == 0 ? ENOSPC : errno)
+                let error = written == 0 ? ENOSPC : errno
+                // Bytes that the system could not take are those of a mapped file that was cut.
+                let isCut = error == EFAULT
+                let fault = isCut ? unsafe bytes.extracting(done..<bytes.byteCount).withUnsafeBytes { unsafe Self.fault(in: $0) } : nil
+                throw fault ?? .system(operation: "writing", path: path, errno: error)
             }
         }
+    }
+
+    private static func fault(in bytes: UnsafeRawBufferPointer) -> FileError? {
+        guard let start = bytes.baseAddress else { return nil }
+        return unsafe MappedFile.fault(at: start)
     }
 
     private static func systemWrite(_ descriptor: Int32, _ bytes: UnsafeRawBufferPointer) -> Int {

@@ -1,3 +1,5 @@
+internal import CFileIO
+
 #if canImport(Darwin)
     internal import Darwin
 #else
@@ -29,15 +31,61 @@ public enum FileSystem {
             identity: [UInt64(info.st_dev), UInt64(info.st_ino)])
     }
 
-    public static func exists(_ path: String) -> Bool {
-        var info = stat()
-        return unsafe lstat(path, &info) == 0
+    public enum Kind: Sendable {
+        case file, folder, link, namedPipe, characterDevice, other
+
+        fileprivate init(_ mode: mode_t) {
+            switch mode & S_IFMT {
+            case S_IFREG: self = .file
+            case S_IFDIR: self = .folder
+            case S_IFLNK: self = .link
+            case S_IFIFO: self = .namedPipe
+            case S_IFCHR: self = .characterDevice
+            default: self = .other
+            }
+        }
+
+        var description: String {
+            switch self {
+            case .file: "a file"
+            case .folder: "a folder"
+            case .link: "a link"
+            case .namedPipe: "a named pipe"
+            case .characterDevice: "a device"
+            case .other: "neither a file nor a folder"
+            }
+        }
     }
 
-    /// Whether `path` itself is a link, wherever it leads.
-    public static func isSymbolicLink(_ path: String) -> Bool {
+    /// What is at `path`, a link being one itself; `nil` where nothing is or the system does not say.
+    public static func kind(of path: String) -> Kind? {
         var info = stat()
-        return unsafe lstat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFLNK
+        return unsafe lstat(path, &info) == 0 ? Kind(info.st_mode) : nil
+    }
+
+    /// `it is a link to X`.
+    static func whatItIs(_ path: String) -> String {
+        guard let kind = kind(of: path) else { return "it is gone" }
+        return "it is \(kind.description)" + (kind == .link ? resolved(path).map { " to \($0)" } ?? " that leads nowhere" : "")
+    }
+
+    public static func exists(_ path: String) -> Bool { kind(of: path) != nil }
+
+    /// Whether `path` itself is a link, wherever it leads.
+    public static func isSymbolicLink(_ path: String) -> Bool { kind(of: path) == .link }
+
+    /// The path without links in it; `nil` where nothing is.
+    public static func resolved(_ path: String) -> String? {
+        guard let text = unsafe realpath(path, nil) else { return nil }
+        // Sound: the text is one of the system's, which this call owns.
+        defer { unsafe free(text) }
+        return unsafe String(cString: text)
+    }
+
+    /// Whether a name is that of an open file or folder.
+    static func isOpen(_ path: String, as descriptor: Int32) -> Bool {
+        var named = stat(), opened = stat()
+        return unsafe lstat(path, &named) == 0 && fstat(descriptor, &opened) == 0 && named.st_dev == opened.st_dev && named.st_ino == opened.st_ino
     }
 
     public static func isFolder(_ path: String) -> Bool {
@@ -87,8 +135,10 @@ public enum FileSystem {
     }
 
     public static func createFolder(_ path: String) throws(FileError) {
-        guard unsafe mkdir(path, 0o777) == 0 else {
-            throw errno == EEXIST ? .exists(path: path) : .cannotCreate(path: path, reason: errorText(errno))
+        try Unfinished.unlessEnding { () throws(FileError) in
+            guard unsafe mkdir(path, 0o777) == 0 else {
+                throw errno == EEXIST ? .exists(path: path) : .cannotCreate(path: path, reason: errorText(errno))
+            }
         }
     }
 
@@ -99,29 +149,31 @@ public enum FileSystem {
         }
     }
 
-    /// Gives a file another name that nothing has.
+    /// Gives a file or folder another name that nothing has.
     ///
     /// - Throws: `FileError.exists` when something has it, even if it came only just now.
     public static func renameWithoutReplacing(_ old: String, to new: String) throws(FileError) {
-        // A second name is made or refused in one step, which a look and a renaming are not.
+        let error = unsafe oplora_rename(old, new, oplora_renaming_keeps)
+        guard error != 0 else { return }
+        guard error != EEXIST else { throw .exists(path: new) }
+        guard error == ENOTSUP else { throw .system(operation: "renaming \(lastComponent(old))", path: new, errno: error) }
+        // A second name of a file is made or refused in one step, which a look and a renaming are not.
         if unsafe link(old, new) == 0 {
             guard unsafe unlink(old) == 0 else { throw .system(operation: "removing", path: old, errno: errno) }
             return
         }
         guard errno != EEXIST, !exists(new) else { throw .exists(path: new) }
-        // Some file systems know no second names.
         try rename(old, to: new)
     }
 
-    /// Removes a file, or a folder with all that is in it. Does not follow symbolic links.
+    /// Removes a file, or a folder with all that is in it, unless somebody else is quicker. Does not follow symbolic links.
     public static func remove(_ path: String) throws(FileError) {
-        var info = stat()
-        guard unsafe lstat(path, &info) == 0 else { return }
-        if info.st_mode & S_IFMT == S_IFDIR {
+        guard let kind = kind(of: path) else { return }
+        if kind == .folder {
             for name in try names(in: path) { try remove(join(path, name)) }
-            guard unsafe rmdir(path) == 0 else { throw .system(operation: "removing", path: path, errno: errno) }
-        } else {
-            guard unsafe unlink(path) == 0 else { throw .system(operation: "removing", path: path, errno: errno) }
+        }
+        guard unsafe kind == .folder ? rmdir(path) == 0 : unlink(path) == 0 || errno == ENOENT else {
+            throw .system(operation: "removing", path: path, errno: errno)
         }
     }
 
@@ -160,10 +212,29 @@ public enum FileSystem {
 
     /// A name beside `path` for the unfinished version of it: same folder, so that a rename publishes it at once.
     static func siblingName(of path: String, attempt: Int) -> String {
-        // A long name is cut, for this one may not be longer than the system allows either.
-        let name = String(decoding: lastComponent(path).utf8.prefix(200), as: UTF8.self)
-        return join(parent(of: path), ".\(name).\(getpid())-\(attempt).partial")
+        join(parent(of: path), siblingPrefix(of: path) + "\(getpid())-\(attempt)" + siblingEnding)
     }
+
+    /// Whether a name in the same folder is that of an unfinished version, whoever makes it.
+    static func isSiblingName(_ name: String, of path: String) -> Bool {
+        let prefix = siblingPrefix(of: path)
+        var rest = name.utf8[...]
+        guard rest.starts(with: prefix.utf8) else { return false }
+        rest = rest.dropFirst(prefix.utf8.count)
+        for ending in [AtomicFolder.asideEnding, siblingEnding] where String(rest)?.hasSuffix(ending) ?? false {
+            rest = rest.dropLast(ending.utf8.count)
+        }
+        let numbers = rest.split(separator: UInt8(ascii: "-"), omittingEmptySubsequences: false)
+        return numbers.count == 2 && numbers.allSatisfy { !$0.isEmpty && $0.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) } }
+            && (name.hasSuffix(siblingEnding) || name.hasSuffix(siblingEnding + AtomicFolder.asideEnding))
+    }
+
+    private static func siblingPrefix(of path: String) -> String {
+        // A long name is cut, for this one may not be longer than the system allows either.
+        "." + String(decoding: lastComponent(path).utf8.prefix(200), as: UTF8.self) + "."
+    }
+
+    private static let siblingEnding = ".partial"
 
     private static func systemRename(_ old: String, _ new: String) -> Int32 {
         #if canImport(Darwin)

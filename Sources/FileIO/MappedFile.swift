@@ -1,3 +1,5 @@
+internal import Synchronization
+
 #if canImport(Darwin)
     internal import Darwin
 #else
@@ -6,9 +8,9 @@
 
 /// A whole file, mapped read-only into memory; unmapped when the last reference goes.
 ///
-/// The bytes are those of the file, not a copy: if another process truncates the file while it is mapped, touching the
-/// missing pages is a fault that no program can catch in order. Files that this project writes are replaced by rename
-/// and never truncated in place, so a reader keeps the version that it opened.
+/// The bytes are those of the file, not a copy: if another process truncates the file while it is mapped, or the disk cannot be
+/// read, touching the missing pages is a fault (SIGBUS); `fault(at:)` says of which file. Files that this project writes are
+/// replaced by rename and never truncated in place, so a reader keeps the version that it opened.
 @safe public final class MappedFile: Sendable {
     public let path: String
     public let count: Int
@@ -42,10 +44,17 @@
         else { throw .system(operation: "mapping", path: path, errno: errno) }
         unsafe base = UnsafeRawPointer(address)
         isOpen = true
+        let (mapping, place) = (Mapping(path: path, count: count, descriptor: descriptor), UInt(bitPattern: address))
+        Self.mappings.withLock { $0[place] = mapping }
     }
 
     deinit {
-        if let base = unsafe base { unsafe munmap(UnsafeMutableRawPointer(mutating: base), count) }
+        if let base = unsafe base {
+            let place = UInt(bitPattern: base)
+            let error = Self.mappings.withLock { $0.removeValue(forKey: place)?.shortening }
+            if let error, Self.isWatching { Self.shortened.withLock { $0 = $0 ?? error } }
+            unsafe munmap(UnsafeMutableRawPointer(mutating: base), count)
+        }
         close(descriptor)
     }
 
@@ -103,5 +112,55 @@
         guard start < end else { return }
         // Sound: read-only private pages are read again from the file when touched later.
         unsafe madvise(UnsafeMutableRawPointer(mutating: base + start), end - start, MADV_DONTNEED)
+    }
+}
+
+extension MappedFile {
+    private struct Mapping {
+        let path: String
+        let count: Int
+        let descriptor: Int32
+
+        /// The file's size now.
+        var size: Int? {
+            var now = stat()
+            return unsafe fstat(descriptor, &now) == 0 ? Int(now.st_size) : nil
+        }
+
+        /// What is wrong where the file has become shorter.
+        var shortening: FileError? {
+            guard let size, size < count else { return nil }
+            return .truncated(path: path, offset: size, wanted: count - size)
+        }
+    }
+
+    /// By their addresses.
+    private static let mappings = Mutex<[UInt: Mapping]>([:])
+    /// Of the files that are not mapped any more, the first that has become shorter while it was.
+    private static let shortened = Mutex<FileError?>(nil)
+
+    /// Why the page of a mapped file at an address could not be given; `nil` where there is no mapped file.
+    public static func fault(at address: UnsafeRawPointer) -> FileError? {
+        let place = UInt(bitPattern: address)
+        return mappings.withLock { mappings in
+            guard let (start, mapping) = mappings.first(where: { $0.key <= place && place - $0.key < UInt($0.value.count) }) else { return nil }
+            guard let size = mapping.size, size <= Int(place - start) else { return .system(operation: "reading", path: mapping.path, errno: EIO) }
+            return mapping.shortening
+        }
+    }
+
+    private static let watching = Atomic<Bool>(false)
+    private static var isWatching: Bool { watching.load(ordering: .relaxed) }
+
+    /// From here on `requireWhole` tells of files that were cut, and no output is published that may come from one. For a program that
+    /// ends when it says so.
+    public static func watch() { watching.store(true, ordering: .relaxed) }
+
+    /// Checks that no file has become shorter while it was mapped: what is cut off of its last page is zeros, and no fault.
+    ///
+    /// - Throws: `FileError.truncated`.
+    public static func requireWhole() throws(FileError) {
+        guard isWatching else { return }
+        if let error = shortened.withLock({ $0 }) ?? mappings.withLock({ $0.values.lazy.compactMap(\.shortening).first }) { throw error }
     }
 }

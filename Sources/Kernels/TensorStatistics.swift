@@ -82,18 +82,30 @@ public struct TensorStatistics: Sendable, Equatable {
 
     /// Measures a tensor that lies in memory, on the calling thread; `nil` where its type is not measured.
     public static func measure(_ bytes: [UInt8], dtype: DType) -> TensorStatistics? {
-        precondition(bytes.count * 8 % dtype.bitWidth == 0, "the bytes are whole elements")
+        // Sound: every bit pattern of a byte may be read as a raw byte.
+        measure(byteCount: bytes.count, dtype: dtype) { range, take in take(unsafe bytes.span.bytes.extracting(range)) }
+    }
+
+    /// Measures a tensor whose bytes come piece by piece, on the calling thread; `nil` where its type is not measured.
+    ///
+    /// - Parameter read: hands over a range of the bytes.
+    public static func measure(
+        byteCount: Int, dtype: DType, read: (_ range: Range<Int>, _ take: (RawSpan) -> Void) throws -> Void
+    ) rethrows -> TensorStatistics? {
+        precondition(byteCount * 8 % dtype.bitWidth == 0, "the bytes are whole elements")
         guard let element = element(dtype) else { return nil }
-        return unsafe bytes.withUnsafeBytes { raw in
-            let source = unsafe Source(start: raw.baseAddress, element: element, count: raw.count / byteWidth(element))
-            var total = oplora_statistics()
-            let scratch = Scratch(threads: 1)
-            for piece in source.pieces {
-                var part = source.measure(piece, scratch, worker: 0)
-                unsafe oplora_statistics_add(&total, &part, element)
+        var total = oplora_statistics()
+        let scratch = Scratch(threads: 1)
+        for start in stride(from: 0, to: byteCount, by: pieceBytes) {
+            try read(start..<min(byteCount, start + pieceBytes)) { piece in
+                unsafe piece.withUnsafeBytes { raw in
+                    let source = unsafe Source(start: raw.baseAddress, element: element, count: raw.count / byteWidth(element))
+                    var part = source.measure(0..<source.count, scratch, worker: 0)
+                    unsafe oplora_statistics_add(&total, &part, element)
+                }
             }
-            return TensorStatistics(total, element: element)
         }
+        return TensorStatistics(total, element: element)
     }
 
     /// Where elements lie.

@@ -191,6 +191,14 @@ public final class CheckpointFile: Sendable {
         return DecodedBytes(file: self, tensor: tensor, chunkSize: index.chunkSize, base: bytes)
     }
 
+    /// The bytes of a tensor for whoever goes through them once.
+    ///
+    /// - Throws: as `read(_:into:)` does.
+    public func pieces(of label: String) throws -> TensorPieces {
+        let tensor = try tensor(named: label)
+        return TensorPieces(try source(of: tensor), isHashed: tensor.sha256 != nil) { try self.check($0, of: tensor) }
+    }
+
     fileprivate func baseNeeded(_ tensor: CheckpointTensor) -> CheckpointError {
         CheckpointError(
             .baseNeeded, tensor: tensor.label,

@@ -1,3 +1,5 @@
+internal import Hashing
+
 /// The bytes of a tensor of an `.opck` file, decoded chunk by chunk where they are looked at.
 struct DecodedBytes: ByteSource {
     let file: CheckpointFile
@@ -23,6 +25,43 @@ struct DecodedBytes: ByteSource {
             }
         }
         try body(bytes.rawBytes.extracting((range.lowerBound - start)..<(range.upperBound - start)))
+    }
+
+    func release(_ range: Range<Int>) {
+        guard !range.isEmpty else { return }
+        for number in range.lowerBound / chunkSize...(range.upperBound - 1) / chunkSize { file.release(tensor.chunks.lowerBound + number) }
+        base?.release(range)
+    }
+}
+
+/// A tensor that is read from its beginning to its end and never whole in memory, on one thread.
+public final class TensorPieces {
+    private let bytes: any ByteSource
+    private let check: (String) throws -> Void
+    private var digest: SHA256Digest?
+
+    init(_ bytes: any ByteSource, isHashed: Bool, check: @escaping (String) throws -> Void) {
+        self.bytes = bytes
+        self.check = check
+        digest = isHashed ? SHA256Digest() : nil
+    }
+
+    public var byteCount: Int { bytes.byteCount }
+
+    /// Hands over the next bytes.
+    ///
+    /// - Throws: `CheckpointError` for damage of a chunk.
+    public func read(_ range: Range<Int>, _ body: (RawSpan) throws -> Void) throws {
+        try bytes.withBytes(in: range) { piece in
+            digest?.update(piece)
+            try body(piece)
+        }
+        bytes.release(range)
+    }
+
+    /// - Throws: `CheckpointError` where the bytes that were handed over are not those of the tensor's SHA-256.
+    public func finish() throws {
+        if let whole = digest.take() { try check(whole.finishHex()) }
     }
 }
 

@@ -2,6 +2,8 @@
 public enum PackError: Error, Sendable, Equatable {
     /// A link in the input leads to a folder.
     case linkToFolder(path: String)
+    /// A link in the input leads to a file that is not the input's.
+    case linkOutside(path: String)
     /// The input is an .opck file that packs no files, so there is nothing to unpack.
     case notAPack(path: String, kind: String)
     /// The base has nothing that the input has.
@@ -19,6 +21,8 @@ extension PackError: CustomStringConvertible {
         switch self {
         case .linkToFolder(let path):
             "\(path): this is a link to a folder, which a pack does not follow; put a copy of the folder in its place or pack it by itself"
+        case .linkOutside(let path):
+            "\(path): this link leads out of the folder that is packed, and a pack does not follow it; put a copy of the file in its place"
         case .notAPack(let path, let kind):
             "\(path): this is a checkpoint of kind \"\(kind)\" that stands for itself and packs no files; inspect shows what it holds"
         case .baseWithoutTensors(let path):

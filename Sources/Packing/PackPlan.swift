@@ -49,7 +49,7 @@ public struct PackPlan: Sendable {
                     base: try Self.base(of: tensor.name, tensor.dtype, tensor.shape, in: base))
             }
         } else if try FileSystem.status(of: input).isFolder {
-            let paths = try Self.paths(in: input, prefix: "")
+            let paths = try Self.paths(in: input)
             contents = try paths.enumerated().flatMap { number, path in
                 path.utf8.last == UInt8(ascii: "/") ? [] : try Self.contents(of: FileSystem.join(input, path), number: number, base: base)
             }
@@ -81,21 +81,22 @@ public struct PackPlan: Sendable {
     }
 
     /// The paths of all files below a folder, in the order of their bytes, and of folders with nothing in them.
-    private static func paths(in folder: String, prefix: String) throws -> [String] {
-        var paths: [String] = []
-        for name in try FileSystem.names(in: FileSystem.join(folder, prefix)) {
-            let path = prefix + name
-            let place = FileSystem.join(folder, path)
-            guard try FileSystem.status(of: place).isFolder else {
-                paths.append(path)
-                continue
+    private static func paths(in folder: String) throws -> [String] {
+        let entries = try FolderListing(of: folder).entries
+        let links = ModelLinks(folder: folder)
+        return try entries.enumerated().compactMap { number, entry in
+            let place = FileSystem.join(folder, entry.path)
+            switch entry.kind {
+            case .folder:
+                let isEmpty = number + 1 == entries.count || !entries[number + 1].path.utf8.starts(with: (entry.path + "/").utf8)
+                return isEmpty ? entry.path + "/" : nil
+            case .link:
+                guard try !FileSystem.status(of: place).isFolder else { throw PackError.linkToFolder(path: place) }
+                guard links.target(of: place) != nil else { throw PackError.linkOutside(path: place) }
+                return entry.path
+            default: return entry.path
             }
-            // A link to a folder above would have no end.
-            guard !FileSystem.isSymbolicLink(place) else { throw PackError.linkToFolder(path: place) }
-            let inner = try Self.paths(in: folder, prefix: path + "/")
-            paths += inner.isEmpty ? [path + "/"] : inner
         }
-        return paths
     }
 
     /// One file as tensors and other bytes.
@@ -106,7 +107,7 @@ public struct PackPlan: Sendable {
                 ? [] : [TensorContent(name: "", dtype: .u8, shape: [range.count], file: number, bytes: MappedBytes(file, range))]
         }
         // What is not safetensors to the letter, or more than the format can say, is packed as bytes: nothing may be lost.
-        guard let tensors = try? SafetensorsFile(path: path), tensors.file.count == file.count, tensors.tensors.values.allSatisfy(isPackable)
+        guard let tensors = try safetensors(path), tensors.file.count == file.count, tensors.tensors.values.allSatisfy(isPackable)
         else { return bytes(0..<file.count) }
         let start = tensors.tensors.values.first?.byteRange.lowerBound ?? file.count
         return try bytes(0..<start)
@@ -115,6 +116,11 @@ public struct PackPlan: Sendable {
                     name: info.name, dtype: info.dtype, shape: info.shape, file: number, bytes: MappedBytes(file, info.byteRange),
                     base: try Self.base(of: info.name, info.dtype, info.shape, in: base))
             }
+    }
+
+    /// `nil` for a file of another kind; what the system has against it is an error.
+    private static func safetensors(_ path: String) throws -> SafetensorsFile? {
+        do { return try SafetensorsFile(path: path) } catch is SafetensorsError { return nil }
     }
 
     /// The format's limits for names and shapes, which safetensors does not have; the empty name stands for other bytes.

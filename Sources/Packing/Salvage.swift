@@ -1,4 +1,4 @@
-internal import FileIO
+public import FileIO
 internal import JSON
 public import NativeCheckpoint
 internal import OrderedCollections
@@ -26,6 +26,14 @@ public struct Salvage: Sendable {
     public let checkpoint: DamagedCheckpoint
     private let base: BaseFiles?
 
+    /// Which folders the output may take the place of: those that a salvage has written.
+    public static let folderRule = FolderRule { listing in
+        let report = try? JSONValue(parsing: try FileSystem.contents(of: FileSystem.join(listing.folder, reportName), limit: 1 << 26))
+        guard report?["schema"]?.stringValue == SalvagePlan.schema else { return listing.entries.first?.path }
+        let saved = (report?["files"]?.arrayValue ?? []).filter { $0["whole"] == true }.compactMap { $0["path"]?.stringValue }
+        return FolderRule.holdingOnly(saved.map { FileSystem.join(filesName, $0) } + [reportName, tensorsName]).firstForeign(listing)
+    }
+
     static let filesName = "files"
     static let tensorsName = "tensors.safetensors"
     static let reportName = "salvage.json"
@@ -49,7 +57,7 @@ public struct Salvage: Sendable {
         func goOn() throws {
             if isCancelled() { throw PackError.interrupted(path: path) }
         }
-        let folder = try AtomicFolder(path: path, replacing: replacing)
+        let folder = try AtomicFolder(path: path, replacing: replacing ? Self.folderRule : nil)
         let conditions = try checkpoint.tensors.map { tensor in
             try goOn()
             return checkpoint.examine(tensor, base: base)

@@ -77,10 +77,12 @@ struct SalvagePlan {
 }
 
 extension SalvagePlan {
+    static let schema = "oplora.salvaged/1"
+
     /// Writes what was found, entry by entry, for there may be very many.
     func writeReport(to file: AtomicFile) throws(FileError) {
         var head: OrderedDictionary<String, JSONValue> = [
-            "schema": "oplora.salvaged/1", "input": .string(FileSystem.lastComponent(checkpoint.path)), "complete": .bool(isComplete),
+            "schema": .string(Self.schema), "input": .string(FileSystem.lastComponent(checkpoint.path)), "complete": .bool(isComplete),
             "footer": checkpoint.fault.map { ["intact": false, "code": .string($0.code.rawValue)] } ?? ["intact": true],
             "searchCutShort": .bool(checkpoint.isCutShort),
         ]

@@ -1,4 +1,4 @@
-internal import FileIO
+public import FileIO
 internal import JSON
 public import NativeCheckpoint
 internal import OrderedCollections
@@ -28,6 +28,9 @@ public struct Unpacking: Sendable {
     /// Whether the output is a folder.
     public var makesFolder: Bool { file.packedFiles != nil && !file.isSingleFile }
 
+    /// Which folders the output may take the place of: those that hold nothing but files of the pack.
+    public var folderRule: FolderRule { .holdingOnly(file.packedFiles ?? []) }
+
     /// Writes the file or folder.
     ///
     /// - Throws: `CheckpointError` for damage and a base that is missing or another one, `FileError`, `PackError.interrupted`.
@@ -43,7 +46,7 @@ public struct Unpacking: Sendable {
                 try output.publish(durable: durable)
                 return Report(files: 1, bytes: output.position)
             }
-            let folder = try AtomicFolder(path: path, replacing: replacing)
+            let folder = try AtomicFolder(path: path, replacing: replacing ? folderRule : nil)
             try folder.fill { try fill(folder, paths, tensors, durable, isCancelled) }
             try folder.publish(durable: durable)
             return Report(files: paths.count { !Self.isFolder($0) }, bytes: tensors.reduce(0) { $0 + $1.byteCount })

@@ -81,14 +81,16 @@ public final class Trainer {
     /// The held-out loss, in nats a token, over every whole window of the held-out text.
     public func evaluate() -> Double? {
         guard let evaluationData else { return nil }
-        return evaluate(on: evaluationData, updates)
+        return evaluate(on: evaluationData, updates) { false }
     }
 
-    private func evaluate(on data: TokenData, _ updates: LowRankUpdates) -> Double {
+    /// `nil` when interrupted.
+    private func evaluate(on data: TokenData, _ updates: LowRankUpdates, isInterrupted: () -> Bool) -> Double? {
         let length = configuration.sequenceLength
         let windows = data.windowCount(length: length)
         var sum = 0.0
         for start in stride(from: 0, to: windows, by: configuration.batchSize) {
+            guard !isInterrupted() else { return nil }
             let count = min(configuration.batchSize, windows - start)
             tokens.removeAll()
             for place in 0..<configuration.batchSize {
@@ -106,8 +108,8 @@ public final class Trainer {
     ///   - saveInterval: steps between checkpoints; 0 for only at the end.
     ///   - replacing: whether a file at `output` may be replaced by the first checkpoint.
     ///   - report: told of each step, measurement and checkpoint.
-    ///   - isInterrupted: asked after each step; when true, a checkpoint is written and the run ends with
-    ///     `TrainingError.interrupted`.
+    ///   - isInterrupted: asked after each step and each batch of an evaluation; when true, a checkpoint is written and the run ends
+    ///     with `TrainingError.interrupted`. An evaluation that was cut off is made when the run goes on.
     /// - Throws: `TrainingError.diverged` when a loss or gradient is not finite: nothing is written then, and the last
     ///   checkpoint stays.
     public func run(
@@ -119,7 +121,15 @@ public final class Trainer {
             mayReplace = true
             report(.checkpoint(step: progress.step, path: output))
         }
-        if progress.step == 0 { recordEvaluation(report) }
+        func stopIfInterrupted() throws {
+            guard isInterrupted() else { return }
+            guard progress.step > 0 else { throw TrainingError(.interrupted, "interrupted before the first step; there is nothing to save") }
+            try save()
+            throw TrainingError(
+                .interrupted, "interrupted after step \(progress.step) of \(configuration.steps); go on with --resume \(output)")
+        }
+        evaluateIfDue(report, isInterrupted)
+        try stopIfInterrupted()
         let clock = ContinuousClock()
         let started = clock.now
         let firstStep = progress.step
@@ -134,19 +144,22 @@ public final class Trainer {
                     step: progress.step, loss: loss, learningRate: rate, gradientNorm: norm, tokensPerSecond: tokens / seconds(now - stepStarted),
                     secondsLeft: perStep * Double(configuration.steps - progress.step)))
             let isLast = progress.step == configuration.steps
-            if isLast || (configuration.evaluationInterval > 0 && progress.step % configuration.evaluationInterval == 0) { recordEvaluation(report) }
+            evaluateIfDue(report, isInterrupted)
             if !isLast, saveInterval > 0, progress.step % saveInterval == 0 { try save() }
-            if !isLast, isInterrupted() {
-                try save()
-                throw TrainingError(
-                    .interrupted, "interrupted after step \(progress.step) of \(configuration.steps); go on with --resume \(output)")
-            }
+            if !isLast || isEvaluationDue { try stopIfInterrupted() }
         }
         try save()
     }
 
-    private func recordEvaluation(_ report: (TrainingEvent) -> Void) {
-        guard let loss = evaluate() else { return }
+    /// Whether the held-out loss of this step is to be known, and is not yet.
+    private var isEvaluationDue: Bool {
+        guard evaluationData != nil, progress.evaluations.last?.step != progress.step else { return false }
+        let interval = configuration.evaluationInterval
+        return progress.step == 0 || progress.step == configuration.steps || interval > 0 && progress.step % interval == 0
+    }
+
+    private func evaluateIfDue(_ report: (TrainingEvent) -> Void, _ isInterrupted: () -> Bool) {
+        guard isEvaluationDue, let evaluationData, let loss = evaluate(on: evaluationData, updates, isInterrupted: isInterrupted) else { return }
         let evaluation = Evaluation(step: progress.step, loss: loss)
         progress.evaluations.append(evaluation)
         report(.evaluation(evaluation))

@@ -56,8 +56,22 @@ struct Executable {
         try process.run()
     }
 
-    /// Standard output until now.
+    /// Standard output and standard error until now.
     var output: String { get throws { try text("output") } }
+    var errors: String { get throws { try text("errors") } }
+
+    /// Waits until the program ends, and says how many bytes of memory it has had at once; of what a child of a test has had, the
+    /// system's own account counts the test, too.
+    func waitForPeak() throws -> (outcome: Outcome, peak: Int) {
+        var peak = 0
+        while process.isRunning {
+            let status = (try? String(contentsOfFile: "/proc/\(process.processIdentifier)/status", encoding: .utf8)) ?? ""
+            let line = status.split(separator: "\n").first { $0.hasPrefix("VmHWM:") }
+            peak = max(peak, (line?.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? 0) * 1024)
+            usleep(1000)
+        }
+        return (try wait(), peak)
+    }
 
     var isRunning: Bool { process.isRunning }
 

@@ -20,7 +20,7 @@
         static let faults: [Fault] = [
             Fault(call: "open", error: ENOSPC), Fault(call: "write", error: EIO), Fault(call: "write", error: EINTR, isHarmless: true),
             Fault(call: "write", error: 0, isHarmless: true), Fault(call: "fsync", error: EIO), Fault(call: "close", error: EIO),
-            Fault(call: "rename", error: EIO), Fault(call: "link", error: EPERM, isHarmless: true), Fault(call: "mkdir", error: ENOSPC),
+            Fault(call: "rename", error: EIO), Fault(call: "renameat2", error: EINVAL, isHarmless: true), Fault(call: "mkdir", error: ENOSPC),
         ]
 
         private static let library = FileSystem.join(FileSystem.parent(of: Executable.path), "libFaultyCalls.so")

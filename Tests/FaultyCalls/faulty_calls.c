@@ -2,7 +2,7 @@
 //
 //     FAULTY_CALL=write FAULTY_NUMBER=3 FAULTY_ERROR=28 FAULTY_FOLDER=/tmp/x LD_PRELOAD=libFaultyCalls.so program …
 //
-// Kinds: open, read, write, fsync, close, rename, link, mkdir. Counted are the calls on files whose path begins with FAULTY_FOLDER.
+// Kinds: open, read, write, fsync, close, rename (renameat2, too), renameat2, link, mkdir. Counted are the calls on files whose path begins with FAULTY_FOLDER.
 // An error of 0 makes a read or write short instead: it takes one byte. EINTR (4) fails once and lets the next try through.
 // Reads are those at a place (pread).
 #ifdef __linux__
@@ -90,6 +90,10 @@ int close(int descriptor) {
 }
 
 int rename(const char *old, const char *new) { return fails("rename", new) ? -1 : NEXT(rename)(old, new); }
+
+int renameat2(int folder, const char *old, int other, const char *new, unsigned flags) {
+    return fails("rename", new) || fails("renameat2", new) ? -1 : NEXT(renameat2)(folder, old, other, new, flags);
+}
 
 int link(const char *old, const char *new) { return fails("link", new) ? -1 : NEXT(link)(old, new); }
 

@@ -85,19 +85,42 @@ struct AtomicFileTests {
         #expect(try names == ["out"])
     }
 
-    @Test func aLinkIsReplacedAndNotItsTarget() throws {
+    @Test func aLinkIsNotReplaced() throws {
         try writeText("target", folder.path("target"))
         try FileManager.default.createSymbolicLink(atPath: path, withDestinationPath: "target")
-        try writeText("new", path)
-        #expect(try readAll(folder.path("target")) == Array("target".utf8))
-        #expect(try readAll(path) == Array("new".utf8))
-        #expect(!FileSystem.areSame(path, folder.path("target")))
+        let target = try #require(FileSystem.resolved(folder.path("target")))
+        #expect(throws: FileError.irreplaceable(path: path, reason: "it is a link to \(target)")) { try AtomicFile(path: path, replacing: true) }
+        #expect(FileSystem.isSymbolicLink(path))
+        #expect(try readAll(path) == Array("target".utf8))
     }
 
     @Test func aFolderInTheWay() throws {
         try FileSystem.createFolder(path)
-        #expect(throws: FileError.wrongKind(path: path, expected: "a file that can be replaced")) { try AtomicFile(path: path, replacing: true) }
+        #expect(throws: FileError.irreplaceable(path: path, reason: "it is a folder")) { try AtomicFile(path: path, replacing: true) }
         #expect(try names == ["out"])
+    }
+
+    @Test func bytesGoThroughANamedPipe() async throws {
+        #expect(unsafe mkfifo(path, 0o600) == 0)
+        let path = path
+        let reader = Task.detached { try Array(FileHandle(forReadingAtPath: path)?.readToEnd() ?? Data()) }
+        // No one allowed to replace it, and nothing is replaced.
+        let file = try AtomicFile(path: path, replacing: false)
+        try file.write([UInt8](repeating: 7, count: 100_000))
+        try file.publish()
+        #expect(try await reader.value == [UInt8](repeating: 7, count: 100_000))
+        #expect(FileSystem.kind(of: path) == .namedPipe)
+        #expect(try names == ["out"])
+    }
+
+    @Test func whatIsAStream() throws {
+        try writeText("", path)
+        for name in ["/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fd/2", "/proc/self/fd/1"] { #expect(ByteStream(path: name) != nil, "\(name)") }
+        for name in [path, folder.path, folder.path("new"), "/dev"] { #expect(ByteStream(path: name) == nil, "\(name)") }
+        let file = try AtomicFile(path: "/dev/null", replacing: true)
+        try file.write([1])
+        try file.publish()
+        #expect(FileSystem.kind(of: "/dev/null") == .characterDevice)
     }
 
     @Test(arguments: ["missing/out", "file/out"]) func noFolderToWriteIn(name: String) throws {
@@ -127,7 +150,7 @@ struct AtomicFileTests {
         try file.write([1])
         try FileSystem.createFolder(path)
         let error = #expect(throws: FileError.self) { try file.publish(durable: false) }
-        guard case .system(_, path, _) = error else {
+        guard case .irreplaceable(path, "it is a folder") = error else {
             Issue.record("\(String(describing: error))")
             return
         }

@@ -76,15 +76,16 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         wrong, stopped, finished = [], 0, 0
         for round_number in range(options.rounds):
-            process = subprocess.Popen(command(out), stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(command(out), stderr=subprocess.PIPE, text=True)
             time.sleep(length * (round_number + 0.5) / options.rounds)
             process.send_signal(number)
-            status = process.wait()
+            _, errors = process.communicate()
+            status = process.returncode
             if status == 0:
                 finished += 1
             else:
-                # A program that is killed between the rename and its end has made the folder, and all of it.
-                published = number == signal.SIGKILL and out.exists() and digest(out) == expected
+                # A program that is stopped between the rename and its end has made the folder, and all of it, and says so where it can.
+                published = (number == signal.SIGKILL or "written before, and whole" in errors) and out.exists() and digest(out) == expected
                 (finished, stopped) = (finished + published, stopped + (not published))
                 if out.exists() and not published:
                     wrong.append(f"after {round_number} of {options.rounds} there is something under the final name")
@@ -99,9 +100,12 @@ def main():
         shutil.rmtree(out, ignore_errors=True)
         if [digest(model), digest(adapter)] != inputs:
             wrong.append("an input has changed")
+        left = [path.name for path in work.iterdir() if path != adapter]
+        if left:
+            wrong.append(f"left behind by the next merge: {left}")
         report(number.name, stopped, finished, wrong)
         for path in work.iterdir():
-            if path not in (adapter, out):
+            if path != adapter:
                 shutil.rmtree(path, ignore_errors=True)
 
     size = sum(path.stat().st_size for path in model.glob("*.safetensors"))

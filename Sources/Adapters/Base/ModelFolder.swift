@@ -8,6 +8,7 @@ internal import Safetensors
 struct ModelFolder {
     /// The receipt that a merge leaves.
     static let receiptName = "oplora-merge.json"
+    static let receiptSchema = "oplora.merge-receipt/1"
 
     /// Paths in the folder, sorted.
     private(set) var copied: [String] = []
@@ -24,10 +25,9 @@ struct ModelFolder {
         "adapter_config.json", "trainer_state.json", "training_args.json", "optimizer.json", receiptName,
     ]
 
+    /// - Throws: `FileError`; `.excessive` for a folder that holds more than any model.
     init(_ files: WeightFiles) throws {
-        try collect(
-            files.path, prefix: "", moduleFolders: Self.moduleFolders(of: files.path),
-            components: Set(files.parts.map(\.name)))
+        try collect(files.path, moduleFolders: try Self.moduleFolders(of: files.path), components: Set(files.parts.map(\.name)))
         // The weights themselves are neither.
         let written = files.parts.flatMap { part in
             files.shards[part.shards].map { part.path(of: FileSystem.lastComponent($0.path)) } + [part.index.map { part.path(of: $0.name) } ?? ""]
@@ -43,57 +43,62 @@ struct ModelFolder {
         isWeights(name) || foreignNames.contains(name) || name.hasPrefix("events.out.tfevents")
     }
 
+    /// Hidden files are of the system or of a version control, and hold nothing of the model.
+    private static func isHidden(_ path: String) -> Bool { path.utf8.split(separator: slash).contains { $0.first == UInt8(ascii: ".") } }
+
+    private static let slash = UInt8(ascii: "/")
+
     /// Sub-folders that `modules.json` of a sentence-transformers model names as parts of it.
-    private static func moduleFolders(of path: String) -> Set<String> {
+    private static func moduleFolders(of path: String) throws -> Set<String> {
         let file = FileSystem.join(path, "modules.json")
-        guard let text = try? FileSystem.contents(of: file, limit: 1 << 20), let list = (try? JSONValue(parsing: text))?.arrayValue else { return [] }
+        guard FileSystem.exists(file) else { return [] }
+        let text = try FileSystem.contents(of: file, limit: 1 << 20)
+        guard let list = (try? JSONValue(parsing: text))?.arrayValue else { return [] }
         return Set(list.compactMap { $0["path"]?.stringValue })
     }
 
-    private mutating func collect(_ folder: String, prefix: String, moduleFolders: Set<String>, components: Set<String>) throws {
-        for name in try FileSystem.names(in: folder) {
-            let path = FileSystem.join(folder, name)
-            let relative = prefix + name
-            // A link that leads nowhere has no content to copy.
-            guard let status = try? FileSystem.status(of: path) else {
-                leftOut.append(relative)
-                continue
-            }
-            if status.isRegularFile {
-                let isPart = !prefix.isEmpty && moduleFolders.contains(String(prefix.dropLast()))
-                // Hidden files are of the system or of a version control, and hold nothing of the model.
-                if name.hasPrefix(".") || (Self.isForeign(name) && !isPart) {
-                    leftOut.append(relative)
-                } else {
-                    copied.append(relative)
-                }
-            } else if status.isFolder, !name.hasPrefix("."),
-                try moduleFolders.contains(relative) || components.contains(relative) || Self.isFreeOfWeights(path)
-            {
-                try collect(path, prefix: relative + "/", moduleFolders: moduleFolders, components: components)
-            } else {
-                leftOut.append(relative)
-            }
+    private mutating func collect(_ folder: String, moduleFolders: Set<String>, components: Set<String>) throws {
+        let entries = try FolderListing(of: folder, entering: { !Self.isHidden($0.path) }).entries
+        // A sub-folder with weights of its own is the same model in another format, or a stage of its training.
+        var withWeights: Set<String> = []
+        for entry in entries where entry.kind != .folder && Self.isForeign(entry.name) {
+            var parent = FileSystem.parent(of: entry.path)
+            while parent != ".", withWeights.insert(parent).inserted { parent = FileSystem.parent(of: parent) }
+        }
+        let links = ModelLinks(folder: folder)
+        var skipped: String?
+        for entry in entries {
+            if let skipped, entry.path.utf8.starts(with: skipped.utf8) { continue }
+            let isOfModel = moduleFolders.contains(entry.path) || components.contains(entry.path)
+            if entry.kind == .folder, !Self.isHidden(entry.path), isOfModel || !withWeights.contains(entry.path) { continue }
+            if entry.kind == .folder { skipped = entry.path + "/" }
+            let isOfPart = moduleFolders.contains(FileSystem.parent(of: entry.path))
+            let isCopied = !Self.isHidden(entry.path) && (isOfPart || !Self.isForeign(entry.name)) && Self.isFile(entry, of: folder, links)
+            if isCopied { copied.append(entry.path) } else { leftOut.append(entry.path) }
         }
     }
 
-    /// A sub-folder with weights of its own is the same model in another format, or a stage of its training.
-    private static func isFreeOfWeights(_ folder: String) throws -> Bool {
-        try FileSystem.names(in: folder).allSatisfy { name in
-            let path = FileSystem.join(folder, name)
-            return try FileSystem.isFolder(path) ? isFreeOfWeights(path) : !isForeign(name)
-        }
+    /// A file, or a link to one that belongs to the model; what else a link leads to is nobody's to copy.
+    private static func isFile(_ entry: FolderListing.Entry, of folder: String, _ links: ModelLinks) -> Bool {
+        guard entry.kind == .link else { return entry.kind == .file }
+        guard let target = links.target(of: FileSystem.join(folder, entry.path)) else { return false }
+        let root = (FileSystem.resolved(folder) ?? folder) + "/"
+        return !target.utf8.starts(with: root.utf8) || !isHidden(String(decoding: target.utf8.dropFirst(root.utf8.count), as: UTF8.self))
     }
 
     /// Copies a file byte for byte.
     static func copy(_ source: String, to target: String, isDurable: Bool) throws {
         let file = try MappedFile(path: source)
         let output = try AtomicFile(path: target, replacing: false)
-        let piece = 1 << 22
-        for start in stride(from: 0, to: file.count, by: piece) {
-            let range = start..<min(start + piece, file.count)
-            try output.write(file.bytes(in: range))
-            file.release(range)
+        let size = 1 << 20
+        var piece = [UInt8](repeating: 0, count: min(size, file.count))
+        for start in stride(from: 0, to: file.count, by: size) {
+            let range = start..<min(start + size, file.count)
+            var span = piece.mutableSpan
+            // Sound: every bit pattern of a byte may be written and read.
+            var bytes = unsafe span.mutableBytes
+            try file.copyBytes(in: range, to: &bytes)
+            try output.write(unsafe piece.span.bytes.extracting(0..<range.count))
         }
         try output.publish(durable: isDurable)
     }

@@ -44,10 +44,14 @@ extension MergePlan {
     /// The report that `oplora merge --dry-run --json` prints.
     ///
     /// - Parameter freeBytes: where the result would be written; `nil` where the system does not say.
+    /// Whether so many free bytes are enough for the weights; what is replaced stays until the end.
+    public func fits(in freeBytes: Int) -> Bool { byteCount <= freeBytes }
+
     public func json(threads: Int, freeBytes: Int?) -> JSONValue {
         [
             "schema": "oplora.merge-plan/1", "modules": .integer(moduleCount), "tensors": .integer(model.tensors.count),
             "bytes": .integer(byteCount), "freeBytes": freeBytes.map { .integer($0) } ?? .null,
+            "fits": freeBytes.map { .bool(fits(in: $0)) } ?? .null,
             "memory": .integer(memoryEstimate(threads: threads)), "remarks": .array(model.remarks.map { .string($0) }),
             "steps": .array(
                 steps.map { step in

@@ -25,7 +25,6 @@ public struct MergeReceipt: Sendable {
     /// The adapters that are in the model.
     public let adapters: [Entry]
 
-    static let schema = "oplora.merge-receipt/1"
     static let taking = "unmerge"
     /// The largest receipt that is read, in bytes.
     private static let maximumBytes = 200_000_000
@@ -40,11 +39,11 @@ public struct MergeReceipt: Sendable {
         let file = FileSystem.join(folder, ModelFolder.receiptName)
         guard FileSystem.exists(file) else { return nil }
         guard let text = try? FileSystem.contents(of: file, limit: Self.maximumBytes), let document = try? JSONValue(parsing: text),
-            document["schema"]?.stringValue == Self.schema, var last = document.objectValue
+            document["schema"]?.stringValue == ModelFolder.receiptSchema, var last = document.objectValue
         else {
             throw MergeError(
                 .invalidReceipt, path: file,
-                "this should say which adapters were merged into the model and is no receipt that is read here (\(Self.schema)); move it away to go on without what it says"
+                "this should say which adapters were merged into the model and is no receipt that is read here (\(ModelFolder.receiptSchema)); move it away to go on without what it says"
             )
         }
         let earlier = last.removeValue(forKey: "history")?.arrayValue ?? []

@@ -77,6 +77,14 @@ extension MergePlan {
         return []
     }
 
+    /// The paths of all files of the merged folder, so that it is known again.
+    private func paths(beside copied: [String]) -> [String] {
+        let weights = base.parts.flatMap { part in
+            base.shards[part.shards].map { part.path(of: FileSystem.lastComponent($0.path)) } + (part.index.map { [part.path(of: $0.name)] } ?? [])
+        }
+        return (copied + weights + [ModelFolder.receiptName]).sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+    }
+
     /// The index of a part of the model, where it has one: the base's, unless tensors were added or their sizes have changed.
     private func writeIndex(
         of part: WeightFiles.Part, in folder: AtomicFolder, isDurable: Bool, _ write: (JSONValue, String) throws -> Void
@@ -104,7 +112,7 @@ extension MergePlan {
     /// What was merged into what, without times and places, so that the same merge gives the same bytes.
     private func receipt(_ result: MergeResult, _ files: OtherFiles) -> JSONValue {
         var members: OrderedDictionary<String, JSONValue> = [
-            "schema": .string(MergeReceipt.schema),
+            "schema": .string(ModelFolder.receiptSchema),
             "operation": .string(isTaking ? MergeReceipt.taking : "merge"),
             "base": .string(FileSystem.lastComponent(base.path)),
             "dtype": dtype.map { .string($0.rawValue) } ?? "keep",
@@ -116,6 +124,7 @@ extension MergePlan {
                 "added": .array(jobs.filter { base.tensors[$0.tensor.name] == nil }.map { .string($0.tensor.name) }),
             ],
             "configuration": .object(OrderedDictionary(uniqueKeysWithValues: model.changedConfiguration.sorted { $0.key < $1.key })),
+            "files": .array(paths(beside: files.copied).map { .string($0) }),
         ]
         if let receipt { members["history"] = .array(receipt.steps) }
         if !result.hashes.isEmpty {

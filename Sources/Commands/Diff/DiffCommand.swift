@@ -49,8 +49,7 @@ struct DiffCommand: ParsableCommand {
         let base = try against.map { try BaseFiles(path: $0) }
         let (a, b) = (try ComparedFile(path: paths[0], base: base), try ComparedFile(path: paths[1], base: base))
         let options = Difference.Options(
-            tolerance: ElementComparison.Tolerance(relative: rtol, absolute: atol), ignoresType: ignoreDtype, threads: threads.count,
-            isCancelled: { Interruption.isRequested })
+            tolerance: ElementComparison.Tolerance(relative: rtol, absolute: atol), ignoresType: ignoreDtype, threads: threads.count)
         let difference = try difference(a, b, options)
         try output.write(difference.json(paths[0], paths[1]), replacing: force)
         if output.isText {

@@ -17,7 +17,7 @@ extension Inspection {
             }, pool: pool)
     }
 
-    /// Each thread decodes and measures one tensor at a time.
+    /// Each thread decodes and measures one tensor at a time, and a piece of it at a time.
     private static func statistics(_ tensors: [InspectedTensor], in file: CheckpointFile, pool: ThreadPool) throws -> [TensorStatistics?] {
         var outcomes = [Result<TensorStatistics?, any Error>](repeating: .success(nil), count: tensors.count)
         let names = tensors.map { $0.label ?? $0.name }
@@ -31,7 +31,10 @@ extension Inspection {
             pool.run(names.count) { index, _ in
                 guard let dtype = dtypes[index] else { return }
                 do {
-                    unsafe target[index] = .success(TensorStatistics.measure(try file.read(names[index]), dtype: dtype))
+                    let tensor = try file.pieces(of: names[index])
+                    unsafe target[index] = .success(
+                        try TensorStatistics.measure(byteCount: tensor.byteCount, dtype: dtype) { try tensor.read($0, $1) })
+                    try tensor.finish()
                 } catch {
                     unsafe target[index] = .failure(error)
                 }

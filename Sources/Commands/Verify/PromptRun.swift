@@ -48,6 +48,6 @@ struct PromptRun {
     }
 
     func compare(merged: String) throws -> FunctionComparison {
-        try verifier.compare(merged: merged, prompts: prompts, isCancelled: { Interruption.isRequested })
+        try verifier.compare(merged: merged, prompts: prompts)
     }
 }

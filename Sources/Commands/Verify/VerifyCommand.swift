@@ -66,7 +66,7 @@ struct VerifyCommand: ParsableCommand {
         if reports.github, output.isJSONOnStandardOutput {
             throw ValidationError("--github and --json both are standard output; name a file for --json")
         }
-        let files = reports.files + (output.jsonFile.map { [$0] } ?? [])
+        let files = (reports.files + (output.jsonFile.map { [$0] } ?? [])).filter { ByteStream(path: $0) == nil }
         if Set(files).count < files.count { throw ValidationError("two reports cannot be one file; name another for each") }
     }
 
@@ -86,8 +86,7 @@ struct VerifyCommand: ParsableCommand {
         var verdict = try MergeVerifier.verify(
             base: base, adapters: adapters, merged: merged,
             options: MergeVerifier.Options(
-                threads: threads.count, dtype: dtype.dtype, gates: limits.gates,
-                examinesRows: reports.html != nil, isCancelled: { Interruption.isRequested }))
+                threads: threads.count, dtype: dtype.dtype, gates: limits.gates, examinesRows: reports.html != nil))
         if let function {
             do {
                 verdict.add(try function.compare(merged: merged), minArgmaxAgreement: limits.minArgmaxAgreement)
@@ -118,7 +117,7 @@ struct VerifyCommand: ParsableCommand {
     private func reportReceipt(_ receipt: String) throws {
         try output.refuseUnwritable(replacing: false, inputs: [receipt] + (merged.map { [$0] } ?? []))
         let verdict = try ReceiptVerifier.verify(
-            receipt: receipt, merged: merged, threads: threads.count, isCancelled: { Interruption.isRequested })
+            receipt: receipt, merged: merged, threads: threads.count)
         try output.write(verdict.json, replacing: false)
         if !output.isJSONOnStandardOutput { printFaults(verdict.faults) }
         guard verdict.passes else { throw Verdict(status: .checkFailed) }
