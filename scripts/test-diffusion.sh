@@ -6,3 +6,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$(OPLORA_VENV=${OPLORA_DIFFUSION_VENV:-$HOME/.cache/oplora/venv-diffusion} scripts/make-venv.sh Tests/interop/requirements-diffusion.txt)
 "$venv/bin/python" Tests/interop/adapters_diffusion.py --oplora "${OPLORA:-.build/release/oplora}"
+"$venv/bin/python" Tests/interop/lint.py --oplora "${OPLORA:-.build/release/oplora}" --for diffusers

@@ -101,7 +101,7 @@ private func adapter(kind: Int, _ bytes: [UInt8]) -> (Adapter, tensors: [Safeten
     let header = (try? JSONValue(parsing: Array(parts[0])))?.objectValue ?? [:]
     let metadata = Dictionary(header.compactMap { key, value in value.stringValue.map { (key, $0) } }, uniquingKeysWith: { $1 })
     guard singleFile.write(tensors, configuration: [], metadata: metadata), let model = try? BaseModel(path: base.folder) else { return nil }
-    return (try? Adapter.read(path: FileSystem.join(singleFile.folder, "adapter.safetensors"), base: model, alpha: 2)).map { ($0, nil) }
+    return (try? Adapter.read(path: FileSystem.join(singleFile.folder, "adapter.safetensors"), base: model, alpha: .number(2))).map { ($0, nil) }
 }
 
 private func entries(_ text: ArraySlice<UInt8>) -> [SafetensorsWriter.Entry]? {

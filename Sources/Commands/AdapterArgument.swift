@@ -24,8 +24,9 @@ struct AdapterArgument: ExpressibleByArgument {
     }
 
     /// Opens the adapter; a training run is collapsed on the fly.
-    func read() throws -> WeightedAdapter {
-        guard CheckpointFile.claims(path) else { return WeightedAdapter(try Adapter.read(path: path), weight: weight) }
+    func read(alpha: AlphaChoice = .ofFile) throws -> WeightedAdapter {
+        guard CheckpointFile.claims(path) else { return WeightedAdapter(try Adapter.read(path: path, alpha: alpha), weight: weight) }
+        guard alpha == .ofFile else { throw UsageError("\(path): a training run has its own alpha; leave --alpha out", status: .usage) }
         return WeightedAdapter(try CollapsedRun(path: path).adapter, weight: weight)
     }
 }

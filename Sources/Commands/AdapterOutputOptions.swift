@@ -37,11 +37,10 @@ struct RankOptions: ParsableArguments {
     }
 }
 
-extension AdapterArgument {
-    /// Opens the adapter without its weight, its modules named as the model has them where one is given.
-    func readUnweighted(naming model: BaseModel?) throws -> Adapter {
-        let adapter = try read().adapter
-        return try model.map { try $0.naming(adapter) } ?? adapter
+extension AdapterReadingOptions {
+    /// Opens the adapters without their weights, their modules named as the model has them where one is given.
+    func readUnweighted(_ arguments: [AdapterArgument], naming model: BaseModel?) throws -> [Adapter] {
+        try read(arguments).map { item in try model.map { try $0.naming(item.adapter) } ?? item.adapter }
     }
 }
 

@@ -75,7 +75,7 @@ struct CollapseCommand: ParsableCommand {
             _ = try SafetensorsFile(path: runPath)
             throw UsageError("\(runPath): the file holds neither a training run nor hypernetworks", status: .malformedInput)
         }
-        let adapter = try Adapter.read(path: runPath, base: base, alpha: alpha)
+        let adapter = try Adapter.read(path: runPath, base: base, alpha: alpha.map { .number($0) } ?? .ofFile)
         let isLoRA = adapter.dialect != .opLoRA && !adapter.modules.contains(where: \.sharesInputs)
         guard !isLoRA else {
             throw UsageError(

@@ -23,6 +23,7 @@ struct CombineCommand: ParsableCommand {
     @Option(
         help: ArgumentHelp("The model that the adapters are for, where their names or the layout need it.", valueName: "dir"), completion: .file())
     var base: String?
+    @OptionGroup var reading: AdapterReadingOptions
     @OptionGroup var written: AdapterOutputOptions
     @OptionGroup var output: OutputOptions
 
@@ -36,9 +37,7 @@ struct CombineCommand: ParsableCommand {
     func run() throws {
         try refuseExisting(written.out, as: written.layout.output, replacing: written.force, inputs: adapter.map(\.path) + (base.map { [$0] } ?? []))
         let model = try base.map { try BaseModel(path: $0) }
-        let adapters = try adapter.map { argument in
-            WeightedAdapter(try argument.readUnweighted(naming: model), weight: argument.weight)
-        }
+        let adapters = try zip(reading.readUnweighted(adapter, naming: model), adapter).map { WeightedAdapter($0, weight: $1.weight) }
         let (combined, modules) = try Adapter.combined(
             adapters, method, choice: ranks.choice, dtype: dtype.dtype)
         let remarks = adapters.flatMap(\.adapter.remarks)

@@ -20,11 +20,10 @@ struct ConvertCommand: ParsableCommand {
     @Option(help: ArgumentHelp("What to write: a folder for peft, diffusers and mlx, otherwise a file.", valueName: "path"), completion: .file())
     var out: String
     @Option(help: ArgumentHelp("Folder or file of the model that the adapter is for.", valueName: "dir"), completion: .file()) var base: String?
-    @Option(help: ArgumentHelp("The component of a pipeline: the one to take, or the one that the adapter is of.", valueName: "name"))
-    var component: String?
     @Option(choice: "Element type of the factors", valueName: "type") var dtype = KeptType.keep
     @Flag(help: "Give all modules one rank and one scale, for what reads no others (vLLM).") var uniform = false
     @Flag(help: "Replace an existing output.") var force = false
+    @OptionGroup var reading: AdapterReadingOptions
     @OptionGroup var output: OutputOptions
 
     func run() throws {
@@ -33,9 +32,8 @@ struct ConvertCommand: ParsableCommand {
         }
         try refuseExisting(out, as: to.output, replacing: force, inputs: [argument.path] + (base.map { [$0] } ?? []))
         let model = try base.map { try BaseModel(path: $0) }
-        var adapter = try argument.read().adapter
+        var adapter = try reading.read([argument])[0].adapter
         let dialect = adapter.dialect
-        if let component { adapter = try adapter.taking(component: component) }
         if let model { adapter = try model.naming(adapter) }
         var notes = adapter.remarks
         if uniform {

@@ -16,10 +16,14 @@ struct LintCommand: ParsableCommand {
 
     @Argument(help: ArgumentHelp("The adapter, of any dialect.", valueName: "adapter"), completion: .file()) var adapter: String
     @Option(name: .customLong("for"), choice: "A program that must take it", valueName: "program") var programs: [ServingStack] = []
+    @OptionGroup var reading: AdapterReadingOptions
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let read = try Adapter.read(path: adapter)
+        guard let argument = AdapterArgument(argument: adapter), argument.weight == 1 else {
+            throw UsageError("\(adapter): an adapter to be looked at has no weight", status: .usage)
+        }
+        let read = try reading.read([argument])[0].adapter
         let verdicts = (programs.isEmpty ? ServingStack.allCases : programs).map { $0.verdict(on: read) }
         if output.json {
             Terminal.json([

@@ -31,6 +31,7 @@ struct LogitsCommand: ParsableCommand {
     @Option(name: .customLong("seq-len"), help: "Tokens to run.") var sequenceLength = 256
     @Option(help: ArgumentHelp("Where the logits go.", valueName: "file"), completion: .file()) var out: String
     @Flag(help: "Replace an existing output.") var force = false
+    @OptionGroup var reading: AdapterReadingOptions
     @OptionGroup var threads: ThreadOptions
 
     func validate() throws {
@@ -43,7 +44,7 @@ struct LogitsCommand: ParsableCommand {
         guard FileSystem.isFolder(base) || !FileSystem.exists(base) else {
             throw UsageError("\(base): a model is run from its folder, with config.json beside the weights; name the folder")
         }
-        let adapters = try adapter.map { try $0.read() }
+        let adapters = try reading.read(adapter)
         let adapted = try AdaptedWeights(base: base, adapters: adapters, compute: compute)
         let configuration = adapted.weights.configuration
         let tokenizer = baseTokenizer ? base : try TokenizerFiles(adapters: adapters, base: base).encodingFolder ?? base

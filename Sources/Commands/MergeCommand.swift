@@ -35,6 +35,7 @@ struct MergeCommand: ParsableCommand {
     @Flag(help: "Keep the base's tokenizer and chat template, whatever an adapter brings.") var baseTokenizer = false
     @Flag(name: .customLong("no-fsync"), help: "Do not wait until the disk holds the result.") var noFsync = false
     @Flag(help: "Replace an existing output.") var force = false
+    @OptionGroup var reading: AdapterReadingOptions
     @OptionGroup var threads: ThreadOptions
     @OptionGroup var output: OutputOptions
 
@@ -47,7 +48,7 @@ struct MergeCommand: ParsableCommand {
         guard !out.isEmpty else { throw UsageError("--out is empty; name a folder") }
         if !dryRun { try refuseExisting(out, as: .folder(WrittenFolder.rule), replacing: force, inputs: [base] + adapter.map(\.path)) }
         if !anyBase { try refuseRunsOfOtherBases() }
-        let adapters = try adapter.map { try $0.read() }
+        let adapters = try reading.read(adapter)
         let plan = try MergePlan(
             base: base, adapters: adapters, dtype: dtype.dtype, takesAnyBase: anyBase, mergesAgain: again, keepsTokenizer: baseTokenizer,
             readsFactors: !dryRun)

@@ -19,6 +19,7 @@ struct ResizeCommand: ParsableCommand {
     @Option(choice: "Element type of the new factors", valueName: "type") var dtype = KeptType.keep
     @Option(help: ArgumentHelp("The model that the adapter is for, where the layout needs it.", valueName: "dir"), completion: .file()) var base:
         String?
+    @OptionGroup var reading: AdapterReadingOptions
     @OptionGroup var written: AdapterOutputOptions
     @OptionGroup var output: OutputOptions
 
@@ -27,7 +28,7 @@ struct ResizeCommand: ParsableCommand {
         guard adapter.weight == 1 else { throw UsageError("\(adapter.path): an adapter to be resized has no weight", status: .usage) }
         try refuseExisting(written.out, as: written.layout.output, replacing: written.force, inputs: [adapter.path] + (base.map { [$0] } ?? []))
         let model = try base.map { try BaseModel(path: $0) }
-        let given = try adapter.readUnweighted(naming: model)
+        let given = try reading.readUnweighted([adapter], naming: model)[0]
         let (resized, modules) = try given.resized(to: choice, dtype: dtype.dtype)
         Terminal.show(
             modules, notes: given.remarks + (try written.write(resized, base: model)), schema: "oplora.resize/1", to: written.out, output: output)

@@ -25,6 +25,7 @@ struct UnmergeCommand: ParsableCommand {
     @Flag(help: "Take out an adapter that the model's receipt does not have.") var anyAdapter = false
     @Flag(name: .customLong("no-fsync"), help: "Do not wait until the disk holds the result.") var noFsync = false
     @Flag(help: "Replace an existing output.") var force = false
+    @OptionGroup var reading: AdapterReadingOptions
     @OptionGroup var threads: ThreadOptions
     @OptionGroup var output: OutputOptions
 
@@ -35,7 +36,7 @@ struct UnmergeCommand: ParsableCommand {
     func run() throws {
         try refuseExisting(out, as: .folder(WrittenFolder.rule), replacing: force, inputs: [merged] + adapter.map(\.path))
         let result = try Unmerging(
-            merged: merged, adapters: try adapter.map { try $0.read() }, takesAnyAdapter: anyAdapter, to: out,
+            merged: merged, adapters: try reading.read(adapter), takesAnyAdapter: anyAdapter, to: out,
             options: MergePlan.RunOptions(
                 threads: threads.count, isReplacing: force, isDurable: !noFsync))
         if output.json {

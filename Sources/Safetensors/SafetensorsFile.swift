@@ -29,6 +29,17 @@ public final class SafetensorsFile: Sendable {
         file = mapped
     }
 
+    private init(file: MappedFile, tensors: OrderedDictionary<String, TensorInfo>, metadata: OrderedDictionary<String, String>) {
+        (self.file, self.tensors, self.metadata) = (file, tensors, metadata)
+    }
+
+    /// The same file with other names for its tensors; of those that get the same name the first is kept.
+    public func renaming(_ rename: (String) -> String) -> SafetensorsFile {
+        let renamed = tensors.values.map { TensorInfo(name: rename($0.name), dtype: $0.dtype, shape: $0.shape, byteRange: $0.byteRange) }
+        return SafetensorsFile(
+            file: file, tensors: OrderedDictionary(renamed.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first }), metadata: metadata)
+    }
+
     /// Calls `body` with the bytes of a tensor of this file, in place.
     public func withBytes<Result>(of tensor: TensorInfo, _ body: (RawSpan) throws -> Result) rethrows -> Result {
         let mapped = file

@@ -13,7 +13,9 @@ struct SingleFileTests {
         TestTensor(name, .f32, shape, values: (0..<shape.reduce(1, *)).map { value ?? Float($0 + 1) })
     }
 
-    private func read(_ tensors: [TestTensor], metadata: [String: String] = [:], base: BaseModel? = nil, alpha: Double? = nil) throws -> Adapter {
+    private func read(_ tensors: [TestTensor], metadata: [String: String] = [:], base: BaseModel? = nil, alpha: AlphaChoice = .ofFile) throws
+        -> Adapter
+    {
         let folder = try TemporaryFolder()
         try writeSafetensors(tensors, to: folder.path("a.safetensors"), metadata: metadata)
         return try Adapter.read(path: folder.path("a.safetensors"), base: base, alpha: alpha)
@@ -21,8 +23,8 @@ struct SingleFileTests {
 
     // MARK: kohya
 
-    @Test func kohyasAlphaIsOptionalAndZeroMeansTheRank() throws {
-        for (alpha, scale) in [(nil, 1.0), (0, 1), (3, 1.5)] as [(Float?, Double)] {
+    @Test func kohyasAlphaIsOptionalAndZeroMeansNoChange() throws {
+        for (alpha, scale) in [(nil, 1.0), (0, 0), (3, 1.5)] as [(Float?, Double)] {
             let adapter = try read(
                 [tensor("lora_te1_a_b.lora_down.weight", [2, 3]), tensor("lora_te1_a_b.lora_up.weight", [4, 2])]
                     + (alpha.map { [tensor("lora_te1_a_b.alpha", [], $0)] } ?? []))

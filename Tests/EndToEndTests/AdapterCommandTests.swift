@@ -67,6 +67,32 @@ struct AdapterCommandTests {
         #expect(inspected["kind"]?.stringValue == "adapter" && inspected["adapter"]?["modules"]?.arrayValue?.count == 28)
     }
 
+    @Test func anAlphaThatTheFileDoesNotGiveIsGiven() throws {
+        let path = try adapter("adapter", seed: 1)
+        let expected = try merged(path, "m1")
+        // The same factors in one file, without the configuration.
+        let single = space.path("single.safetensors")
+        try writeSafetensors(try space.readTensors(path + "/adapter_model.safetensors"), to: single)
+        let arguments = ["--base", base, "--adapter", single]
+        let refused = try Executable.run(["merge"] + arguments + ["--out", space.path("m2"), "--no-fsync"])
+        #expect(refused.status == 66 && refused.errors.contains("--alpha"), "\(refused.errors)")
+        try space.succeed(["merge"] + arguments + ["--alpha", "4", "--out", space.path("m2"), "--no-fsync"])
+        #expect(try weights(space.path("m2")) == expected)
+        try space.succeed(["verify"] + arguments + ["--alpha", "4", "--merged", space.path("m2")])
+        #expect(try Executable.run(["verify"] + arguments + ["--alpha", "rank", "--merged", space.path("m2")]).status == 1)
+        try space.succeed(["unmerge", "--merged", space.path("m2"), "--adapter", single, "--alpha", "4", "--out", space.path("u"), "--no-fsync"])
+        try space.succeed(["convert", single, "--alpha", "4", "--to", "peft", "--base", base, "--out", space.path("c")])
+        #expect(try merged(space.path("c"), "m3") == expected)
+        try space.succeed(["resize", single, "--alpha", "4", "--rank", "1", "--out", space.path("r")])
+        try space.succeed([
+            "combine", "--adapter", single, "--adapter", path, "--alpha", "4", "--alpha", "file", "--out", space.path("k"),
+        ])
+        // A file that has its own.
+        let contradicted = try Executable.run(["merge", "--base", base, "--adapter", path, "--alpha", "8", "--out", space.path("m4")])
+        #expect(contradicted.status == 65 && contradicted.errors.contains("leave --alpha out"), "\(contradicted.errors)")
+        #expect(try Executable.run(["merge"] + arguments + ["--alpha", "1", "--alpha", "2", "--out", space.path("m5")]).status == 64)
+    }
+
     @Test func extractResizeCombineAndUnmerge() throws {
         let (one, two) = (try adapter("one", seed: 1), try adapter("two", seed: 2, alpha: 1))
         _ = try merged(one, "merged")

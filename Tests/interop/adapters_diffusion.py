@@ -384,7 +384,6 @@ CASES = [
     (sdxl, "diffusers 0.24: up and down", written(up_down, {**KOHYA_XL, "unet": LINEAR})),
     (sd15, "kohya: diffusers' names", written(kohya, KOHYA)),
     (sd15, "kohya: alpha absent", written(kohya, KOHYA, rank=lambda name: 2 + len(name) % 4, alpha=lambda name: None)),
-    (sd15, "kohya: alpha of 0, as LyCORIS and sd-scripts' networks take it", written(kohya, {"unet": UNET}, read_lycoris, alpha=lambda name: 0)),
     # diffusers gives most modules the alpha that most have.
     (sd15, "kohya: each module's own rank and alpha", written(
         kohya, {"unet": UNET}, read_lycoris, rank=lambda name: 2 + len(name) % 4, alpha=lambda name: 1 + len(name) % 5)),

@@ -140,6 +140,35 @@ def check(oplora, case, folder):
     return "", f"{error:.1e}, {changed} tensors; converted to PEFT and back {off:.1e}"
 
 
+def check_wrapped(oplora, folder):
+    """PEFT's adapter of a model of text and pictures, whose language model mlx-lm has under another name."""
+    text = dict(COMMON, model_type="qwen3_vl_text", head_dim=8, rope_scaling={"mrope_section": [1, 1, 2], "rope_type": "default"})
+    write_base(folder / "base", LLAMA)
+    path = folder / "base" / "model.safetensors"
+    generator = np.random.default_rng(3)
+    tensors = {name.replace("model.", "model.language_model.", 1): value for name, value in load_file(path).items()}
+    tensors |= {f"model.language_model.layers.{layer}.self_attn.{name}.weight": np.ones(8, np.float32) for layer in range(LAYERS) for name in ("q_norm", "k_norm")}
+    save_file(tensors, path, metadata={"format": "pt"})
+    (folder / "base" / "config.json").write_text(json.dumps(
+        {"model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"], "tie_word_embeddings": False, "text_config": text}))
+    modules = [f"model.language_model.layers.{layer}.self_attn.q_proj" for layer in range(LAYERS)]
+    (folder / "adapter").mkdir()
+    save_file({f"base_model.model.{module}.lora_{factor}.weight": (0.1 * generator.standard_normal(shape)).astype(np.float32)
+               for module in modules for factor, shape in (("A", (4, HIDDEN)), ("B", (32, 4)))}, folder / "adapter" / "adapter_model.safetensors")
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}))
+    for command in (["merge", "--base", folder / "base", "--adapter", folder / "adapter", "--out", folder / "merged", "--no-fsync", "--quiet"],
+                    ["convert", folder / "adapter", "--to", "mlx", "--base", folder / "base", "--out", folder / "mlx", "--quiet"]):
+        run = subprocess.run([oplora, *map(str, command)], capture_output=True, text=True)
+        if run.returncode:
+            return run.stderr.strip(), None
+    loaded, _ = load_model(folder / "base")
+    fused, count = fused_weights(load_adapters(loaded, str(folder / "mlx")))
+    merged = load_file(folder / "merged" / "model.safetensors")
+    error = max(float(np.abs(merged[f"{module}.weight"] - fused[module.replace("model.language_model", "language_model.model") + ".weight"]).max())
+                for module in modules)
+    return ("" if error < 1e-6 and count == len(modules) else f"off by {error:.1e}, {count} modules"), f"{error:.1e}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oplora", required=True)
@@ -151,6 +180,11 @@ def main():
         failed += bool(wrong)
         print(f"{'FAIL' if wrong else 'ok  '}  mlx-lm, {case[0]}: {wrong or text}", flush=True)
         shutil.rmtree(folder)
+    folder = pathlib.Path(tempfile.mkdtemp())
+    wrong, text = check_wrapped(options.oplora, folder)
+    failed += bool(wrong)
+    print(f"{'FAIL' if wrong else 'ok  '}  mlx-lm, a model of text and pictures: {wrong or text}", flush=True)
+    shutil.rmtree(folder)
     sys.exit(1 if failed else 0)
 
 

@@ -51,7 +51,7 @@ extension BaseModel {
         let found = candidates(for: module.parameterName)
         if found.count == 1 { return [.init(tensor: found[0], component: nil, relation: .whole, module: module.path.text)] }
         guard found.isEmpty, module.parameter == "weight" else { return [] }
-        return modules.value.places(of: module.path.text, component: module.component)
+        return index.places(of: module.path.text, component: module.component)
     }
 
     /// Where a tensor goes that an adapter brings whole: into the place of the model's, or beside them.

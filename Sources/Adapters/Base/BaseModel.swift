@@ -57,6 +57,9 @@ public struct BaseModel: Sendable {
         outerNames = Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first })
     }
 
+    /// The modules by every name that a tool may give them.
+    var index: ModuleIndex { modules.value }
+
     /// The file or folder that was opened.
     public var path: String { files.path }
 
@@ -109,6 +112,7 @@ public struct BaseModel: Sendable {
     public func updates(
         of module: AdapterModule, weight: Double, adapter: String, replaced: [String: WeightFiles.Location] = [:]
     ) throws(MergeError) -> [TensorUpdate] {
+        try requireComponent(of: module, adapter: adapter)
         let scale = module.scale * weight
         guard scale.isFinite else {
             throw MergeError(

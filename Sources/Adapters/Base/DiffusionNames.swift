@@ -1,7 +1,7 @@
 /// The names that the modules of diffusion models have: in the files of diffusers, and in those of the models' authors, which
 /// also trainers such as kohya's use.
 ///
-/// Source: diffusers 0.36, `loaders/lora_conversion_utils.py` and `loaders/single_file_utils.py`.
+/// Source: diffusers 0.42, `loaders/lora_conversion_utils.py` and `loaders/single_file_utils.py`.
 enum DiffusionNames {
     /// How the matrix of a file and a module of another name lie in each other.
     enum Relation: Hashable {
@@ -10,14 +10,6 @@ enum DiffusionNames {
         case piece(Int)
         /// The module is the n-th of those that lie one below the other in the matrix.
         case contains(Int)
-
-        fileprivate var reversed: Relation {
-            switch self {
-            case .whole: .whole
-            case .piece(let number): .contains(number)
-            case .contains(let number): .piece(number)
-            }
-        }
     }
 
     typealias Alias = (name: String, relation: Relation)
@@ -32,6 +24,12 @@ enum DiffusionNames {
 
     /// What is adapted in every pipeline; diffusers calls it by its kind.
     static let denoiser = "denoiser"
+
+    /// The denoisers of diffusers' pipelines.
+    static let denoisers: Set<String> = ["unet", "transformer", "transformer_2"]
+
+    /// What files call a denoiser that do not say which one: as its authors and ComfyUI do.
+    static let anyDenoiser = "diffusion_model"
 
     /// The component that is meant, whatever a tool calls it.
     static func canonical(_ component: String) -> String { ["unet", "transformer", "diffusion_model"].contains(component) ? denoiser : component }
@@ -104,7 +102,7 @@ enum DiffusionNames {
     }
 
     /// The name in diffusers of a module of a U-Net that has the authors' names.
-    private static func diffusersName(_ parts: [Substring], _ layout: Layout) -> String? {
+    static func diffusersName(_ parts: [Substring], _ layout: Layout) -> String? {
         let name = parts.joined(separator: ".")
         if let outer = outerNames.first(where: { $0.1 == name }) { return outer.0 }
         func inner(_ first: Int, isResnet: Bool) -> String? {
@@ -132,46 +130,21 @@ enum DiffusionNames {
         }
     }
 
-    // MARK: Flux
+    // MARK: Families with a table
 
-    /// Names in diffusers, the authors', and which part of the authors' module it is.
-    private static let fluxBlocks: [(diffusers: String, authors: String, part: Int?)] = [
-        ("attn.to_q", "img_attn.qkv", 0), ("attn.to_k", "img_attn.qkv", 1), ("attn.to_v", "img_attn.qkv", 2), ("attn.to_out.0", "img_attn.proj", nil),
-        ("attn.add_q_proj", "txt_attn.qkv", 0), ("attn.add_k_proj", "txt_attn.qkv", 1), ("attn.add_v_proj", "txt_attn.qkv", 2),
-        ("attn.to_add_out", "txt_attn.proj", nil), ("ff.net.0.proj", "img_mlp.0", nil), ("ff.net.2", "img_mlp.2", nil),
-        ("ff_context.net.0.proj", "txt_mlp.0", nil), ("ff_context.net.2", "txt_mlp.2", nil), ("norm1.linear", "img_mod.lin", nil),
-        ("norm1_context.linear", "txt_mod.lin", nil),
-    ]
-    private static let fluxSingleBlocks: [(diffusers: String, authors: String, part: Int?)] = [
-        ("attn.to_q", "linear1", 0), ("attn.to_k", "linear1", 1), ("attn.to_v", "linear1", 2), ("proj_mlp", "linear1", 3),
-        ("proj_out", "linear2", nil), ("norm.linear", "modulation.lin", nil),
-    ]
-    /// Without the last modulation, whose two halves diffusers exchanges.
-    private static let fluxOuter: [(diffusers: String, authors: String, part: Int?)] = [
-        ("x_embedder", "img_in", nil), ("context_embedder", "txt_in", nil), ("proj_out", "final_layer.linear", nil),
-        ("time_text_embed.timestep_embedder.linear_1", "time_in.in_layer", nil),
-        ("time_text_embed.timestep_embedder.linear_2", "time_in.out_layer", nil),
-        ("time_text_embed.text_embedder.linear_1", "vector_in.in_layer", nil), ("time_text_embed.text_embedder.linear_2", "vector_in.out_layer", nil),
-        ("time_text_embed.guidance_embedder.linear_1", "guidance_in.in_layer", nil),
-        ("time_text_embed.guidance_embedder.linear_2", "guidance_in.out_layer", nil),
-    ]
-    private static let fluxGroups: [(diffusers: Substring, authors: Substring, names: [(diffusers: String, authors: String, part: Int?)])] = [
-        ("transformer_blocks", "double_blocks", fluxBlocks), ("single_transformer_blocks", "single_blocks", fluxSingleBlocks),
-    ]
-
-    private static func fluxAliases(_ parts: [Substring]) -> [Alias] {
-        func aliases(_ name: String, in names: [(diffusers: String, authors: String, part: Int?)], _ ours: String, _ theirs: String) -> [Alias] {
-            names.compactMap { entry in
-                let relation: Relation = entry.part.map { .piece($0) } ?? .whole
-                if entry.diffusers == name { return (theirs + entry.authors, relation) }
-                return entry.authors == name ? (ours + entry.diffusers, relation.reversed) : nil
-            }
+    /// The other names of a module of a family, each once. Those whose halves are exchanged are no part of a matrix as it stands.
+    private static func aliases(of parts: [Substring], in families: [DiffusionFamily]) -> [Alias] {
+        var found: [Alias] = []
+        for family in families {
+            guard let place = family.place(of: parts), !place.row.isExchanged else { continue }
+            let isWhole = place.row.diffusers.count == 1
+            let theirs: [Alias] = place.part.map { [(place.authorsName, isWhole ? .whole : .piece($0))] } ?? []
+            let ours: [Alias] =
+                place.part == nil ? place.diffusersNames.enumerated().map { ($1, isWhole ? .whole : .contains($0)) } : []
+            let name = parts.joined(separator: ".")
+            for alias in theirs + ours where alias.name != name && !found.contains(where: { $0 == alias }) { found.append(alias) }
         }
-        for group in fluxGroups where parts.count > 2 && (parts[0] == group.diffusers || parts[0] == group.authors) {
-            let name = parts[2...].joined(separator: ".")
-            return aliases(name, in: group.names, "\(group.diffusers).\(parts[1]).", "\(group.authors).\(parts[1]).")
-        }
-        return aliases(parts.joined(separator: "."), in: fluxOuter, "", "")
+        return found
     }
 
     // MARK: Text encoders
@@ -195,8 +168,8 @@ enum DiffusionNames {
     }
 
     /// The other names of a module.
-    static func aliases(of parts: [Substring], _ layout: Layout) -> [Alias] {
+    static func aliases(of parts: [Substring], _ layout: Layout, _ families: [DiffusionFamily]) -> [Alias] {
         let uNet = [authorsName(parts, layout), diffusersName(parts, layout)].compactMap { $0.map { ($0, Relation.whole) } }
-        return uNet + fluxAliases(parts) + clipAliases(parts)
+        return uNet + aliases(of: parts, in: families) + clipAliases(parts)
     }
 }

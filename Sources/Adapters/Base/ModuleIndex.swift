@@ -15,12 +15,15 @@ struct ModuleIndex: Sendable {
     }
 
     private let places: [String: [Place]]
+    /// The families of diffusion models that the denoiser may be of.
+    let families: [DiffusionFamily]
 
     /// The names that the weights of modules end with; the second one is a bare parameter's.
     private static let endings = [".weight", "_weight"]
 
     init(_ files: WeightFiles) {
         var found: [(tensor: String, component: String?, stem: Substring)] = []
+        var sightings: [DiffusionFamily.Sighting] = []
         for (name, location) in files.tensors where location.info.shape.count >= 2 {
             guard let ending = Self.endings.first(where: name.hasSuffix) else { continue }
             let stem = name.dropLast(ending.count)
@@ -31,13 +34,20 @@ struct ModuleIndex: Sendable {
             } else {
                 found.append((name, nil, stem))
             }
+            if let last = found.last, last.component == nil || last.component == DiffusionNames.denoiser || last.component == "transformer_2" {
+                let shape = location.info.shape
+                sightings.append(.init(parts: last.stem.split(separator: "."), outputs: shape[0], inputs: shape[1]))
+            }
         }
         let layout = DiffusionNames.Layout(found.lazy.map { $0.stem.split(separator: ".") })
+        let families = DiffusionFamily.candidates(sightings.filter { !$0.parts.isEmpty })
+        self.families = families
         var places: [String: [Place]] = [:]
         for (tensor, component, stem) in found {
-            let aliases = DiffusionNames.aliases(of: stem.split(separator: "."), layout)
+            let aliases = DiffusionNames.aliases(of: stem.split(separator: "."), layout, families)
             // Of a module and its name at its authors' the alias is diffusers' where the file has the authors'.
-            let module = aliases.first { $0.relation == .whole && Self.isAuthors(stem) }?.name ?? String(stem)
+            let isAuthors = Self.isAuthors(stem) || families.contains { $0.place(of: stem.split(separator: ".")).map { $0.isOfAuthors } == true }
+            let module = aliases.first { $0.relation == .whole && isAuthors }?.name ?? String(stem)
             places[Self.flattened(stem), default: []].append(.init(tensor: tensor, component: component, relation: .whole, module: module))
             for alias in aliases {
                 let name: String =
@@ -55,8 +65,7 @@ struct ModuleIndex: Sendable {
 
     private static func isAuthors(_ stem: Substring) -> Bool {
         [
-            "input_blocks.", "middle_block.", "output_blocks.", "double_blocks.", "single_blocks.", "time_embed.", "label_emb.",
-            "transformer.resblocks.",
+            "input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "transformer.resblocks.",
         ]
         .contains(where: stem.hasPrefix)
     }

@@ -1,4 +1,5 @@
 internal import FileIO
+internal import OrderedCollections
 
 extension Adapter {
     /// The layouts that are written.
@@ -45,11 +46,11 @@ extension Adapter {
         switch layout {
         case .peft:
             try requireOneModel(path: path, layout: "PEFT")
-            try PEFT.write(modules, replacements: replacements, to: path, options: options)
+            try PEFT.write(modules, replacements: replacements, to: path, header: TrainerMetadata.header(of: self), options: options)
             return roundedScales
         case .mlx: return try MLX.write(self, to: path, base: base, options: options)
-        case .kohya: return try Kohya.write(self, to: path, options: options)
-        case .diffusers: return try Diffusers.write(self, to: path, options: options) + roundedScales
+        case .kohya: return try Kohya.write(self, to: path, base: base, options: options)
+        case .diffusers: return try Diffusers.write(self, to: path, base: base, options: options) + roundedScales
         case .safetensors: return try Diffusers.writeSingleModel(self, to: path, options: options) + roundedScales
         case .gguf: return try GGUFAdapter.write(self, to: path, base: base, options: options)
         }
@@ -79,6 +80,15 @@ extension Adapter {
     ///
     /// - Throws: `AdapterError.empty` where the adapter has no module of the component.
     public func taking(component: String) throws(AdapterError) -> Adapter {
+        // A denoiser of which the file does not say which one it is.
+        if DiffusionNames.denoisers.contains(component), components.contains(DiffusionNames.anyDenoiser), !components.contains(component) {
+            let own = DiffusionNames.anyDenoiser + "."
+            return with(
+                modules: modules.filter { $0.component == DiffusionNames.anyDenoiser }.map { $0.changing { $0.component = component } },
+                replacements: replacements.filter { $0.tensor.hasPrefix(own) }.map {
+                    Replacement(tensor: "\(component).\($0.tensor.dropFirst(own.count))", values: $0.values, rows: $0.rows)
+                })
+        }
         guard !components.isEmpty else {
             return with(
                 modules: modules.map { $0.changing { $0.component = component } },
@@ -93,13 +103,13 @@ extension Adapter {
 
     func with(
         modules: [AdapterModule], replacements: [Replacement]? = nil, namesAreFlattened: Bool? = nil, taskType: String?? = .none,
-        ensuresTying: Bool? = nil
+        ensuresTying: Bool? = nil, metadata: OrderedDictionary<String, String>? = nil
     ) -> Adapter {
         Adapter(
             path: path, dialect: dialect, weightsPath: weightsPath, baseModel: baseModel, targets: targets, taskType: taskType ?? self.taskType,
             ensuresTying: ensuresTying ?? self.ensuresTying, modules: modules,
             replacements: replacements ?? self.replacements, remarks: remarks,
-            namesAreFlattened: namesAreFlattened ?? self.namesAreFlattened)
+            namesAreFlattened: namesAreFlattened ?? self.namesAreFlattened, metadata: metadata ?? self.metadata)
     }
 
     /// - Throws: `AdapterError` where the adapter is for several models.

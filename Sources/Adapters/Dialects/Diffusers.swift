@@ -57,25 +57,44 @@ public enum Diffusers {
     /// Reads an adapter. Every tensor of the file is part of a module, or the error names it.
     ///
     /// - Throws: `AdapterError`.
-    static func read(_ file: SafetensorsFile, path: String) throws(AdapterError) -> Adapter {
-        var groups: OrderedDictionary<String?, [(info: TensorInfo, name: String)]> = [:]
+    static func read(_ file: SafetensorsFile, path: String, alpha: AlphaChoice) throws(AdapterError) -> Adapter {
         let stated = try configurations(of: file)
         // A model that is no pipeline has its configuration without a name in front, and its modules may begin like a component.
-        let isOneModel = stated["peft_type"] != nil
+        return try read(file, path: path, stated: stated, isOneModel: stated["peft_type"] != nil, alphas: FileAlphas(file, choice: alpha))
+    }
+
+    /// Reads a file with the names that PEFT gives the tensors of one model, and no configuration.
+    ///
+    /// - Throws: `AdapterError`, also where neither the file nor the user gives an alpha.
+    static func readOneModel(_ file: SafetensorsFile, path: String, alpha: AlphaChoice) throws(AdapterError) -> Adapter {
+        let bare = file.renaming { $0.hasPrefix(PEFT.keyPrefix) ? String($0.dropFirst(PEFT.keyPrefix.count)) : $0 }
+        guard bare.tensors.count == file.tensors.count else {
+            throw AdapterError(.unexpectedTensor, path: path, "the file names some tensors with \(PEFT.keyPrefix) and others alike without it")
+        }
+        return try read(
+            bare, path: path, stated: try configurations(of: file), isOneModel: true, alphas: FileAlphas(file, choice: alpha, mustBeGiven: true))
+    }
+
+    private static func read(
+        _ file: SafetensorsFile, path: String, stated: OrderedDictionary<String, JSONValue>, isOneModel: Bool, alphas: FileAlphas
+    ) throws(AdapterError) -> Adapter {
+        var groups: OrderedDictionary<String?, [(info: TensorInfo, name: String)]> = [:]
         for tensor in file.tensors.values {
             let component = isOneModel ? nil : components.first { tensor.name.hasPrefix("\($0).") }
             let rest = String(tensor.name.dropFirst(component.map { $0.count + 1 } ?? 0))
             groups[component, default: []].append((tensor, renamed(rest, isOfText: component?.hasPrefix("text_encoder") == true)))
         }
+        var alphas = alphas
         var (modules, replacements, remarks): ([AdapterModule], [Replacement], [String]) = ([], [], [])
         for (component, tensors) in groups {
             let configuration = component.map { members(of: stated, prefix: $0 + ".") } ?? stated
-            var reading =
-                configuration.isEmpty
-                ? try readingWithoutConfiguration(file, tensors, component: component)
-                : PEFTReading(
-                    file: file, tensors: tensors, component: component,
-                    configuration: try PEFTConfiguration(.object(configuration), path: file.path), alphas: nil)
+            guard !configuration.isEmpty else {
+                modules += try SingleFileComponent(file, tensors, component: component).modules(&alphas)
+                continue
+            }
+            var reading = PEFTReading(
+                file: file, tensors: tensors, component: component,
+                configuration: try PEFTConfiguration(.object(configuration), path: file.path), alphas: nil)
             try reading.read()
             modules += reading.modules
             replacements += reading.replacements
@@ -83,8 +102,8 @@ public enum Diffusers {
         }
         return Adapter(
             path: path, dialect: .diffusers, weightsPath: file.path, baseModel: stated["base_model_name_or_path"]?.stringValue, targets: [],
-            taskType: stated["task_type"]?.stringValue, modules: modules, replacements: replacements,
-            remarks: remarks)
+            taskType: stated["task_type"]?.stringValue, modules: modules, replacements: replacements, remarks: remarks + alphas.remarks,
+            metadata: file.metadata)
     }
 
     /// The fields of the configurations in the header, with the component's name in front; none where there are none.
@@ -103,32 +122,5 @@ public enum Diffusers {
 
     private static func members(of all: OrderedDictionary<String, JSONValue>, prefix: String) -> OrderedDictionary<String, JSONValue> {
         OrderedDictionary(uniqueKeysWithValues: all.filter { $0.key.hasPrefix(prefix) }.map { (String($0.key.dropFirst(prefix.count)), $0.value) })
-    }
-
-    /// The tensors of a component whose alphas, if they are not the ranks, stand beside the factors.
-    private static func readingWithoutConfiguration(
-        _ file: SafetensorsFile, _ tensors: [(info: TensorInfo, name: String)], component: String?
-    ) throws(AdapterError) -> PEFTReading {
-        var alphas: [String: Double] = [:]
-        var factors: [(info: TensorInfo, name: String)] = []
-        for (info, name) in tensors {
-            guard name.hasSuffix(alphaEnding) else {
-                factors.append((info, name))
-                continue
-            }
-            // Old files say which factor the alpha is beside.
-            var module = name.dropLast(alphaEnding.count)
-            for ending in [".lora_linear_layer", ".lora.down", ".lora", ".down"] where module.hasSuffix(ending) {
-                module = module.dropLast(ending.count)
-                break
-            }
-            alphas[String(module)] = try Kohya.scalar(info, in: file)
-        }
-        for module in alphas.keys.sorted() where !factors.contains(where: { $0.name.hasPrefix(module + ".") }) {
-            throw AdapterError(.unexpectedTensor, path: file.path, subject: module, "the file gives an alpha for the module and no factors")
-        }
-        return PEFTReading(
-            file: file, tensors: factors, component: component,
-            configuration: try PEFTConfiguration(["peft_type": "LORA", "r": 1, "lora_alpha": 1], path: file.path), alphas: alphas)
     }
 }

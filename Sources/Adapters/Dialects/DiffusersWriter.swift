@@ -4,7 +4,8 @@ internal import OrderedCollections
 
 extension Diffusers {
     /// Writes the folder that `save_lora_weights` writes: PEFT's names and configurations, each with its component's name.
-    static func write(_ adapter: Adapter, to path: String, options: AdapterOptions) throws -> [String] {
+    static func write(_ given: Adapter, to path: String, base: BaseModel?, options: AdapterOptions) throws -> [String] {
+        let adapter = try DenoiserNames(given, base: base, path: path).forDiffusers()
         if let module = adapter.modules.first(where: { $0.component == nil }) {
             throw AdapterError(
                 .unsupportedFeature, path: path, subject: module.label.text,
@@ -16,25 +17,20 @@ extension Diffusers {
                 .unsupportedFeature, path: path, subject: stray.tensor,
                 "the tensor is of no component that has an adapted module, and diffusers has no form for it")
         }
-        if adapter.components.contains("diffusion_model"), adapter.components.contains("transformer") {
-            throw AdapterError(.unsupportedFeature, path: path, "the components diffusion_model and transformer are one for diffusers")
-        }
         var tensors: [OutputTensor] = []
         var fields: OrderedDictionary<String, JSONValue> = [:]
         for component in adapter.components {
-            // What Flux's authors call the denoiser.
-            let name = component == "diffusion_model" ? "transformer" : component
             let part = adapter.selecting(component: component)
             let content = try PEFT.Content(part.modules, replacements: part.replacements, path: path)
-            tensors += content.tensors.map { $0.renamed("\(name).\($0.name)") }
+            tensors += content.tensors.map { $0.renamed("\(component).\($0.name)") }
             for (key, value) in content.configuration(options).objectValue ?? [:] {
-                fields["\(name).\(key)"] = key.hasSuffix("_pattern") && name.hasPrefix("text_encoder") ? withoutOuterModel(value) : value
+                fields["\(component).\(key)"] = key.hasSuffix("_pattern") && component.hasPrefix("text_encoder") ? withoutOuterModel(value) : value
             }
         }
         let folder = try AtomicFolder(path: path, replacing: options.isReplacing)
         try folder.fill {
             try OutputTensor.write(
-                tensors, to: folder.path(of: weightsName), metadata: metadata(fields), options: options, isInFolder: true)
+                tensors, to: folder.path(of: weightsName), metadata: metadata(fields, of: adapter), options: options, isInFolder: true)
         }
         try folder.publish(durable: options.isDurable)
         return []
@@ -57,11 +53,12 @@ extension Diffusers {
         try adapter.requireOneModel(path: path, layout: "one model")
         let content = try PEFT.Content(adapter.modules, replacements: adapter.replacements, path: path)
         try OutputTensor.write(
-            content.tensors, to: path, metadata: metadata(content.configuration(options).objectValue ?? [:]), options: options)
+            content.tensors, to: path, metadata: metadata(content.configuration(options).objectValue ?? [:], of: adapter), options: options)
         return []
     }
 
-    private static func metadata(_ fields: OrderedDictionary<String, JSONValue>) -> [String: String] {
-        ["format": "pt", metadataKey: JSONValue.object(fields).serialized(pretty: true, sortedKeys: true)]
+    private static func metadata(_ fields: OrderedDictionary<String, JSONValue>, of adapter: Adapter) -> [String: String] {
+        TrainerMetadata.header(
+            of: adapter, ["format": "pt", metadataKey: JSONValue.object(fields).serialized(pretty: true, sortedKeys: true)])
     }
 }

@@ -7,7 +7,7 @@ internal import Tensors
 /// to underscores (`lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight`), so that it takes the base to read it back.
 ///
 /// `lora_down` is A and `lora_up` is B, those of a convolution with its kernel on A; a LoCon's `lora_mid` stands between the
-/// two. `alpha` absent or zero means the rank. A DoRA's `dora_scale` is one norm for each output, or for each input.
+/// two. `alpha` absent means the rank, unless the header names one. A DoRA's `dora_scale` is one norm for each output, or for each input.
 ///
 /// Source: sd-scripts, `networks/lora.py`; lycoris-lora 4.1, `modules/locon.py` and `functional/general.py`.
 public enum Kohya {
@@ -17,13 +17,6 @@ public enum Kohya {
         ("lora_te_", "text_encoder"), ("lora_transformer_", "transformer"), ("lycoris_", nil),
     ]
     private static let parts = [".lora_down.weight", ".lora_up.weight", ".lora_mid.weight", ".alpha", ".dora_scale"]
-    /// What other methods of LyCORIS are called that this is not.
-    private static let others: [(part: String, method: String)] = [
-        ("hada_", "LoHa"), ("lokr_", "LoKr"), ("oft_", "OFT"), ("diff_b", "full differences"), ("diff", "full differences"), ("a1.", "GLoRA"),
-        ("a2.", "GLoRA"), ("b1.", "GLoRA"), ("b2.", "GLoRA"), ("w_norm", "trained norms"), ("b_norm", "trained norms"), ("on_input", "IA³"),
-        ("boft_", "BOFT"), ("t1", "LoHa"), ("t2", "LoHa"), ("bias_", "sparse biases"),
-    ]
-
     /// The most elements that the factor of a LoCon with a middle one may have; half a gigabyte.
     private static let maximumComposedCount = 1 << 26
 
@@ -43,7 +36,7 @@ public enum Kohya {
     /// Reads an adapter. Every tensor of the file is part of a module, or the error names it.
     ///
     /// - Throws: `AdapterError`.
-    static func read(_ file: SafetensorsFile, path: String) throws(AdapterError) -> Adapter {
+    static func read(_ file: SafetensorsFile, path: String, alpha: AlphaChoice) throws(AdapterError) -> Adapter {
         var modules: OrderedDictionary<String, Parts> = [:]
         for tensor in file.tensors.values {
             guard let part = parts.first(where: tensor.name.hasSuffix), prefixes.contains(where: { tensor.name.hasPrefix($0.prefix) }) else {
@@ -64,30 +57,47 @@ public enum Kohya {
             }
         }
         var read: [AdapterModule] = []
-        for (name, parts) in modules { read.append(try module(name, parts, in: file)) }
+        var alphas = FileAlphas(file, choice: alpha)
+        for (name, parts) in modules { read.append(try module(name, parts, in: file, alphas: &alphas)) }
         guard !read.isEmpty else { throw AdapterError(.empty, path: file.path, "the file holds no tensor of an adapter") }
         let model = file.metadata["ss_sd_model_name"] ?? file.metadata["ss_base_model_version"]
         return Adapter(
-            path: path, dialect: .kohya, weightsPath: file.path, baseModel: model, targets: [], modules: read, namesAreFlattened: true)
+            path: path, dialect: .kohya, weightsPath: file.path, baseModel: model, targets: [], modules: read,
+            remarks: alphas.remarks + splitRemark(read, file), namesAreFlattened: true, metadata: file.metadata)
+    }
+
+    /// sd-scripts trains the parts of a fused projection apart (`split_qkv`), and saves them as one module of three or four times the rank
+    /// with the alpha of one: every reader takes alpha / rank, which is less than was trained.
+    private static func splitRemark(_ modules: [AdapterModule], _ file: SafetensorsFile) -> [String] {
+        guard let rank = file.metadata["ss_network_dim"].flatMap(Int.init), rank > 0, rank < 1 << 20 else { return [] }
+        // Others that join projections multiply the alpha.
+        let alpha = file.metadata["ss_network_alpha"].flatMap(Double.init)
+        let count = modules.count { ($0.rank == 3 * rank || $0.rank == 4 * rank) && (alpha == nil || $0.alpha == alpha) }
+        guard count > 0 else { return [] }
+        return [
+            "the factors of \(count) modules have three or four times the trainer's rank of \(rank), as sd-scripts saves split projections: "
+                + "their scale is alpha / rank, as every program that reads the file takes it, and less than in the training"
+        ]
     }
 
     private static func unexpected(_ name: String, path: String) -> AdapterError {
-        let part = name.split(separator: ".", maxSplits: 1).dropFirst().first ?? ""
-        guard let other = others.first(where: { part.hasPrefix($0.part) }) else {
-            return AdapterError(
+        OtherMethods.refusal(of: name, path: path)
+            ?? AdapterError(
                 .unexpectedTensor, path: path, subject: name, "the key is none of those of a LoRA or LoCon; nothing of an adapter may be left out")
-        }
-        return AdapterError(.unsupportedFeature, path: path, subject: name, "it is of \(other.method), which is not supported, only LoRA and LoCon")
     }
 
-    private static func module(_ name: String, _ parts: Parts, in file: SafetensorsFile) throws(AdapterError) -> AdapterModule {
+    private static func module(
+        _ name: String, _ parts: Parts, in file: SafetensorsFile, alphas: inout FileAlphas
+    ) throws(AdapterError) -> AdapterModule {
         func fault(_ code: AdapterError.Code, _ subject: String, _ message: String) -> AdapterError {
             AdapterError(code, path: file.path, subject: subject, message)
         }
-        guard let (prefix, component) = prefixes.first(where: { name.hasPrefix($0.prefix) }), let path = ModulePath(name.dropFirst(prefix.count))
+        guard let (prefix, meant) = prefixes.first(where: { name.hasPrefix($0.prefix) }), let path = ModulePath(name.dropFirst(prefix.count))
         else {
             throw fault(.unexpectedTensor, name, "the key names no module")
         }
+        // The trainers call every denoiser a U-Net.
+        let component = meant == "unet" && !DiffusionFamily.isOfUNet(flattened: path.text) ? "diffusion_model" : meant
         guard let down = parts.down, let up = parts.up else {
             throw fault(.missingFactor, name, "the module has \(parts.down == nil ? "no lora_down" : "a lora_down and no lora_up")")
         }
@@ -119,11 +129,11 @@ public enum Kohya {
             throw fault(
                 .invalidShape, up.name, "lora_up \(describe(shape: up.shape)) and lora_down \(describe(shape: down.shape)) cannot be multiplied")
         }
-        let stated = try parts.alpha.map { alpha throws(AdapterError) in try scalar(alpha, in: file) } ?? 0
-        let alpha = stated == 0 ? Double(a.rows) : stated
+        let own = try parts.alpha.map { alpha throws(AdapterError) in try scalar(alpha, in: file) }
+        let (alpha, scale) = try alphas.alpha(own: own, rank: a.rows, component: component, module: name)
         return AdapterModule(
             component: component, path: path, kind: kernel.isEmpty ? .linear : .convolution, factors: [.init(a: a, b: b)], alpha: alpha,
-            scale: alpha / Double(a.rows),
+            scale: scale,
             magnitude: try parts.doraScale.map { scale throws(AdapterError) in
                 try magnitude(scale, outputs: b.rows, inputs: down.shape[1], in: file)
             }, kernel: kernel)
@@ -161,7 +171,7 @@ public enum Kohya {
     }
 
     /// `dora_scale` is [out], [out,1,…] or [1,in,…]; which of the two axes is never guessed.
-    private static func magnitude(
+    static func magnitude(
         _ tensor: TensorInfo, outputs: Int, inputs: Int, in file: SafetensorsFile
     ) throws(AdapterError) -> AdapterModule.Magnitude {
         let values = FactorMatrix(tensor, in: file)

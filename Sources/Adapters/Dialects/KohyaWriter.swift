@@ -1,9 +1,11 @@
 internal import OrderedCollections
 
 extension Kohya {
-    /// Writes a file of kohya's layout, its modules named as diffusers names them, their dots turned to underscores.
-    static func write(_ adapter: Adapter, to path: String, options: AdapterOptions) throws -> [String] {
+    /// Writes a file of kohya's layout, the dots of its modules' names turned to underscores. The modules of a U-Net have diffusers'
+    /// names, those of most transformers their authors'.
+    static func write(_ given: Adapter, to path: String, base: BaseModel?, options: AdapterOptions) throws -> [String] {
         let layout = "kohya's layout"
+        let (adapter, notes) = try DenoiserNames(given, base: base, path: path).forKohya()
         try adapter.replacements.requireNone(path: path, layout: layout)
         var tensors: [OutputTensor] = []
         var names: [String: ModulePath] = [:]
@@ -24,10 +26,9 @@ extension Kohya {
             tensors.append(OutputTensor("\(name).lora_down.weight", [module.rank, inputs] + module.kernel, module.loraA))
             tensors.append(OutputTensor("\(name).lora_up.weight", [module.outputs, module.rank] + ones, module.loraB))
             let alpha = module.plainAlpha
-            guard Float(alpha) != 0, Float(alpha).isFinite else {
+            guard Float(alpha) != 0 || alpha == 0, Float(alpha).isFinite else {
                 throw AdapterError(
-                    .invalidScale, path: path, subject: module.label.text,
-                    "its alpha is \(alpha); \(layout) has alphas in F32, and zero means the rank there")
+                    .invalidScale, path: path, subject: module.label.text, "its alpha is \(alpha); \(layout) has alphas in F32, which cannot hold it")
             }
             if Double(Float(alpha)) != alpha { roundedAlphas += 1 }
             let number = FactorMatrix(name: name + ".alpha", rows: 1, columns: 1, values: [Float(alpha)])
@@ -38,8 +39,12 @@ extension Kohya {
             case nil: break
             }
         }
-        try OutputTensor.write(tensors, to: path, metadata: metadata(of: adapter.modules), options: options)
-        return roundedAlphas == 0 ? [] : ["the layout's alphas are F32: those of \(roundedAlphas) modules were rounded, and their scales with them"]
+        try OutputTensor.write(
+            tensors, to: path,
+            metadata: TrainerMetadata.header(
+                of: adapter, ["ss_network_module": "networks.lora"].merging(TrainerMetadata.sizes(of: adapter.modules)) { $1 }), options: options)
+        return notes
+            + (roundedAlphas == 0 ? [] : ["the layout's alphas are F32: those of \(roundedAlphas) modules were rounded, and their scales with them"])
     }
 
     private static func prefix(of component: String?, among components: [String]) -> String? {
@@ -48,17 +53,8 @@ extension Kohya {
         case "text_encoder": components.contains("text_encoder_2") ? "lora_te1_" : "lora_te_"
         case "text_encoder_2": "lora_te2_"
         case "text_encoder_3": "lora_te3_"
-        case "unet", "transformer", "diffusion_model": "lora_unet_"
+        case "unet", "transformer", "transformer_2", "diffusion_model": "lora_unet_"
         default: nil
         }
-    }
-
-    private static func metadata(of modules: [AdapterModule]) -> [String: String] {
-        let ranks = modules.map(\.rank)
-        let alpha = PEFT.mostFrequent(modules.map(\.plainAlpha))
-        return [
-            "ss_network_module": "networks.lora", "ss_network_dim": String(PEFT.mostFrequent(ranks)),
-            "ss_network_alpha": Int(exactly: alpha).map(String.init) ?? String(alpha),
-        ]
     }
 }

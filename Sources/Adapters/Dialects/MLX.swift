@@ -35,10 +35,10 @@ public enum MLX {
                 .missingFile, path: path, "there is no \(configurationName) beside \(weightsName), and without it the scale is not known")
         }
         let configuration = try Configuration(path: configurationPath)
-        let file = try SafetensorsFile(path: FileSystem.join(folder, weightsName))
+        let file = try AdapterFile.open(FileSystem.join(folder, weightsName))
         return Adapter(
             path: path, dialect: .mlx, weightsPath: file.path, baseModel: configuration.baseModel, targets: configuration.targets,
-            taskType: "CAUSAL_LM", modules: try modules(of: file, configuration: configuration))
+            taskType: "CAUSAL_LM", modules: try modules(of: file, configuration: configuration), metadata: file.metadata)
     }
 
     /// What the configuration says of the arithmetic.
@@ -69,6 +69,38 @@ public enum MLX {
             baseModel = root["model"]?.stringValue
             targets = root["lora_parameters"]?["keys"]?.arrayValue?.compactMap(\.stringValue) ?? []
         }
+    }
+
+    /// What keeps mlx-lm's loader from meeting the tensors of an adapter, though its meaning is clear.
+    static func loaderFaults(of adapter: Adapter) -> [String] {
+        let folder = FileSystem.parent(of: adapter.weightsPath ?? "")
+        guard let text = try? FileSystem.contents(of: FileSystem.join(folder, configurationName), limit: maximumConfigurationBytes),
+            let root = try? JSONValue(parsing: text), let parameters = root["lora_parameters"]
+        else { return [] }
+        var faults: [String] = []
+        for field in ["rank", "dropout"] where parameters[field]?.doubleValue == nil {
+            faults.append("its loader wants lora_parameters.\(field), and the configuration has none")
+        }
+        if root["num_layers"]?.integerValue == nil { faults.append("its loader wants num_layers, and the configuration has none") }
+        if let rank = parameters["rank"]?.integerValue, let module = adapter.modules.first(where: { $0.rank != rank }) {
+            faults.append("the configuration gives rank \(rank) and the factors have \(module.rank), which its loader refuses (\(module.label))")
+        }
+        let layers = Set(adapter.modules.compactMap { $0.path.components.first { Int($0) != nil } })
+        if let count = root["num_layers"]?.integerValue, count > 0, layers.count > count {
+            faults.append("num_layers is \(count) and the file has modules of \(layers.count) layers, which its loader refuses")
+        }
+        if let keys = parameters["keys"]?.arrayValue?.compactMap(\.stringValue) {
+            let missing = adapter.modules.first { module in
+                let place =
+                    module.kind == .experts ? module.path.text.replacing("experts", with: "switch_mlp") + "." + module.parameter : module.path.text
+                return !keys.contains(key(of: place)) && !keys.contains(place)
+            }
+            if let missing { faults.append("lora_parameters.keys does not name a module of the file, which its loader refuses (\(missing.label))") }
+        }
+        if let module = adapter.modules.first(where: { $0.path.text.hasPrefix("base_model.") }) {
+            faults.append("its loader knows no names that begin with base_model. (\(module.label))")
+        }
+        return faults
     }
 
     /// What the file holds for one module.

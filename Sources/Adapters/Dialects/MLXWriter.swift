@@ -35,10 +35,11 @@ extension MLX {
         }
         // Its loader wants one rank and one scale.
         let (uniform, notes) = try adapter.with(modules: modules).uniform()
+        let names = try MLXNames(uniform.modules, base: base, path: path)
         let (rank, scale) = (uniform.modules.first?.rank ?? 0, uniform.modules.first?.scale ?? 0)
         var tensors: [OutputTensor] = []
         for module in uniform.modules {
-            let name = try name(of: module, base: base, path: path)
+            let name = try names.name(of: module)
             if module.kind == .experts {
                 let a = FactorMatrix.stacked(module.factors.map(\.a))
                 let b = FactorMatrix.stacked(module.factors.map(\.b))
@@ -50,7 +51,7 @@ extension MLX {
             }
             if let magnitude = module.magnitude { tensors.append(OutputTensor("\(name).m", [module.outputs], magnitude.values)) }
         }
-        let keys = Set(try modules.map { key(of: try name(of: $0, base: base, path: path)) }).sorted()
+        let keys = Set(try modules.map { key(of: try names.name(of: $0)) }).sorted()
         let configuration: JSONValue = [
             "fine_tune_type": usesMagnitudes ? "dora" : "lora",
             "lora_parameters": [
@@ -65,39 +66,15 @@ extension MLX {
             let text = try AtomicFile(path: folder.path(of: configurationName), replacing: false)
             try text.write(Array(configuration.serialized(pretty: true, sortedKeys: true).utf8))
             try text.publish(durable: options.isDurable)
-            try OutputTensor.write(tensors, to: folder.path(of: weightsName), metadata: [:], options: options, isInFolder: true)
+            try OutputTensor.write(
+                tensors, to: folder.path(of: weightsName), metadata: TrainerMetadata.header(of: adapter), options: options, isInFolder: true)
         }
         try folder.publish(durable: options.isDurable)
         return notes
     }
 
-    /// The name that mlx-lm has for a module.
-    private static func name(of module: AdapterModule, base: BaseModel?, path: String) throws(AdapterError) -> String {
-        let isOfText = module.path.text.hasPrefix("model.language_model.") || base?.configuration?["text_config"]?.objectValue != nil
-        let name = plainName(of: module, base: base)
-        guard isOfText else { return name }
-        // A model of text and images has its text part under a name of its own.
-        let inner = name.split(separator: ".").drop { $0 == "model" || $0 == "language_model" }
-        guard let first = inner.first, ["layers", "embed_tokens", "norm", "lm_head"].contains(first) else {
-            throw AdapterError(
-                .unsupportedFeature, path: path, subject: module.label.text,
-                "mlx-lm runs the text part of the model alone, and the module is of another one")
-        }
-        return "language_model." + (first == "lm_head" ? "" : "model.") + inner.joined(separator: ".")
-    }
-
-    private static func plainName(of module: AdapterModule, base: BaseModel?) -> String {
-        guard module.kind == .experts, module.path.lastComponent == "experts" else { return module.path.text }
-        var owner = module.path.components.dropLast().map(String.init)
-        // It keeps Mixtral's own name for the layer, which transformers has given up.
-        if owner.last == "mlp", base?.resolve((owner + ["gate", "weight"]).joined(separator: "."))?.contains(".block_sparse_moe.") == true {
-            owner[owner.count - 1] = "block_sparse_moe"
-        }
-        return (owner + ["switch_mlp", module.parameter]).joined(separator: ".")
-    }
-
     /// The name by which mlx-lm looks for a module: from its layer on, or the whole path outside of the layers.
-    private static func key(of path: String) -> String {
+    static func key(of path: String) -> String {
         let components = path.split(separator: ".")
         guard let number = components.firstIndex(where: { Int($0) != nil }), number + 1 < components.count else { return path }
         return components[(number + 1)...].joined(separator: ".")

@@ -39,7 +39,12 @@ public enum PEFT {
                     : "the folder has no \(weightsName)")
         }
         let fields = try PEFTConfiguration.fields(path: configurationPath)
-        let file = try SafetensorsFile(path: weightsPath)
+        // The fields of another type are none of LoRA's.
+        if let kind = fields["peft_type"]?.stringValue, kind != "LORA", kind != VeRA.kind {
+            throw AdapterError(
+                .unsupportedFeature, path: configurationPath, subject: "peft_type", "adapters of type \(kind) are not supported, only LORA and VERA")
+        }
+        let file = try AdapterFile.open(weightsPath)
         if fields["peft_type"]?.stringValue == VeRA.kind {
             return try VeRA.read(file, configuration: fields, configurationPath: configurationPath, path: path)
         }
@@ -49,7 +54,7 @@ public enum PEFT {
         return Adapter(
             path: path, dialect: .peft, weightsPath: weightsPath, baseModel: configuration.baseModel, targets: configuration.targets,
             taskType: configuration.taskType, ensuresTying: configuration.ensuresTying, modules: reading.modules, replacements: reading.replacements,
-            remarks: reading.remarks)
+            remarks: reading.remarks, metadata: file.metadata)
     }
 
     /// The folder itself, or the one in it that holds an adapter: PEFT puts adapters of another name than `default` there. A

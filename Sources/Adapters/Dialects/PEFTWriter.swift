@@ -15,7 +15,11 @@ extension PEFT {
     /// - Throws: `AdapterError.empty` for no modules, `.notFinite` for a factor that is infinite or no number or becomes
     ///   so in the element type, `.unsupportedDType`, `.unsupportedFeature` for what PEFT has no form for; `FileError` from
     ///   the folder.
-    public static func write(_ modules: [AdapterModule], replacements: [Replacement] = [], to path: String, options: AdapterOptions) throws {
+    ///
+    /// - Parameter header: what the header of the weights says beside the tensors.
+    public static func write(
+        _ modules: [AdapterModule], replacements: [Replacement] = [], to path: String, header: [String: String] = [:], options: AdapterOptions
+    ) throws {
         let content = try Content(modules, replacements: replacements, path: path)
         let folder = try AtomicFolder(path: path, replacing: options.isReplacing)
         try folder.fill {
@@ -24,7 +28,8 @@ extension PEFT {
             try text.write(Array(content.configuration(options).serialized(pretty: true, sortedKeys: true).utf8.dropLast()))
             try text.publish(durable: options.isDurable)
             let tensors = content.tensors.map { tensor in tensor.renamed(keyPrefix + tensor.name) }
-            try OutputTensor.write(tensors, to: folder.path(of: weightsName), metadata: ["format": "pt"], options: options, isInFolder: true)
+            try OutputTensor.write(
+                tensors, to: folder.path(of: weightsName), metadata: header.merging(["format": "pt"]) { $1 }, options: options, isInFolder: true)
         }
         try folder.publish(durable: options.isDurable)
     }

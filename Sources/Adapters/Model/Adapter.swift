@@ -1,6 +1,6 @@
 internal import FileIO
 internal import GGUF
-internal import OrderedCollections
+public import OrderedCollections
 public import Safetensors
 
 /// An adapter, whatever dialect it was stored in: low-rank updates of modules, and whatever was trained whole beside them.
@@ -44,11 +44,13 @@ public struct Adapter: Sendable {
     public let remarks: [String]
     /// Whether the paths of the modules have underscores where the model's have dots.
     public let namesAreFlattened: Bool
+    /// What the header of the file says beside the tensors.
+    public let metadata: OrderedDictionary<String, String>
 
     public init(
         path: String, dialect: Dialect, weightsPath: String?, baseModel: String?, targets: [String], taskType: String? = nil,
         ensuresTying: Bool = false, modules: [AdapterModule], replacements: [Replacement] = [], remarks: [String] = [],
-        namesAreFlattened: Bool = false
+        namesAreFlattened: Bool = false, metadata: OrderedDictionary<String, String> = [:]
     ) {
         self.path = path
         self.dialect = dialect
@@ -61,6 +63,7 @@ public struct Adapter: Sendable {
         self.replacements = replacements.sorted { $0.tensor.utf8.lexicographicallyPrecedes($1.tensor.utf8) }
         self.remarks = remarks
         self.namesAreFlattened = namesAreFlattened
+        self.metadata = metadata
     }
 
     /// The file that holds the factors of the adapter at `path`; `nil` where there is none.
@@ -90,7 +93,9 @@ public struct Adapter: Sendable {
 
     /// Whether a file is an adapter by itself, with no configuration beside it, by the names of its first tensors.
     public static func isWhole(_ file: SafetensorsFile) -> Bool {
-        holdsHypernetworks(file) || Kohya.claims(file)
+        let isWrapped = file.tensors.keys.prefix(claimedNames).contains { AdapterFile.unwrapped($0) != $0 }
+        let file = isWrapped ? file.renaming(AdapterFile.unwrapped) : file
+        return holdsHypernetworks(file) || Kohya.claims(file)
             || Diffusers.claims(file) && !file.tensors.keys.prefix(claimedNames).contains { $0.hasPrefix(PEFT.keyPrefix) }
     }
 
@@ -102,16 +107,19 @@ public struct Adapter: Sendable {
     /// - Parameters:
     ///   - path: a folder of PEFT or mlx-lm, the safetensors file in it, or a file of kohya's trainers or diffusers, or the
     ///     folder in which diffusers wrote it; or a GGUF file, or hypernetworks in safetensors.
-    ///   - base: the model that the adapter is for, and
-    ///   - alpha: its alpha; only the OP-LoRA prototype's files need them.
+    ///   - base: the model that the adapter is for; only the OP-LoRA prototype's files need it.
+    ///   - alpha: the alpha, for a file that gives none.
     /// - Throws: `AdapterError`, `SafetensorsError` or `FileError`.
-    public static func read(path: String, base: BaseModel? = nil, alpha: Double? = nil) throws -> Adapter {
+    public static func read(path: String, base: BaseModel? = nil, alpha: AlphaChoice = .ofFile) throws -> Adapter {
         let adapter: Adapter
         do {
             adapter = try readUnchecked(path: soleFile(in: path) ?? path, base: base, alpha: alpha)
         } catch let error as AdapterError where error.code == .unknownDialect || error.code == .missingFile {
             guard error.path == path, FileSystem.isFolder(path), let nature = try FolderNature.explanation(of: path) else { throw error }
             throw AdapterError(error.code, path: path, nature)
+        }
+        if adapter.dialect != .opLoRA {
+            for module in adapter.modules { try alpha.check(module.alpha, rank: module.rank, module: module.label.text, path: path) }
         }
         guard let twice = firstTwice(adapter.modules) else { return adapter }
         throw AdapterError(.unexpectedTensor, path: path, subject: twice.label.text, "the adapter has two updates of the same parameter")
@@ -123,7 +131,7 @@ public struct Adapter: Sendable {
         return modules.first { !seen.insert($0.parameterName).inserted }
     }
 
-    private static func readUnchecked(path: String, base: BaseModel?, alpha: Double?) throws -> Adapter {
+    private static func readUnchecked(path: String, base: BaseModel?, alpha: AlphaChoice) throws -> Adapter {
         if MLX.claims(path) { return try MLX.read(path: path) }
         var single = path
         if FileSystem.isFolder(path) {
@@ -132,12 +140,17 @@ public struct Adapter: Sendable {
             guard !isPEFT, FileSystem.exists(single) else { return try PEFT.read(path: path) }
         }
         if GGUFFile.claims(single) { return try GGUFAdapter.read(single, path: path) }
-        let file = try SafetensorsFile(path: single)
+        let file = try AdapterFile.open(single)
         if OpLoRA.claims(file) { return try OpLoRA.read(file, path: path) }
-        if OpLoRAPrototype.claims(file) { return try OpLoRAPrototype.read(file, path: path, base: base, alpha: alpha) }
-        if Kohya.claims(file) { return try Kohya.read(file, path: path) }
-        let isPEFT = file.tensors.keys.contains { $0.hasPrefix(PEFT.keyPrefix) }
-        return !isPEFT && Diffusers.claims(file) ? try Diffusers.read(file, path: path) : try PEFT.read(path: path)
+        if OpLoRAPrototype.claims(file) { return try OpLoRAPrototype.read(file, path: path, base: base, alpha: alpha.number) }
+        if Kohya.claims(file) { return try Kohya.read(file, path: path, alpha: alpha) }
+        if file.tensors.keys.contains(where: { $0.hasPrefix(PEFT.keyPrefix) }) {
+            let hasConfiguration = FileSystem.exists(FileSystem.join(FileSystem.parent(of: single), PEFT.configurationName))
+            return hasConfiguration ? try PEFT.read(path: path) : try Diffusers.readOneModel(file, path: path, alpha: alpha)
+        }
+        if Diffusers.claims(file) { return try Diffusers.read(file, path: path, alpha: alpha) }
+        if let refusal = OtherMethods.refusal(of: file) { throw refusal }
+        return try PEFT.read(path: path)
     }
 }
 

@@ -1,6 +1,12 @@
+internal import FileIO
+internal import JSON
+internal import OrderedCollections
+internal import Safetensors
+internal import Tensors
+
 /// Programs that serve models with adapters, and whether they take a file as it is.
 ///
-/// Source: vLLM, `lora/peft_helper.py` and `lora/models.py`; llama.cpp, `src/llama-adapter.cpp`; mlx-lm 0.32,
+/// Source: vLLM 0.33, `lora/peft_helper.py` and `lora/lora_model.py`; llama.cpp, `src/llama-adapter.cpp`; mlx-lm 0.32,
 /// `tuner/utils.py`; diffusers 0.42, `loaders/lora_pipeline.py` and `loaders/lora_conversion_utils.py`.
 public enum ServingStack: String, Sendable, CaseIterable {
     case vLLM = "vllm"
@@ -36,10 +42,20 @@ public enum ServingStack: String, Sendable, CaseIterable {
     private static let vLLMDefaultRank = 16
 
     private func vLLM(_ adapter: Adapter) -> Verdict {
-        var reasons = adapter.dialect == .peft ? [] : ["it reads folders of PEFT"]
         let isElsewhere = adapter.dialect != .peft
-        if adapter.dialect == .peft, adapter.targets.isEmpty { reasons.append("it wants target_modules, and the configuration has none") }
-        reasons += adapter.wholeTensors("it takes no modules_to_save, trained tokens or trained biases")
+        var reasons = isElsewhere ? ["it reads folders of PEFT"] : []
+        let configuration = FileSystem.join(FileSystem.parent(of: adapter.weightsPath ?? ""), PEFT.configurationName)
+        if !isElsewhere, let fields = try? PEFTConfiguration.fields(path: configuration), fields["target_modules"] == nil {
+            reasons.append("it wants target_modules, and the configuration has none")
+        }
+        // Of classifiers it takes the head, and the values that PEFT stores beside an adapted embedding or head it passes over.
+        let others = adapter.replacements.filter { replacement in
+            let module = replacement.tensor.split(separator: ".").dropLast().last ?? ""
+            let isPassedOver = replacement.values.info.name.hasSuffix(".base_layer.weight")
+            return replacement.rows != nil || !isPassedOver && !["score", "classifier"].contains(module)
+        }
+        reasons +=
+            others.first.map { ["it takes no modules_to_save but a classifier's head, no trained tokens and no trained biases (\($0.tensor))"] } ?? []
         reasons += adapter.modulesThat("it has no DoRA") { $0.magnitude != nil }
         reasons += adapter.modulesThat("it takes no bias on B (lora_bias)") { $0.bias != nil }
         reasons += adapter.modulesThat("it adapts no convolutions") { $0.kind == .convolution }
@@ -47,8 +63,8 @@ public enum ServingStack: String, Sendable, CaseIterable {
         let isHopeless = reasons.count > (isElsewhere ? 1 : 0)
         let isVeRA = adapter.modules.contains(where: \.sharesInputs)
         if isVeRA { reasons.append("it has no VeRA") }
-        let isUniform = Set(adapter.modules.map(\.scale)).count <= 1 && Set(adapter.modules.map(\.rank)).count <= 1
-        if !isUniform { reasons.append("it overlooks rank_pattern and alpha_pattern, and would scale some modules wrongly") }
+        let hasWrappers = !isElsewhere && adapter.hasWrappers
+        if hasWrappers { reasons.append("the names have those of wrappers in them, which it does not take off") }
         let rank = adapter.modules.map(\.rank).max() ?? 0
         var notes: [String] = []
         if let most = Self.vLLMRanks.first(where: { $0 >= rank }) {
@@ -56,8 +72,10 @@ public enum ServingStack: String, Sendable, CaseIterable {
         } else {
             reasons.append("its largest rank is \(Self.vLLMRanks.last ?? 0), and the adapter has \(rank): oplora resize makes it smaller")
         }
-        let conversion = Self.conversion(of: adapter, to: "peft") + (isUniform ? "" : " --uniform")
-        return Verdict(stack: self, reasons: reasons, remedy: isHopeless || isUniform && !isElsewhere && !isVeRA ? nil : conversion, notes: notes)
+        return Verdict(
+            stack: self, reasons: reasons,
+            remedy: isHopeless || !isElsewhere && !isVeRA && !hasWrappers ? nil : Self.conversion(of: adapter, to: "peft"),
+            notes: notes)
     }
 
     /// The command that converts an adapter, with what it needs to be told.
@@ -85,39 +103,38 @@ public enum ServingStack: String, Sendable, CaseIterable {
             + adapter.modulesThat("it takes no bias on B (lora_bias)") { $0.bias != nil }
             + adapter.modulesThat("it adapts no convolutions") { $0.kind == .convolution }
         reasons += inside
-        if adapter.dialect == .mlx, Set(adapter.modules.map(\.rank)).count > 1 { reasons.append("its loader wants the same rank in all modules") }
+        if adapter.dialect == .mlx {
+            if Set(adapter.modules.map(\.rank)).count > 1 { reasons.append("its loader wants the same rank in all modules") }
+            if adapter.hasWrappers { reasons.append("the names have those of wrappers in them, which it does not take off") }
+            reasons += MLX.loaderFaults(of: adapter)
+        }
         let remedy = reasons.isEmpty || !inside.isEmpty ? nil : Self.conversion(of: adapter, to: "mlx")
         return Verdict(stack: self, reasons: reasons, remedy: remedy, notes: [])
     }
 
     private func diffusers(_ adapter: Adapter) -> Verdict {
-        switch adapter.dialect {
-        case .diffusers:
-            let text = adapter.modulesThat("it leaves out the magnitudes (DoRA) of text encoders") {
-                $0.magnitude != nil && $0.component?.hasPrefix("text_encoder") == true
-            }
-            return Verdict(
-                stack: self, reasons: text, remedy: nil,
-                notes: adapter.components.isEmpty ? ["load it into the model itself, with use_safetensors=True, or its alphas are overlooked"] : [])
-        case .kohya:
-            var reasons = adapter.modulesThat("it leaves out dora_scale") { $0.magnitude != nil }
-            if Set(adapter.modules.map(\.scale)).count > 1 {
-                reasons.append("of alphas that are not the same it takes the most frequent one for many modules, and would scale the others wrongly")
-            }
-            return Verdict(
-                stack: self, reasons: reasons, remedy: reasons.isEmpty ? nil : "oplora convert --to diffusers --base PIPELINE", notes: [])
-        default:
-            let isDiffusion = !adapter.components.isEmpty
+        guard adapter.dialect == .diffusers || adapter.dialect == .kohya else {
             return Verdict(
                 stack: self, reasons: ["it reads files of diffusers and of kohya's trainers"],
-                remedy: isDiffusion
-                    ? "oplora convert --to diffusers" : "oplora convert --to diffusers --component COMPONENT, if it is a diffusion model's",
+                remedy: adapter.components.isEmpty
+                    ? "oplora convert --to diffusers --component COMPONENT, if it is a diffusion model's" : "oplora convert --to diffusers",
                 notes: [])
         }
+        let reasons = DiffusersServing(adapter).reasons
+        let isOfModel = adapter.components.isEmpty && adapter.metadata[Diffusers.metadataKey] != nil
+        return Verdict(
+            stack: self, reasons: reasons, remedy: reasons.isEmpty ? nil : "oplora convert --to diffusers --base PIPELINE",
+            notes: isOfModel ? ["load it into the model itself, with use_safetensors=True, or its alphas are overlooked"] : [])
     }
 }
 
 extension Adapter {
+    /// Whether names in the file have those of wrappers in them.
+    fileprivate var hasWrappers: Bool {
+        let names = weightsPath.flatMap { try? SafetensorsFile(path: $0) }?.tensors.keys
+        return names?.contains { AdapterFile.unwrapped($0) != $0 } ?? false
+    }
+
     fileprivate func wholeTensors(_ reason: String) -> [String] {
         replacements.first.map { ["\(reason) (\($0.tensor)\(replacements.count > 1 ? " and \(replacements.count - 1) more" : ""))"] } ?? []
     }

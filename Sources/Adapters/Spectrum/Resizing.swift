@@ -75,7 +75,7 @@ extension Adapter {
             reports.append(report)
             return module
         }
-        return (first.with(modules: modules), reports)
+        return (first.with(modules: modules, metadata: TrainerMetadata.combined(adapters.map(\.adapter.metadata))), reports)
     }
 }
 

@@ -41,6 +41,7 @@ struct VerifyCommand: ParsableCommand {
         help: ArgumentHelp("Compare what both models say to these texts, one a line, or to input_ids in safetensors.", valueName: "file"),
         completion: .file())
     var prompts: String?
+    @OptionGroup var reading: AdapterReadingOptions
     @OptionGroup(title: "Limits") var limits: VerifyLimits
     @OptionGroup(title: "Reports") var reports: VerifyReports
     @OptionGroup var threads: ThreadOptions
@@ -49,7 +50,9 @@ struct VerifyCommand: ParsableCommand {
     func validate() throws {
         let isOfMerge = prompts != nil || limits.areAny || reports.areAny
         guard receipt == nil else {
-            if base != nil || runPath != nil || !adapter.isEmpty || isOfMerge || dtype != .keep {
+            if base != nil || runPath != nil || !adapter.isEmpty || isOfMerge || !reading.alpha.isEmpty || !reading.component.isEmpty
+                || dtype != .keep
+            {
                 throw ValidationError("--receipt compares hashes; only --merged, --threads, --json and --quiet go with it")
             }
             return
@@ -74,14 +77,14 @@ struct VerifyCommand: ParsableCommand {
         if let receipt { return try reportReceipt(receipt) }
         if let runPath {
             try output.refuseUnwritable(replacing: reports.force, inputs: [runPath, adapter[0].path])
-            return try reportCollapse(try CollapsedRun(path: runPath).verify(adapter: try adapter[0].read().adapter))
+            return try reportCollapse(try CollapsedRun(path: runPath).verify(adapter: try reading.read(adapter)[0].adapter))
         }
         guard let base, let merged else { return }
         // What cannot be written is said before the work is done.
         let inputs = [base, merged] + adapter.map(\.path) + (prompts.map { [$0] } ?? [])
         try reports.refuseUnwritable(inputs: inputs)
         try output.refuseUnwritable(replacing: reports.force, inputs: inputs)
-        let adapters = try adapter.map { try $0.read() }
+        let adapters = try reading.read(adapter)
         let function = try prompts.map { try PromptRun(path: $0, base: base, merged: merged, adapters: adapters, compute: try threads.makeCompute()) }
         var verdict = try MergeVerifier.verify(
             base: base, adapters: adapters, merged: merged,

@@ -1,0 +1,64 @@
+internal import JSON
+
+/// The names that mlx-lm gives the modules of a model.
+///
+/// Source: mlx-lm 0.32, the `sanitize` of each model in `models/`.
+struct MLXNames {
+    private let base: BaseModel?
+    private let path: String
+    /// Whether the model is one of text and more, of which mlx-lm has the language model under `language_model`.
+    private let isInner: Bool
+
+    /// Families with the language model of another one in `language_model`, by their `model_type`.
+    private static let wrapping: Set<String> = [
+        "gemma3", "gemma4", "kimi_k25", "kimi_vl", "lfm2-vl", "lfm2_vl", "llama4", "llava", "minimax_m3_vl", "mistral3", "pixtral", "qwen2_vl",
+        "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe",
+    ]
+    /// Those for which mlx-lm keeps the names that transformers has.
+    private static let keeping: Set<String> = ["gemma3n"]
+    private static let (transformers, mlx) = ("model.language_model.", "language_model.model.")
+    /// Modules beside the language model, which mlx-lm leaves out.
+    private static let others: Set<Substring> = [
+        "visual", "vision_tower", "vision_model", "multi_modal_projector", "mm_projector", "audio_tower", "embed_vision", "embed_audio", "connector",
+    ]
+
+    /// - Throws: `AdapterError.unsupportedFeature` where only the base tells the names.
+    init(_ modules: [AdapterModule], base: BaseModel?, path: String) throws(AdapterError) {
+        self.base = base
+        self.path = path
+        let family = base?.configuration?["model_type"]?.stringValue ?? ""
+        let named = modules.first { $0.path.text.hasPrefix(Self.transformers) }
+        if let named, !Self.wrapping.contains(family), !Self.keeping.contains(family) {
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: named.label.text,
+                family.isEmpty
+                    ? "what mlx-lm calls the language model in a model of text and pictures depends on the family; name the base with --base"
+                    : "what mlx-lm calls the language model in \(family) is not known here")
+        }
+        isInner = Self.wrapping.contains(family) || modules.contains { $0.path.text.hasPrefix(Self.mlx) }
+    }
+
+    /// - Throws: `AdapterError.unsupportedFeature` for a module that is not of the language model.
+    func name(of module: AdapterModule) throws(AdapterError) -> String {
+        var name = module.path.text
+        if isInner {
+            if module.path.components.contains(where: Self.others.contains) {
+                throw AdapterError(
+                    .unsupportedFeature, path: path, subject: module.label.text,
+                    "mlx-lm has the language model alone, and the module is not in it")
+            }
+            if name.hasPrefix(Self.transformers) {
+                name = Self.mlx + name.dropFirst(Self.transformers.count)
+            } else if !name.hasPrefix("language_model.") {
+                name = "language_model." + name
+            }
+        }
+        guard module.kind == .experts, module.path.lastComponent == "experts" else { return name }
+        var owner = name.split(separator: ".").dropLast().map(String.init)
+        // It keeps Mixtral's own name for the layer, which transformers has given up.
+        if owner.last == "mlp", base?.resolve((owner + ["gate", "weight"]).joined(separator: "."))?.contains(".block_sparse_moe.") == true {
+            owner[owner.count - 1] = "block_sparse_moe"
+        }
+        return (owner + ["switch_mlp", module.parameter]).joined(separator: ".")
+    }
+}

@@ -1,0 +1,51 @@
+internal import Adapters
+internal import ArgumentParser
+
+/// A number, `rank` or `file`.
+struct AlphaArgument: ExpressibleByArgument {
+    let choice: AlphaChoice
+
+    init?(argument: String) {
+        switch argument {
+        case "rank": choice = .rank
+        case "file": choice = .ofFile
+        default:
+            guard let value = Double(argument), value.isFinite else { return nil }
+            choice = .number(value)
+        }
+    }
+}
+
+/// What files of adapters may leave open, and the user says.
+struct AdapterReadingOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "The alpha of an adapter whose file gives none: a number, \"rank\" for the scale 1, or \"file\". One for all adapters, or one for each.",
+            valueName: "alpha"))
+    var alpha: [AlphaArgument] = []
+    @Option(
+        help: ArgumentHelp(
+            "The component of a pipeline: the one to take, or the one that the adapter is of. One for all adapters, or one for each.",
+            valueName: "name"))
+    var component: [String] = []
+
+    func validate(adapters count: Int) throws {
+        for (name, given) in [("--alpha", alpha.count), ("--component", component.count)] where given > 1 && given != count {
+            throw UsageError("\(name) is given \(given) times and there are \(count) adapters; give it once, or once for each", status: .usage)
+        }
+    }
+
+    /// Opens the adapters in their order.
+    func read(_ arguments: [AdapterArgument]) throws -> [WeightedAdapter] {
+        try validate(adapters: arguments.count)
+        return try arguments.enumerated().map { number, argument in
+            let read = try argument.read(alpha: Self.choice(number, of: alpha)?.choice ?? .ofFile)
+            guard let component = Self.choice(number, of: component) else { return read }
+            return WeightedAdapter(try read.adapter.taking(component: component), weight: read.weight)
+        }
+    }
+
+    private static func choice<Value>(_ number: Int, of values: [Value]) -> Value? {
+        values.count == 1 ? values[0] : values.indices.contains(number) ? values[number] : nil
+    }
+}
