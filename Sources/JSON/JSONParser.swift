@@ -20,8 +20,11 @@ extension JSONValue {
         do throws(JSONError) {
             try self.init(text, maximumDepth: Self.defaultMaximumDepth, allowsNonFinite: true)
         } catch {
-            guard let nature = FileNature(text), nature != .json, nature != .text else { throw error }
-            throw JSONError(error.code, nature.explanation)
+            let nature = FileNature(text)
+            switch nature {
+            case .empty?, .lfsPointer?, .webPage?, .xml?: throw JSONError(error.code, nature?.explanation ?? error.message)
+            default: throw error
+            }
         }
     }
 

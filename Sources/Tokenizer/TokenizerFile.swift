@@ -27,7 +27,7 @@ struct TokenizerFile {
         } catch {
             throw TokenizerError(
                 .invalidJSON, path: path, offset: error.offset,
-                "this is not a tokenizer.json: \(error.message); fetch the file again")
+                "this is not a tokenizer.json: \(error.message)" + (error.offset == nil ? "" : "; fetch the file again"))
         }
     }
 
