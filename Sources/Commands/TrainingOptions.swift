@@ -44,7 +44,8 @@ struct TrainingOptions: ParsableArguments {
     @Option(help: help("Gradients with a larger norm are scaled down to it; 0 for never.", defaults.maximumGradientNorm)) var maxGradNorm: Double?
     @Option(help: help("Dropout on the input of the low-rank path.", defaults.dropout)) var dropout: Double?
     @Option(help: help("Seed of everything random.", defaults.seed)) var seed: Int?
-    @Option(choice: "Input type of the products with base weights, bf16 only where the processor has it", standard: defaults.precision, valueName: "type")
+    @Option(
+        choice: "Input type of the products with base weights, bf16 only where the processor has it", standard: defaults.precision, valueName: "type")
     var precision: Precision?
 
     /// An option that was given, and what it does to a configuration.
