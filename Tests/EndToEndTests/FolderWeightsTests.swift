@@ -42,7 +42,7 @@ struct FolderWeightsTests {
         try space.succeed(["verify", "--base", base, "--adapter", adapter, "--merged", merged])
         try space.succeed(["extract", "--base", base, "--tuned", merged, "--rank", "2", "--out", space.path("extracted")])
         try space.succeed(["unmerge", "--merged", merged, "--adapter", adapter, "--out", space.path("unmerged"), "--no-fsync"])
-        try space.succeed(["merge", "--base", merged, "--adapter", adapter, "--out", space.path("again"), "--no-fsync", "--any-base"])
+        try space.succeed(["merge", "--base", merged, "--adapter", adapter, "--out", space.path("again"), "--no-fsync", "--again"])
         try space.succeed(["inspect", space.path("again")])
         try space.succeed(["pack", merged, "--against", base, "--out", space.path("packed.opck")])
     }

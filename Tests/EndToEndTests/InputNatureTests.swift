@@ -31,7 +31,7 @@ struct InputNatureTests {
         Stranger("old.ckpt", [0x80, 2, 0x8A, 10, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20], "loading one can run any code"),
         Stranger("data.zip", Array("PK\u{3}\u{4}............a.txt".utf8), "a ZIP archive; unpack it"),
         Stranger("model.safetensors.gz", [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 3, 1, 2], "compressed by gzip; unpack it"),
-        Stranger("called.safetensors", Array("GGUF".utf8) + [3, 0, 0, 0] + [UInt8](repeating: 0, count: 16), "this is a GGUF file"),
+        Stranger("called.safetensors", Array("GGUF".utf8) + [3, 0, 0, 0] + [UInt8](repeating: 0, count: 16), "is a GGUF file"),
         Stranger("config.json", "{\"model_type\": \"llama\"}", "this is a JSON file and holds no weights"),
         Stranger("page.safetensors", "\n<!DOCTYPE html>\n<html><body>404</body></html>", "this is a web page"),
         Stranger("error.safetensors", "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>", "an XML document"),

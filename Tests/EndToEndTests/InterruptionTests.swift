@@ -164,8 +164,7 @@ struct InterruptionTests {
         let part = try program.wait()
         if part.status != 0 {
             #expect(part.status == 130, "\(part.errors)")
-            try space.succeed(
-                space.trainArguments(out: "part.opck", "--eval-data", text, "--resume", space.path("part.opck")))
+            try space.succeed(arguments("part.opck") + ["--resume", space.path("part.opck")])
         }
         #expect(try readAll(space.path("part.opck")) == readAll(space.path("whole.opck")))
     }

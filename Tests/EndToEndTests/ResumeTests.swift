@@ -70,7 +70,7 @@ struct ResumeTests {
         #expect(outcome.status == 0, "\(outcome.errors)")
         let events = try outcome.lines.map { try JSONValue(parsing: Array($0.utf8)) }
         func steps(_ event: String) -> [JSONValue?] { events.filter { $0["event"]?.stringValue == event }.map { $0["step"] } }
-        #expect(steps("eval") == [14, 16, 18, 20] && steps("checkpoint") == [16, 20])
+        #expect(steps("eval") == [12, 14, 16, 18, 20] && steps("checkpoint") == [16, 20])
         let changed = try resume("measured", out: "again", "--eval-data", other)
         #expect(changed.status == 65 && changed.errors.contains("other held-out data than --eval-data"), "\(changed.errors)")
         let missing = try resume("measured", out: "again")

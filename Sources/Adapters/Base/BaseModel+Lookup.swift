@@ -1,5 +1,4 @@
 internal import FileIO
-internal import GGUF
 internal import JSON
 internal import Kernels
 internal import OrderedCollections
@@ -158,7 +157,7 @@ extension BaseModel {
     }
 
     static func refuseGGUF(_ path: String) throws {
-        guard FileSystem.exists(path), GGUFFile.claims(path) else { return }
+        guard FileNature(path: path) == .gguf else { return }
         throw MergeError(
             .quantizedBase, path: path,
             "the base is a GGUF file, into which merging is not supported; merge into the model that it was made from, in safetensors, and convert the result"
