@@ -22,6 +22,9 @@ test-release: dependencies
 
 test-interop: build
 	scripts/test-interop.sh
+	scripts/test-diffusion.sh
+	scripts/test-mlx.sh
+	scripts/test-lint.sh
 
 # Reports in the hands of those that read them, and the page of the faults.
 test-reports: build

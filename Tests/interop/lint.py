@@ -3,11 +3,10 @@
 
     python lint.py --oplora PROGRAM --for diffusers         # with the packages of requirements-diffusion.txt
     python lint.py --oplora PROGRAM --for mlx               # with those of requirements-mlx.txt
-    python lint.py --oplora PROGRAM --for vllm --vllm DIR   # DIR: an unpacked wheel of vLLM; needs torch and regex
 
 diffusers loads each file into a small random pipeline of the family and fuses it: it takes the file if no error comes and the fused weights are
-those of `oplora merge`. mlx-lm loads the folder into a small model with its own loader, which refuses keys that it does not know. Of vLLM
-the code runs that reads the configuration and the tensors (lora/peft_helper.py, lora/lora_model.py), not the engine. llama.cpp is not asked here.
+those of `oplora merge`. mlx-lm loads the folder into a small model with its own loader, which refuses keys that it does not know. lint_vllm.py and
+lint_llama.py ask the other two programs.
 `lint` must give the same answer in each case, and what `oplora convert --to diffusers` makes of a file is taken. One line a case; exits 1 if any differs.
 """
 
@@ -18,7 +17,6 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import types
 import warnings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -278,117 +276,15 @@ def mlx_cases(oplora, folder):
             yield title, path, False, f"{type(error).__name__}: {str(error)[:120]}"
 
 
-# vLLM
-
-def vllm_reader(folder):
-    """The code of vLLM that reads an adapter, with as little around it as it imports."""
-    import importlib.util
-    import logging
-    import torch
-
-    class Logger(logging.Logger):
-        info_once = warning_once = logging.Logger.info
-
-    def module(name, **members):
-        made = types.ModuleType(name)
-        made.__dict__.update(members)
-        made.__path__ = []
-        sys.modules[name] = made
-        return made
-
-    config = types.SimpleNamespace
-    for name in ("vllm", "vllm.lora", "vllm.config", "vllm.utils", "vllm.model_executor", "vllm.model_executor.models"):
-        module(name)
-    module("vllm.logger", init_logger=lambda name: Logger(name))
-    module("vllm.config.lora", LoRAConfig=config)
-    module("vllm.utils.torch_utils", PIN_MEMORY=False)
-    module("vllm.model_executor.models.utils", WeightsMapper=object)
-    source = (folder / "vllm/lora/utils.py").read_text()
-    names = {}
-    for name in ("parse_fine_tuned_lora_name", "is_base_embedding_weights"):
-        start = source.index(f"def {name}(")
-        end = source.find("\ndef ", start)
-        exec(source[start:end], names)
-    module("vllm.lora.utils", get_lora_id=lambda: 1, **{k: v for k, v in names.items() if callable(v)})
-
-    class Weights(types.SimpleNamespace):
-        @classmethod
-        def from_config(cls, name, *_):
-            return cls(name=name)
-
-    module("vllm.lora.lora_weights", LoRAFullModuleWeights=Weights, LoRALayerWeights=Weights)
-    for name in ("peft_helper", "lora_model"):
-        spec = importlib.util.spec_from_file_location(f"vllm.lora.{name}", folder / f"vllm/lora/{name}.py")
-        sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[spec.name])
-    helper, model = sys.modules["vllm.lora.peft_helper"].PEFTHelper, sys.modules["vllm.lora.lora_model"].LoRAModel
-    return helper, model
-
-
-def vllm_cases(oplora, folder, wheel):
-    import torch
-    from safetensors.torch import save_file
-
-    helper, model = vllm_reader(wheel)
-    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head"]
-    prefix = "base_model.model.model.layers.0.self_attn."
-    plain = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "bias": "none", "task_type": "CAUSAL_LM"}
-
-    def factors(names=(prefix + "q_proj", prefix + "v_proj"), rank=RANK, infix=""):
-        return {k: v for n in names for k, v in ((f"{n}.lora_A{infix}.weight", torch.ones(rank, 8)), (f"{n}.lora_B{infix}.weight", torch.ones(8, rank)))}
-
-    def whole(name, *shape):
-        return {"base_model.model." + name: torch.ones(*shape)}
-
-    magnitudes = {f"{prefix}{n}.lora_magnitude_vector": torch.ones(8) for n in ("q_proj", "v_proj")}
-    biases = {f"{prefix}{n}.lora_B.bias": torch.ones(8) for n in ("q_proj", "v_proj")}
-    cases = [
-        ("plain", plain, factors()), ("rsLoRA", plain | {"use_rslora": True}, factors()),
-        ("rank_pattern", plain | {"rank_pattern": {"v_proj": 2}}, factors([prefix + "q_proj"]) | factors([prefix + "v_proj"], rank=2)),
-        ("alpha_pattern", plain | {"alpha_pattern": {"v_proj": 2}}, factors()),
-        ("EVA", plain | {"init_lora_weights": "eva"}, factors()),
-        ("a classifier's head", plain | {"modules_to_save": ["score"], "task_type": "SEQ_CLS"}, factors() | whole("score.weight", 2, 8)),
-        ("an embedding's own values", plain | {"target_modules": ["q_proj", "v_proj", "embed_tokens"]}, factors() | {
-            "base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(RANK, 16),
-            "base_model.model.model.embed_tokens.lora_embedding_B": torch.ones(8, RANK),
-            "base_model.model.model.embed_tokens.base_layer.weight": torch.ones(16, 8)}),
-        ("rank 512", plain | {"r": 512}, factors(rank=512)), ("rank 1024", plain | {"r": 1024}, factors(rank=1024)),
-        ("DoRA", plain | {"use_dora": True}, factors() | magnitudes), ("lora_bias", plain | {"lora_bias": True}, factors() | biases),
-        ("modules_to_save", plain | {"modules_to_save": ["lm_head"]}, factors() | whole("lm_head.weight", 16, 8)),
-        ("trained biases", plain | {"bias": "lora_only"}, factors() | whole("model.layers.0.self_attn.q_proj.bias", 8)),
-        ("trained tokens", plain | {"trainable_token_indices": [1]},
-         factors() | whole("model.embed_tokens.token_adapter.trainable_tokens_delta", 1, 8)),
-        ("no target_modules", {k: v for k, v in plain.items() if k != "target_modules"}, factors()),
-        ("target_modules of none", plain | {"target_modules": []}, factors()),
-        ("wrapped", plain, factors(["_orig_mod." + prefix + "q_proj"], infix=".default")),
-        ("a convolution", plain | {"target_modules": ["conv1"]},
-         {"base_model.model.conv1.lora_A.weight": torch.ones(RANK, 8, 3, 3), "base_model.model.conv1.lora_B.weight": torch.ones(8, RANK, 1, 1)}),
-    ]
-    for title, configuration, tensors in cases:
-        path = folder / title.replace(" ", "-").replace("'", "")
-        path.mkdir()
-        save_file(tensors, path / "adapter_model.safetensors")
-        (path / "adapter_config.json").write_text(json.dumps(configuration))
-        try:
-            read = helper.from_local_dir(str(path), None)
-            read.validate_legal(types.SimpleNamespace(max_lora_rank=512, bias_enabled=False))
-            model.from_local_checkpoint(str(path), set(modules), read, device="cpu")
-            yield title, path, True, ""
-        except Exception as error:
-            yield title, path, False, f"{type(error).__name__}: {str(error)[:120]}"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oplora", required=True)
-    parser.add_argument("--for", dest="program", choices=["diffusers", "mlx", "vllm"], required=True)
-    parser.add_argument("--vllm", type=pathlib.Path)
+    parser.add_argument("--for", dest="program", choices=["diffusers", "mlx"], required=True)
     options = parser.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        cases = {"diffusers": diffusers_cases, "mlx": mlx_cases}.get(options.program)
-        found = cases(options.oplora, folder) if cases else vllm_cases(options.oplora, folder, options.vllm)
+        found = {"diffusers": diffusers_cases, "mlx": mlx_cases}[options.program](options.oplora, folder)
         counts = {True: 0, False: 0}
         for title, path, takes, why in found:
             said, reasons = lint(options.oplora, path, options.program)

@@ -78,7 +78,9 @@ public enum GGUFAdapter {
                 "the names of the family \"\(text("general.architecture"))\" are not known; those of \(architectures.map(\.ggml).joined(separator: ", ")) are"
             )
         }
-        guard let alpha = file.metadata["adapter.lora.alpha"]?.doubleValue, alpha.isFinite else {
+        // llama.cpp takes one that is missing for zero, and zero for a scale of one.
+        let stated = file.metadata["adapter.lora.alpha"]
+        guard let alpha = stated == nil ? 0 : stated?.doubleValue, alpha.isFinite else {
             throw fault(.invalidConfiguration, "adapter.lora.alpha", "the field must be a finite number")
         }
         var parts: OrderedDictionary<Substring, (a: FactorMatrix?, b: FactorMatrix?)> = [:]
@@ -116,7 +118,8 @@ public enum GGUFAdapter {
         guard !modules.isEmpty else { throw AdapterError(.empty, path: path, "the file holds no tensor of an adapter") }
         return Adapter(
             path: path, dialect: .gguf, weightsPath: name, baseModel: file.metadata["general.base_model.0.name"]?.stringValue, targets: [],
-            taskType: "CAUSAL_LM", modules: modules)
+            taskType: "CAUSAL_LM", modules: modules,
+            remarks: alpha == 0 ? ["the file gives \(stated == nil ? "no alpha" : "an alpha of 0"), which is a scale of 1, as in llama.cpp"] : [])
     }
 
     // MARK: Writing

@@ -63,17 +63,18 @@ public struct Extraction: Sendable {
         var changes: [Change] = []
         var replacements: [Replacement] = []
         var unchanged = 0
-        for name in base.files.tensors.keys where tuned.tensors[name] == nil {
-            throw AdapterError(
+        let names = Self.names(of: tuned, in: base.files)
+        let known = Set(names.values)
+        func misfit(_ name: String, _ has: String) -> AdapterError {
+            AdapterError(
                 .unexpectedTensor, path: tunedPath, subject: name,
-                "the base has the tensor and the fine-tuned model has not; they are not of one architecture")
+                "\(has) no tensor of this name; either the two are of different architectures, or their files are in different layouts, such as the authors' and diffusers', between which extracting does not translate: give both in one layout"
+            )
         }
-        for (name, after) in tuned.tensors {
-            guard let before = base.source(of: name) else {
-                throw AdapterError(
-                    .unexpectedTensor, path: tunedPath, subject: name,
-                    "the fine-tuned model has the tensor and the base has not; they are not of one architecture")
-            }
+        for name in base.files.tensors.keys where !known.contains(name) { throw misfit(name, "the fine-tuned model has") }
+        for (tunedName, after) in tuned.tensors {
+            let name = names[tunedName] ?? tunedName
+            guard let before = base.source(of: name) else { throw misfit(name, "the base has") }
             let difference = WeightDifference.Tensors(before: before, after: after)
             if difference.areSame {
                 unchanged += 1
@@ -114,6 +115,21 @@ public struct Extraction: Sendable {
             targets: [], taskType: base.isNotCausal ? nil : "CAUSAL_LM", modules: found.map(\.module), replacements: replacements)
         modules = found.map(\.report)
         self.unchanged = unchanged
+    }
+
+    /// The names that the base has for the tensors of the fine-tuned model: the same, or those without or with the name of a model around them all.
+    private static func names(of tuned: WeightFiles, in base: WeightFiles) -> [String: String] {
+        let same = Dictionary(uniqueKeysWithValues: tuned.tensors.keys.map { ($0, $0) })
+        guard let first = base.tensors.keys.first, tuned.tensors[first] == nil, !tuned.isPipeline, !base.isPipeline else { return same }
+        for name in tuned.tensors.keys {
+            if name.hasSuffix("." + first) {
+                let outer = name.dropLast(first.count)
+                if tuned.tensors.keys.allSatisfy({ $0.hasPrefix(outer) }) { return same.mapValues { String($0.dropFirst(outer.count)) } }
+            } else if first.hasSuffix("." + name) {
+                return same.mapValues { first.dropLast(name.count) + $0 }
+            }
+        }
+        return same
     }
 
     private static func factors(
