@@ -55,6 +55,30 @@ struct SpectrumTests {
         #expect(most.adapter.modules.allSatisfy { $0.rank == 5 })
     }
 
+    /// The files of the fine-tuned model, or of the base, may have the name of a model around all of them.
+    @Test func extractTakesNamesWithAnotherModelAround() throws {
+        try merge("merged")
+        let plain = try Extraction(base: folder.path("base"), tuned: folder.path("merged"), options: .init(choice: .init(rank: 5)))
+        for (name, source) in [("around-merged", "merged"), ("around-base", "base")] {
+            let files = try WeightFiles(path: folder.path(source))
+            try writeSafetensors(
+                files.tensors.map { key, location in
+                    TestTensor("model.diffusion_model.\(key)", location.info.dtype, location.info.shape, bytes: bytes(of: location))
+                }, to: folder.path("\(name).safetensors"))
+        }
+        let tuned = try Extraction(base: folder.path("base"), tuned: folder.path("around-merged.safetensors"), options: .init(choice: .init(rank: 5)))
+        #expect(tuned.adapter.modules.map(\.path) == plain.adapter.modules.map(\.path) && tuned.unchanged == plain.unchanged)
+        let based = try Extraction(base: folder.path("around-base.safetensors"), tuned: folder.path("merged"), options: .init(choice: .init(rank: 5)))
+        #expect(based.adapter.modules.map(\.path.text) == plain.adapter.modules.map { "model.diffusion_model.\($0.path.text)" })
+        #expect(zip(based.adapter.modules, plain.adapter.modules).allSatisfy { $0.loraB.doubles() == $1.loraB.doubles() })
+    }
+
+    private func bytes(of location: WeightFiles.Location) -> [UInt8] {
+        var bytes: [UInt8] = []
+        FactorMatrix(location.info, in: location.file).withBytes { span in unsafe span.withUnsafeBytes { unsafe bytes.append(contentsOf: $0) } }
+        return bytes
+    }
+
     @Test func extractTakesWholeWhatNoUpdateStandsFor() throws {
         let shards = try TestModel.write(to: folder.path("tuned"), dtype: .f32, seed: 1)
         var changed = shards[1]
