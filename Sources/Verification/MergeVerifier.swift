@@ -327,11 +327,11 @@ public enum MergeVerifier {
         }
         let ties = tieFaults(model, before: before, after: after)
         faults += ties
-        // One matrix held under all its names is as well as once.
-        let isHeldTwice = !model.shared.isEmpty && model.shared.keys.allSatisfy { files.tensors[$0] != nil }
+        // One matrix held under all its names is as well as once, and what is held apart is not tied whatever the base says.
+        let holdsAll = model.base.ties.allSatisfy { tie in tie.members.allSatisfy { files.tensors[$0] != nil } }
         for difference in ArchitectureFields.differences(before, after) {
             if ties.contains(where: { $0.module == difference.field }) { continue }
-            if isHeldTwice, difference.field == BaseModel.tieField, difference.after == false { continue }
+            if holdsAll, difference.field == BaseModel.tieField, difference.after == false { continue }
             faults.append(
                 Fault(
                     .configurationDiffers, difference.field,
