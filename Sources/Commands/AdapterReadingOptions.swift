@@ -38,6 +38,10 @@ struct AdapterReadingOptions: ParsableArguments {
     /// Opens the adapters in their order.
     func read(_ arguments: [AdapterArgument]) throws -> [WeightedAdapter] {
         try validate(adapters: arguments.count)
+        let known = Words(Adapter.componentNames)
+        if let unknown = component.first(where: { !known.all.contains($0) }) {
+            throw UsageError("--component must be one of \(known.all.joined(separator: ", "))\(known.suggestion(for: unknown))")
+        }
         return try arguments.enumerated().map { number, argument in
             let read = try argument.read(alpha: Self.choice(number, of: alpha)?.choice ?? .ofFile)
             guard let component = Self.choice(number, of: component) else { return read }

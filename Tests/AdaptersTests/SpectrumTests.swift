@@ -55,6 +55,15 @@ struct SpectrumTests {
         #expect(most.adapter.modules.allSatisfy { $0.rank == 5 })
     }
 
+    /// A fine-tuned model in a wider type: what has the same numbers has not changed.
+    @Test func extractFromAnotherElementType() throws {
+        try TestModel.write(to: folder.path("narrow"), dtype: .bf16, seed: 1)
+        _ = try MergePlan(base: folder.path("narrow"), adapters: [.init(adapter)], dtype: .f32).run(
+            to: folder.path("wide"), options: .init(isDurable: false))
+        let extraction = try Extraction(base: folder.path("narrow"), tuned: folder.path("wide"), options: .init(choice: .init(rank: 5)))
+        #expect(extraction.adapter.replacements.isEmpty && extraction.adapter.modules.map(\.path) == adapter.modules.map(\.path))
+    }
+
     /// The files of the fine-tuned model, or of the base, may have the name of a model around all of them.
     @Test func extractTakesNamesWithAnotherModelAround() throws {
         try merge("merged")

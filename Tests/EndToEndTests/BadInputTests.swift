@@ -274,7 +274,7 @@ struct BadInputTests {
                     TestTensor("unet.a.lora_A.weight", .f32, [1, 2], values: [1, 1]),
                     TestTensor("unet.a.lora_B.weight", .f32, [2, 1], values: [1, 1]),
                 ], to: $0.path("in/a.safetensors"))
-            return ["convert", $0.path("in/a.safetensors"), "--to", "peft", "--component", "vae", "--out", $0.path("out")]
+            return ["convert", $0.path("in/a.safetensors"), "--to", "peft", "--component", "text_encoder", "--out", $0.path("out")]
         },
         Case("neither rank nor energy", 64, "--rank or --energy") { ["resize", try plainAdapter($0), "--out", $0.path("out")] },
         Case("an energy above one", 64, "--energy") { ["resize", try plainAdapter($0), "--energy", "1.5", "--out", $0.path("out")] },
@@ -282,7 +282,10 @@ struct BadInputTests {
         Case("nothing to extract", 65, "nothing to extract") {
             ["extract", "--base", Repository.tinyLlama, "--tuned", Repository.tinyLlama, "--rank", "1", "--out", $0.path("out")]
         },
-        Case("extract from another model", 65, "not of one architecture") { space in
+        Case("a component that there is none of", 64, "must be one of unet") { space in
+            ["merge", "--base", Repository.tinyLlama, "--adapter", space.path("a"), "--component", "nosuch", "--out", space.path("out")]
+        },
+        Case("extract from another model", 65, "of different architectures, or their files are in different layouts") { space in
             let other = try space.makeModel { $0.removeLast() }
             return ["extract", "--base", Repository.tinyLlama, "--tuned", other, "--rank", "1", "--out", space.path("out")]
         },

@@ -63,6 +63,9 @@ extension Adapter {
             ? [] : ["the scales of \(count) modules are no alpha divided by the rank, and change by a unit in the last place of binary64"]
     }
 
+    /// The names that components of pipelines have.
+    public static var componentNames: [String] { Diffusers.components }
+
     /// The components of the pipeline that the adapter is for.
     public var components: [String] { Set(modules.compactMap(\.component)).sorted() }
 
@@ -147,7 +150,7 @@ extension [Replacement] {
         guard let first else { return }
         throw AdapterError(
             .unsupportedFeature, path: path, subject: first.tensor,
-            "\(layout) has no form for \(first.rows == nil ? "tensors that were trained whole" : "trained rows of an embedding"); merge the adapter instead"
+            "\(layout) has no form for \(first.rows == nil ? "tensors that were trained whole" : "trained rows of an embedding"); PEFT's layout has, and merging takes them"
         )
     }
 }

@@ -80,6 +80,8 @@ public struct Extraction: Sendable {
                 unchanged += 1
             } else if let change = try Change(name, difference, of: base, path: tunedPath) {
                 changes.append(change)
+            } else if difference.haveSameValues {
+                unchanged += 1
             } else {
                 replacements.append(Replacement(tensor: name, values: after))
             }
@@ -154,6 +156,12 @@ extension WeightDifference {
     fileprivate struct Tensors {
         let before: WeightFiles.Location
         let after: WeightFiles.Location
+
+        /// Whether they have the same numbers, in whatever element types.
+        var haveSameValues: Bool {
+            guard before.info.shape == after.info.shape, [before, after].allSatisfy({ MergeKernel.supports($0.info.dtype) }) else { return false }
+            return FactorMatrix(before.info, in: before.file).doubles() == FactorMatrix(after.info, in: after.file).doubles()
+        }
 
         /// Whether they have the same bytes.
         var areSame: Bool {
