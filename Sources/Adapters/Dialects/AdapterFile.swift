@@ -33,6 +33,7 @@ enum AdapterFile {
     /// A tensor's name without wrappers.
     static func unwrapped(_ name: String) -> String {
         if let flat = Kohya.prefixes.first(where: { name.hasPrefix($0.prefix) })?.prefix { return unwrappedFlat(name, prefix: flat) }
+        guard mayBeWrapped(name) else { return name }
         var parts = name.split(separator: ".", omittingEmptySubsequences: false)
         let leading = PEFT.keyPrefix.split(separator: ".")
         var kept: [Substring] = []
@@ -48,6 +49,17 @@ enum AdapterFile {
         // In memory PEFT 0.21 keeps a magnitude as the weight of a module.
         if parts.count > 2, parts[parts.count - 2] == "lora_magnitude_vector", parts.last == "weight" { parts.removeLast() }
         return parts.joined(separator: ".")
+    }
+
+    /// Whether a component of a name begins like one that is taken off. Most names have none, and need not be cut.
+    private static func mayBeWrapped(_ name: String) -> Bool {
+        guard !name.hasSuffix(".lora_magnitude_vector.weight") else { return true }
+        var rest = name.utf8[...]
+        while true {
+            if rest.first == UInt8(ascii: "_") || rest.starts(with: commonWrapper.utf8) || rest.starts(with: adapterName.utf8) { return true }
+            guard let dot = rest.firstIndex(of: UInt8(ascii: ".")) else { return false }
+            rest = rest[rest.index(after: dot)...]
+        }
     }
 
     /// Likewise of a name whose dots are underscores; no name of a model has two of them in a row.
