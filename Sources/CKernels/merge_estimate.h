@@ -95,7 +95,7 @@ ALWAYS_INLINE int estimate_8(__m256 weight, __m256 d, __m256 error, __m256 *stor
     const __m256i low = _mm256_and_si256(_mm256_add_epi32(_mm256_castps_si256(_mm256_sub_ps(magnitude, error)), _mm256_set1_epi32(0x7ffe)), upper);
     const __m256i high = _mm256_and_si256(_mm256_add_epi32(_mm256_castps_si256(_mm256_add_ps(magnitude, error)), _mm256_set1_epi32(0x8002)), upper);
     *stored = _mm256_or_ps(_mm256_castsi256_ps(high), _mm256_and_ps(y, sign));
-    // Infinite or no number: as a signed integer not below infinity's, or negative.
+    // Infinite or NaN: as a signed integer not below infinity's, or negative.
     const __m256i fits = _mm256_and_si256(_mm256_cmpeq_epi32(low, high), _mm256_cmpgt_epi32(_mm256_set1_epi32(0x7f800000), high));
     return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_andnot_si256(high, fits))) == 0xff;
 }

@@ -16,7 +16,7 @@ INLINE wide NAME(widen_8)(const char *source, int type) {
     case oplora_verify_bf16: return __builtin_convertvector((narrow)(__builtin_convertvector(*(const halves *)source, words) << 16), wide);
     case oplora_verify_f16: {
         // The fields of binary32 are wider: moved into place and scaled by the difference of the biases, which is exact. What is
-        // infinite or no number would become finite and is put right.
+        // infinite or NaN would become finite and is put right.
         const words bits = __builtin_convertvector(*(const halves *)source, words);
         const words placed = (bits & 0x7fff) << 13 | (bits & 0x8000) << 16;
         const words top = (words)((bits & 0x7c00) == 0x7c00);
@@ -443,7 +443,7 @@ INLINE singles NAME(splat_single)(float x) { return (singles){x, x, x, x, x, x, 
 INLINE singles NAME(widen_16)(const char *source, int type) {
     const signs bits = __builtin_convertvector(*(const shorts *)source, signs);
     if (type == oplora_verify_bf16) return (singles)(bits << 16);
-    // As in widen_8; what is infinite or no number compares as nothing and is left open.
+    // As in widen_8; what is infinite or NaN compares as nothing and is left open.
     const signs special = (signs)((bits & 0x7c00) == 0x7c00) & 0x7fc00000;
     return (singles)((signs)((singles)((bits & 0x7fff) << 13 | (bits & 0x8000) << 16) * 0x1p112f) | special);
 }

@@ -9,7 +9,7 @@ public import Tensors
 
 /// How the elements of two tensors of one size differ: a before and b after.
 public struct ElementComparison: Sendable, Equatable {
-    /// What is no difference: |b − a| ≤ absolute + relative·|a|. Two that are no numbers are alike, as are two infinities of one sign.
+    /// What is no difference: |b − a| ≤ absolute + relative·|a|. Two NaN are alike, as are two infinities of one sign.
     public struct Tolerance: Sendable, Equatable {
         public var relative: Double
         public var absolute: Double
@@ -26,7 +26,7 @@ public struct ElementComparison: Sendable, Equatable {
     public internal(set) var firstDiffering: Int?
     /// Elements that differ by more than the tolerance.
     public internal(set) var beyond = 0
-    /// Elements of which one is infinite or no number and the other is not the same; they are in no sum.
+    /// Elements of which one is infinite or NaN and the other is not the same; they are in no sum.
     public internal(set) var notFinite = 0
     /// The largest |b − a|, and where it is.
     public internal(set) var largest = 0.0
@@ -162,7 +162,7 @@ public struct ElementComparison: Sendable, Equatable {
         }
     }
 
-    /// Which elements have other bits: widened, two that are no numbers may look alike, and two long integers.
+    /// Which elements have other bits: widened, two NaN may look alike, and two long integers.
     private static func findDifferences(_ a: RawSpan, _ b: RawSpan, width: Int, _ count: Int, into differs: inout [Bool]) {
         func find<Bits: FixedWidthInteger & BitwiseCopyable>(_: Bits.Type) {
             for i in 0..<count {

@@ -32,7 +32,7 @@ public enum MergePath: Int32, CaseIterable, Sendable {
     private nonisolated(unsafe) let floats: UnsafeMutablePointer<Float>
     private let isEstimated: Bool
 
-    /// Why factors cannot be used: an element that is infinite or no number.
+    /// Why factors cannot be used: an element that is infinite or NaN.
     public struct NotFinite: Error, Equatable, Sendable {
         /// Whether it is in B; otherwise it is in A.
         public let isInB: Bool
@@ -49,7 +49,7 @@ public enum MergePath: Int32, CaseIterable, Sendable {
     ///   - loraA: A [rank, in], row-major, in F32, BF16, F16 or F64.
     ///   - loraB: B [out, rank], likewise.
     ///   - firstRow: the row of the weight that takes the first row of B·A.
-    /// - Throws: `NotFinite` for the first element that is infinite or no number, those of A first.
+    /// - Throws: `NotFinite` for the first element that is infinite or NaN, those of A first.
     public init(
         loraA: RawSpan, typeA: DType, loraB: RawSpan, typeB: DType, outputs: Int, inputs: Int, rank: Int, scale: Double, firstRow: Int = 0
     ) throws(NotFinite) {
@@ -107,7 +107,7 @@ public struct MergeSums: Sendable, Equatable {
     public var updateSquared: Double
     /// Σ d·(W′ − W), where W′ is the stored element.
     public var updateTimesChange: Double
-    /// Whether an element of the result is infinite or no number; the other sums mean nothing then.
+    /// Whether an element of the result is infinite or NaN; the other sums mean nothing then.
     public var isNotFinite: Bool
 
     public init(updateSquared: Double = 0, updateTimesChange: Double = 0, isNotFinite: Bool = false) {
@@ -125,7 +125,7 @@ public enum MergeKernel {
 
     /// What the elements of a factor are like, which may have any number of dimensions.
     ///
-    /// - Returns: the index of the first element that is infinite or no number, and whether all elements before it are zero.
+    /// - Returns: the index of the first element that is infinite or NaN, and whether all elements before it are zero.
     public static func scan(_ elements: RawSpan, of dtype: DType) -> (firstNotFinite: Int?, isZero: Bool) {
         let type = MergeElement(checking: dtype)
         var isZero: Int32 = 1

@@ -43,7 +43,7 @@ public struct VerificationTally: Sendable {
     /// Elements whose bits are not the correctly rounded ones.
     public var differing: Int { Int(storage.differing) }
     public var firstDiffering: Int? { Self.place(storage.first_differing) }
-    /// Elements that are infinite or no number and should not be; they are not in the sums.
+    /// Elements that are infinite or NaN and should not be; they are not in the sums.
     public var notFinite: Int { Int(storage.not_finite) }
     public var firstNotFinite: Int? { Self.place(storage.first_not_finite) }
     /// The share of elements for which a sum in binary32 may give more than one number, as far as it is known: around those that are not

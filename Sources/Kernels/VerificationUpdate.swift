@@ -14,7 +14,7 @@ public struct VerificationUpdate: Sendable {
     /// What d of row r and column i is off by in binary32, at most, is rowErrors[r]·columnNorms[i].
     let rowErrors: [Double]
     let columnNorms: [Double]
-    /// `packed` and the norms, rounded up, in binary32; empty where factors are no numbers of binary32.
+    /// `packed` and the norms, rounded up, in binary32; empty where factors are not finite in binary32.
     let packedNarrow: [Float]
     let columnNormsNarrow: [Float]
     let largestNorm: Float

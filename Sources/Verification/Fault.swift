@@ -18,7 +18,7 @@ public struct Fault: Sendable, Equatable {
         case adapterUnused
         /// A tensor, or a row of one, that is not the one that an adapter puts in the base's place.
         case wrongReplacement
-        /// Elements that are infinite or no number.
+        /// Elements that are infinite or NaN.
         case notFinite
         /// The weight is the base's: the update was never added.
         case notMerged

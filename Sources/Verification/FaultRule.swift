@@ -11,7 +11,7 @@ extension Fault.Code {
         case .wrongBase: "the model was merged into another base"
         case .adapterUnused: "a module of the adapter has no place in the base"
         case .wrongReplacement: "values that the adapter brings whole are not in the model"
-        case .notFinite: "elements are infinite or no number"
+        case .notFinite: "elements are infinite or NaN"
         case .notMerged: "the update was not added"
         case .mergedTwice: "the update was added twice"
         case .wrongSign: "the update was subtracted"

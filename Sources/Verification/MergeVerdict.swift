@@ -91,7 +91,7 @@ public struct MergeVerdict: Sendable {
     public mutating func add(_ function: FunctionComparison, minArgmaxAgreement: Double? = nil) {
         self.function = function
         guard function.isFinite else {
-            faults.append(Fault(.notFinite, Self.promptsSubject, "logits are infinite or no number"))
+            faults.append(Fault(.notFinite, Self.promptsSubject, "logits are infinite or NaN"))
             return
         }
         if let minArgmaxAgreement, function.merged.argmaxAgreement < minArgmaxAgreement {

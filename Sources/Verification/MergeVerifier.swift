@@ -266,7 +266,7 @@ public enum MergeVerifier {
             let before = StoredElement.value(work.source, work.sourceIndex(first))
             message += ", \(stored) where \(work.isReplaced ? "the adapter" : "the base") has \(before)"
             if !stored.isFinite {
-                faults.append(Fault(.notFinite, work.name, "element \(work.place(first)) is infinite or no number"))
+                faults.append(Fault(.notFinite, work.name, "element \(work.place(first)) is infinite or NaN"))
             }
         }
         faults.append(Fault(work.isReplaced ? .wrongReplacement : .baseChangedWithoutAdapter, work.name, message))

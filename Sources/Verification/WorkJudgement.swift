@@ -18,7 +18,7 @@ struct WorkJudgement {
         func wrong(_ code: Fault.Code, _ message: String) -> WorkJudgement { .init(.wrong, Fault(code, work.label, message)) }
         if let index = tally.firstNotFinite {
             self = wrong(
-                .notFinite, "\(tally.notFinite) of \(work.elementCount) elements are infinite or no number; the first is element \(work.place(index))"
+                .notFinite, "\(tally.notFinite) of \(work.elementCount) elements are infinite or NaN; the first is element \(work.place(index))"
             )
             return
         }

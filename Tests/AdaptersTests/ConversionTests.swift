@@ -1,6 +1,8 @@
 import Adapters
 import FileIO
+import GGUF
 import JSON
+import OrderedCollections
 import Safetensors
 import Tensors
 import TestModels
@@ -228,6 +230,26 @@ struct ConversionTests {
         }
         _ = try adapter.write(.peft, to: folder.path("p"), options: .init(isDurable: false))
         #expect(try Adapter.read(path: folder.path("p")).modules[0].scale == alpha)
+    }
+
+    /// As in llama.cpp, which takes a missing field for zero, and zero for no scaling.
+    @Test(arguments: [nil, 0, 6] as [Double?])
+    func ggufWithoutAlphaHasTheScaleOne(alpha: Double?) throws {
+        var metadata: OrderedDictionary<String, GGUFValue> = [
+            "general.type": .string("adapter"), "general.architecture": .string("llama"), "adapter.type": .string("lora"),
+        ]
+        if let alpha { metadata["adapter.lora.alpha"] = .real(alpha) }
+        let writer = try GGUFWriter(
+            path: folder.path("a.gguf"), metadata: metadata,
+            tensors: [
+                .init(name: "blk.0.attn_v.weight.lora_a", type: .f32, shape: [3, 4]), .init(name: "blk.0.attn_v.weight.lora_b", type: .f32, shape: [4, 3]),
+            ], replacing: false)
+        let zeros = [UInt8](repeating: 0, count: 48)
+        for _ in 0..<2 { try writer.write(unsafe zeros.span.bytes) }
+        try writer.publish(durable: false)
+        let adapter = try Adapter.read(path: folder.path("a.gguf"))
+        #expect(adapter.modules.map(\.scale) == [alpha == 6 ? 2 : 1])
+        #expect(adapter.remarks.contains { $0.contains("a scale of 1") } == (alpha != 6), "\(adapter.remarks)")
     }
 
     @Test func headsThatNoModelHas() throws {

@@ -41,4 +41,41 @@ struct TiedModelTests {
         try writeText(config.serialized(), space.path("merged/config.json"))
         #expect(try Executable.run(["verify"] + models + ["--merged", space.path("merged")]).status == 1)
     }
+
+    /// Both matrices under their names are as right as one, and the configuration may then say that they are two.
+    @Test func aTiedModelMayHoldBothMatrices() throws {
+        let space = try Workspace()
+        let embedding = TestTensor("model.embed_tokens.weight", .f32, [3, 2], values: [1, 2, 3, 4, 5, 6])
+        let query = TestTensor("model.layers.0.self_attn.q_proj.weight", .f32, [2, 2], values: [1, 2, 3, 4])
+        func configuration(tied: Bool) -> String {
+            let fields: JSONValue = ["architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": .bool(tied)]
+            return fields.serialized()
+        }
+        for folder in ["base", "adapter"] { try FileSystem.createFolder(space.path(folder)) }
+        try writeSafetensors([embedding, query], to: space.path("base/model.safetensors"))
+        try writeText(configuration(tied: true), space.path("base/config.json"))
+        try writeSafetensors(
+            [
+                TestTensor("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", .f32, [1, 2], values: [1, 2]),
+                TestTensor("base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight", .f32, [2, 1], values: [1, 2]),
+            ], to: space.path("adapter/adapter_model.safetensors"))
+        try writeText(#"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}"#, space.path("adapter/adapter_config.json"))
+        let models = ["--base", space.path("base"), "--adapter", space.path("adapter")]
+        try space.succeed(["merge"] + models + ["--out", space.path("merged"), "--no-fsync"])
+        let merged = TestTensor(query.name, .f32, [2, 2], values: [2, 4, 5, 8])
+        func head(_ last: Float) -> TestTensor { TestTensor("lm_head.weight", .f32, [3, 2], values: [1, 2, 3, 4, 5, last]) }
+        let cases: [(name: String, tensors: [TestTensor], tied: Bool, status: Int32)] = [
+            ("one matrix, tied", [embedding, merged], true, 0),
+            ("two, tied", [embedding, merged, head(6)], true, 0),
+            ("two, not tied", [embedding, merged, head(6)], false, 0),
+            ("one, not tied: its head would be made of random numbers", [embedding, merged], false, 1),
+            ("two that differ", [embedding, merged, head(7)], false, 1),
+        ]
+        for (name, tensors, tied, status) in cases {
+            try writeSafetensors(tensors, to: space.path("merged/model.safetensors"))
+            try writeText(configuration(tied: tied), space.path("merged/config.json"))
+            let result = try Executable.run(["verify"] + models + ["--merged", space.path("merged")])
+            #expect(result.status == status, "\(name): \(result.output) \(result.errors)")
+        }
+    }
 }

@@ -148,7 +148,7 @@ public enum Kohya {
         }
         let value = FactorMatrix(tensor, in: file).doubles()[0]
         guard value.isFinite else {
-            throw AdapterError(.invalidScale, path: file.path, subject: tensor.name, "an alpha of \(value) gives no finite scale")
+            throw AdapterError(.invalidScale, path: file.path, subject: tensor.name, "the alpha is \(value.isNaN ? "NaN" : "infinite"), and must be a finite number")
         }
         return value
     }

@@ -66,7 +66,7 @@ struct OutputTensor {
         if factor == 1, dtype == matrix.dtype {
             if MergeKernel.supports(dtype), let (row, column) = matrix.firstNotFinite {
                 throw AdapterError(
-                    .notFinite, path: path, subject: name, "element \(matrix.place(row: row, column: column)) is infinite or no number")
+                    .notFinite, path: path, subject: name, "element \(matrix.place(row: row, column: column)) is infinite or NaN")
             }
             return try matrix.withBytes(body)
         }
@@ -79,7 +79,7 @@ struct OutputTensor {
         let sums = MergeKernel.mergeRows(
             weights: unsafe values.span.bytes, weightType: .f64, into: &raw, mergedType: dtype, rows: 0..<1, columns: count, factors: [])
         guard !sums.isNotFinite else {
-            throw AdapterError(.notFinite, path: path, subject: name, "an element is infinite or no number, or becomes so in \(dtype)")
+            throw AdapterError(.notFinite, path: path, subject: name, "an element is infinite or NaN, or becomes so in \(dtype)")
         }
         // Sound: every bit pattern of a byte may be read as a raw byte.
         try body(unsafe bytes.span.bytes)

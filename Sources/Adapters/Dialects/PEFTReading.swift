@@ -303,7 +303,10 @@ struct PEFTReading {
 
     private func scale(of path: ModulePath, rank: Int) throws(AdapterError) -> Double {
         let scale = configuration.scale(of: path, rank: rank)
-        guard scale.isFinite else { throw fault(.invalidScale, path.text, "alpha \(configuration.alpha(of: path)) gives no finite scale") }
+        guard scale.isFinite else {
+            let alpha = configuration.alpha(of: path)
+            throw fault(.invalidScale, path.text, "the alpha is \(alpha.isNaN ? "NaN" : "infinite"), and must be a finite number")
+        }
         return scale
     }
 }

@@ -12,7 +12,7 @@ extension PEFT {
     ///
     /// Where ranks or alphas differ, the most frequent ones become `r` and `lora_alpha` and the others patterns.
     ///
-    /// - Throws: `AdapterError.empty` for no modules, `.notFinite` for a factor that is infinite or no number or becomes
+    /// - Throws: `AdapterError.empty` for no modules, `.notFinite` for a factor that is infinite or NaN or becomes
     ///   so in the element type, `.unsupportedDType`, `.unsupportedFeature` for what PEFT has no form for; `FileError` from
     ///   the folder.
     ///

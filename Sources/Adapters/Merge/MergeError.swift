@@ -16,9 +16,9 @@ public struct MergeError: Error, Sendable, Equatable {
         case unsupportedCombination
         /// Alpha, rank and weight give no finite scale.
         case invalidScale
-        /// An element of a factor is infinite or no number.
+        /// An element of a factor is infinite or NaN.
         case factorNotFinite
-        /// An element of the base's weight is infinite or no number.
+        /// An element of the base's weight is infinite or NaN.
         case baseNotFinite
         /// An element of the result is too large for its element type.
         case overflow

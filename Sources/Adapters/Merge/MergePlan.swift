@@ -121,7 +121,7 @@ extension TensorUpdate {
         for matrix in [right, left] + (magnitude.map { [$0.values] } ?? []) {
             guard let (row, column) = matrix.firstNotFinite else { continue }
             throw MergeError(
-                .factorNotFinite, path: adapterPath, tensor: matrix.name, "element \(matrix.place(row: row, column: column)) is infinite or no number"
+                .factorNotFinite, path: adapterPath, tensor: matrix.name, "element \(matrix.place(row: row, column: column)) is infinite or NaN"
             )
         }
     }

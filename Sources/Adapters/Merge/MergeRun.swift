@@ -107,8 +107,13 @@ extension MergePlan {
         let erased = modules.filter { !$0.isChanged && $0.survival != nil }
         var remarks: [String] = []
         if !erased.isEmpty {
+            let names = Set(erased.map(\.path))
+            let isNarrow = jobs.contains { job in
+                job.dtype.bitWidth < 32 && job.tensor.updates.contains { names.contains($0.module) }
+            }
             remarks.append(
-                "rounding erased the update of \(count(erased)), whose weights are the base's: \(list(erased)); a wider --dtype keeps it")
+                "rounding erased the update of \(count(erased)), whose weights are the base's: \(list(erased))"
+                    + (isNarrow ? "; --dtype f32 may keep it" : ""))
         }
         if !zero.isEmpty {
             remarks.append("the update of \(count(zero)) is zero (weight, alpha or B) and changed nothing: \(list(zero))")

@@ -15,7 +15,7 @@ extension ShardRun {
         if let index = (0..<count).first(where: { !Self.value(weights, info.dtype, $0).isFinite }) {
             return MergeError(
                 .baseNotFinite, path: path, tensor: job.tensor.name,
-                "element \(place(index)) of the base is infinite or no number, so the merge has no result")
+                "element \(place(index)) of the base is infinite or NaN, so the merge has no result")
         }
         // Sound: every bit pattern of a byte may be read as a raw byte.
         let result = unsafe buffer.span.bytes
@@ -24,7 +24,7 @@ extension ShardRun {
         return MergeError(
             .overflow, path: path, tensor: job.tensor.name,
             isScaled
-                ? "element \(place(index)) becomes infinite or no number, because a magnitude is not finite, or the norm that it takes the place of is zero"
+                ? "element \(place(index)) becomes infinite or NaN, because a magnitude is not finite, or the norm that it takes the place of is zero"
                 : "element \(place(index)) becomes too large for \(job.dtype); choose a larger element type or a smaller weight")
     }
 
@@ -39,7 +39,7 @@ extension ShardRun {
             if before.isNaN {
                 throw MergeError(
                     .baseNotFinite, path: source.file.path, tensor: source.info.name,
-                    "element \(elements.lowerBound + index) is no number and cannot be converted")
+                    "element \(elements.lowerBound + index) is NaN and cannot be converted")
             }
             if before.isFinite, !Self.value(result, dtype, index).isFinite {
                 throw MergeError(

@@ -24,7 +24,7 @@ public struct AdapterError: Error, Sendable, Equatable {
         case empty
         /// An alpha, a rank or a weight that gives no finite scale.
         case invalidScale
-        /// An element of a factor is infinite or no number.
+        /// An element of a factor is infinite or NaN.
         case notFinite
     }
 

@@ -249,7 +249,7 @@ public struct FactorMatrix: Sendable {
     /// Whether all elements are zero.
     public var isZero: Bool { withBytes { MergeKernel.scan($0, of: dtype).isZero } }
 
-    /// The place of the first element, row by row, that is infinite or no number.
+    /// The place of the first element, row by row, that is infinite or NaN.
     var firstNotFinite: (row: Int, column: Int)? {
         withBytes { MergeKernel.scan($0, of: dtype).firstNotFinite }.map { ($0 / columns, $0 % columns) }
     }

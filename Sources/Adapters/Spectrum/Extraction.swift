@@ -239,7 +239,7 @@ private struct Change: Sendable {
         for difference in differences {
             let squares = difference.squaredNorm
             guard squares.isFinite else {
-                throw AdapterError(.notFinite, path: file, subject: "\(path).\(parameter)", "the difference to the base is infinite or no number")
+                throw AdapterError(.notFinite, path: file, subject: "\(path).\(parameter)", "the difference to the base is infinite or NaN")
             }
             total += squares
             guard squares > 0 else {

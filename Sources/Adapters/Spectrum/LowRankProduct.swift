@@ -66,7 +66,7 @@ struct LowRankProduct {
         let (u, values, v) = decomposition
         let total = values.reduce(0) { $0 + $1 * $1 }
         guard total.isFinite else {
-            throw AdapterError(.notFinite, path: path, subject: name, "its update is too large to be decomposed, or no number")
+            throw AdapterError(.notFinite, path: path, subject: name, "its update is too large to be decomposed, or NaN")
         }
         let count = choice.count(of: values, total: total)
         return Self.balanced(u: u.prefix(columns: count), values: Array(values.prefix(count)), v: v.prefix(columns: count))

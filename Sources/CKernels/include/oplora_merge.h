@@ -38,7 +38,7 @@ typedef struct {
     double update_squared;
     /// Sum of d·(W' − W), where W' is the stored element.
     double update_times_change;
-    /// Not zero when an element of the result is infinite or no number.
+    /// Not zero when an element of the result is infinite or NaN.
     int not_finite;
 } oplora_merge_sums;
 

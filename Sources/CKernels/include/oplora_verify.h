@@ -35,7 +35,7 @@ typedef struct {
     double scale;
     /// Whether products of two factors are exact in binary64, so that they may be fused with the sums.
     int products_are_exact;
-    /// `right` in binary32, laid out alike, and the norms of its columns in binary32, rounded up; null where factors are no numbers of
+    /// `right` in binary32, laid out alike, and the norms of its columns in binary32, rounded up; null where factors are not finite in
     /// binary32.
     const float *right_narrow;
     const float *norms_narrow;
@@ -82,7 +82,7 @@ typedef struct {
     /// Elements that are not the correctly rounded ones, and the first of them.
     int64_t differing;
     int64_t first_differing;
-    /// Elements that are infinite or no number, and the first of them; they are not in the sums.
+    /// Elements that are infinite or NaN, and the first of them; they are not in the sums.
     int64_t not_finite;
     int64_t first_not_finite;
     /// Elements that a recipe does not give, of those held against it, and the first of them.

@@ -146,7 +146,7 @@ extension Difference.Change {
                 ]
             }
             if (1...stepsToDouble).contains(comparison.largestSteps) { parts.append("\(Format.count(comparison.largestSteps)) ulp") }
-            if comparison.notFinite > 0 { parts.append("\(Format.count(comparison.notFinite)) infinite or no number in one of the two") }
+            if comparison.notFinite > 0 { parts.append("\(Format.count(comparison.notFinite)) infinite or NaN in one of the two") }
             return parts.joined(separator: ", ")
         }
     }

@@ -40,7 +40,7 @@ public struct FunctionComparison: Sendable {
     /// The base alone from base + adapter: how much there is to be lost; `nil` where the adapter brings another vocabulary.
     public let base: Distance?
 
-    /// Whether a logit was infinite or no number.
+    /// Whether a logit was infinite or NaN.
     public var isFinite: Bool { merged.maxLogitDifference.isFinite && base?.maxLogitDifference.isFinite ?? true }
 
     init(merged differences: [[LogitDifference]], base: [[LogitDifference]]?) {
