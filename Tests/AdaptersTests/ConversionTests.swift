@@ -242,7 +242,8 @@ struct ConversionTests {
         let writer = try GGUFWriter(
             path: folder.path("a.gguf"), metadata: metadata,
             tensors: [
-                .init(name: "blk.0.attn_v.weight.lora_a", type: .f32, shape: [3, 4]), .init(name: "blk.0.attn_v.weight.lora_b", type: .f32, shape: [4, 3]),
+                .init(name: "blk.0.attn_v.weight.lora_a", type: .f32, shape: [3, 4]),
+                .init(name: "blk.0.attn_v.weight.lora_b", type: .f32, shape: [4, 3]),
             ], replacing: false)
         let zeros = [UInt8](repeating: 0, count: 48)
         for _ in 0..<2 { try writer.write(unsafe zeros.span.bytes) }

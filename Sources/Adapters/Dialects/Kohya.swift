@@ -148,7 +148,9 @@ public enum Kohya {
         }
         let value = FactorMatrix(tensor, in: file).doubles()[0]
         guard value.isFinite else {
-            throw AdapterError(.invalidScale, path: file.path, subject: tensor.name, "the alpha is \(value.isNaN ? "NaN" : "infinite"), and must be a finite number")
+            throw AdapterError(
+                .invalidScale, path: file.path, subject: tensor.name,
+                "the alpha is \(value.isNaN ? "NaN" : "infinite"), and must be a finite number")
         }
         return value
     }
