@@ -93,7 +93,8 @@ let package = Package(
         tests(
             "AdaptersTests",
             [
-                "TestModels", "TestSupport", "Adapters", "Verification", "GGUF", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO", "Tensors", "Hashing",
+                "TestModels", "TestSupport", "Adapters", "Verification", "GGUF", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO", "Tensors",
+                "Hashing",
                 orderedCollections,
             ]),
         tests(
