@@ -228,4 +228,80 @@ struct NameTests {
             }
         }
     }
+
+    /// PEFT passes over a name that is not one of the model in memory, and the adapter does nothing.
+    struct Renamed: CustomTestStringConvertible {
+        let configuration: JSONValue
+        let names: [(file: String, memory: String)]
+        var testDescription: String { configuration["model_type"]?.stringValue ?? "" }
+    }
+
+    static let renamed: [Renamed] = [
+        Renamed(
+            configuration: ["model_type": "qwen2_5_vl", "text_config": ["model_type": "qwen2_5_vl_text"]],
+            names: [
+                ("model.layers.0.self_attn.q_proj", "model.language_model.layers.0.self_attn.q_proj"),
+                ("visual.blocks.0.attn.proj", "model.visual.blocks.0.attn.proj"), ("lm_head", "lm_head"),
+            ]),
+        Renamed(
+            configuration: ["model_type": "gemma3", "text_config": ["model_type": "gemma3_text"]],
+            names: [
+                ("language_model.model.layers.0.mlp.up_proj", "model.language_model.layers.0.mlp.up_proj"),
+                ("vision_tower.vision_model.encoder.layers.0.self_attn.q_proj", "model.vision_tower.encoder.layers.0.self_attn.q_proj"),
+            ]),
+        Renamed(
+            configuration: ["model_type": "llama4", "text_config": ["model_type": "llama4_text"]],
+            names: [("language_model.model.layers.0.self_attn.q_proj", "language_model.model.layers.0.self_attn.q_proj")]),
+        Renamed(
+            configuration: ["model_type": "nemotron_h"], names: [("backbone.layers.0.mixer.in_proj", "model.layers.0.mixer.in_proj")]),
+        Renamed(
+            configuration: ["model_type": "mixtral"],
+            names: [
+                ("model.layers.0.block_sparse_moe.gate", "model.layers.0.mlp.gate"),
+                // PEFT stacks them itself, by the names of files.
+                ("model.layers.0.block_sparse_moe.experts.1.w1", "model.layers.0.block_sparse_moe.experts.1.w1"),
+            ]),
+        Renamed(
+            configuration: ["model_type": "granitemoe"],
+            names: [("model.layers.0.block_sparse_moe.router.layer", "model.layers.0.block_sparse_moe.router")]),
+        Renamed(
+            configuration: ["model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]],
+            names: [("h.0.attn.c_attn", "transformer.h.0.attn.c_attn"), ("transformer.h.1.attn.c_attn", "transformer.h.1.attn.c_attn")]),
+        Renamed(configuration: ["model_type": "gpt2", "architectures": ["GPT2Model"]], names: [("h.0.attn.c_attn", "h.0.attn.c_attn")]),
+        Renamed(configuration: ["model_type": "llama"], names: [("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.q_proj")]),
+    ]
+
+    @Test(arguments: renamed)
+    func peftGetsTheNamesInMemory(_ family: Renamed) throws {
+        let folder = try TemporaryFolder()
+        let path = folder.path("base")
+        try FileSystem.createFolder(path)
+        try writeSafetensors(
+            family.names.map { TestTensor($0.file + ".weight", .f32, [3, 2], values: [1, 1, 1, 1, 1, 1]) },
+            to: FileSystem.join(path, "model.safetensors"))
+        try writeText(family.configuration.serialized(), FileSystem.join(path, "config.json"))
+        let base = try BaseModel(path: path)
+        let modules = try family.names.map {
+            AdapterModule(path: try #require(ModulePath($0.file)), rank: 1, alpha: 1, loraA: [1, 2], loraB: [1, 2, 3])
+        }
+        for dialect in [Adapter.Dialect.extraction, .mlx, .gguf, .kohya] {
+            let adapter = Adapter(path: "adapter", dialect: dialect, weightsPath: nil, baseModel: nil, targets: [], modules: modules)
+            let out = folder.path(dialect.rawValue)
+            _ = try adapter.write(.peft, to: out, base: base, options: .init(isDurable: false))
+            let read = try Adapter.read(path: out)
+            #expect(read.modules.map(\.path.text).sorted() == family.names.map(\.memory).sorted())
+            // They are the same modules of the base.
+            let plan = try MergePlan(base: path, adapters: [.init(read)], readsFactors: false)
+            #expect(plan.model.tensors.count { !$0.updates.isEmpty } == family.names.count)
+        }
+    }
+
+    @Test func onlyTheBaseTellsTheNamesInMemoryOfAnAdapterOfMLX() throws {
+        let folder = try TemporaryFolder()
+        let module = AdapterModule(
+            path: try #require(ModulePath("language_model.model.layers.0.self_attn.q_proj")), rank: 1, alpha: 1, loraA: [1, 2], loraB: [1, 2, 3])
+        let adapter = Adapter(path: "adapter", dialect: .mlx, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
+        let error = #expect(throws: AdapterError.self) { try adapter.write(.peft, to: folder.path("out"), options: .init(isDurable: false)) }
+        #expect("\(try #require(error))".contains("name the base with --base"))
+    }
 }

@@ -1,7 +1,10 @@
 extension MemoryNames {
+    /// What mixtures of experts are called.
+    static let mixtures = ["block_sparse_moe mlp"]
+
     /// Renamings of all families.
     static let general = [
-        "block_sparse_moe mlp", "embed_out lm_head", "LayerNorm.gamma LayerNorm.weight", "LayerNorm.beta LayerNorm.bias",
+        "embed_out lm_head", "LayerNorm.gamma LayerNorm.weight", "LayerNorm.beta LayerNorm.bias",
         "vision_tower.vision_model vision_tower", "image_tower.vision_model image_tower", "video_tower.vision_model video_tower",
         "vision_model.vision_model vision_model", "text_model.text_model text_model",
     ]

@@ -39,13 +39,27 @@ struct MemoryNames: Sendable {
     private let renamings: [Renaming]
     /// The `model_type`s that the model's configuration gives it and its parts.
     let models: Set<String>
+    /// What the modules of the model lie in, in memory.
+    private let frame: Frame
+
+    private enum Frame: Equatable {
+        /// The same as in the files, and `model` around what has another name there.
+        case ofFiles
+        /// A model of this name around what is not the head's; files of the family may be those of the inner model.
+        case named(Substring)
+        /// `model`, and in it `language_model` beside the parts for images and sound.
+        case composite
+        /// The model has the names of its files.
+        case kept
+    }
 
     init(_ configuration: JSONValue?) {
         let models = Self.models(in: configuration, depth: 4)
         self.models = models
+        frame = Self.frame(of: configuration)
         renamings =
             (Self.families.filter { family in family.models.split(separator: " ").contains { models.contains(String($0)) } }.flatMap(\.renamings)
-            + Self.general).map(Renaming.init)
+            + (models.isDisjoint(with: Self.keepingMixtures) ? Self.mixtures : []) + Self.general).map(Renaming.init)
     }
 
     private static func models(in configuration: JSONValue?, depth: Int) -> Set<String> {
@@ -61,14 +75,60 @@ struct MemoryNames: Sendable {
     private static let wrappers: Set<Substring> = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
 
     /// A name that all names of a module or tensor have in common.
-    func normal(_ name: some StringProtocol) -> String {
+    func normal(_ name: some StringProtocol) -> String { parts(of: name).renamed.joined(separator: ".") }
+
+    /// A name without the models around it, before and after renaming.
+    private func parts(of name: some StringProtocol) -> (outer: ArraySlice<Substring>, own: ArraySlice<Substring>, renamed: ArraySlice<Substring>) {
         var parts = name.split(separator: ".").map { Substring($0) }
         parts.removeAll(where: Self.wrappers.contains)
         if parts.first == "module" { parts.removeFirst() }
-        parts = Array(parts.drop(while: Self.outer.contains))
-        for renaming in renamings { renaming.apply(to: &parts) }
-        return parts.drop(while: Self.outer.contains).joined(separator: ".")
+        let own = parts.drop(while: Self.outer.contains)
+        var renamed = Array(own)
+        for renaming in renamings { renaming.apply(to: &renamed) }
+        return (parts[..<own.startIndex], own, renamed.drop(while: Self.outer.contains))
     }
+
+    /// What transformers calls a tensor in memory that the files, or other tools, call `name`; PEFT gives adapters these names.
+    ///
+    /// An expert with a number of its own keeps its name: in memory there are stacks, into which PEFT puts experts by the names of files.
+    func inMemory(_ name: String) -> String {
+        guard frame != .kept else { return name }
+        let (outer, own, renamed) = parts(of: name)
+        if zip(own, own.dropFirst()).contains(where: { $0 == "experts" && Int($1) != nil }) { return name }
+        let end = renamed.joined(separator: ".")
+        guard renamed.first != "lm_head" else { return end }
+        switch frame {
+        case .kept: return name
+        case .named(let model): return outer.isEmpty && own.first != model ? "\(model).\(name)" : name
+        case .ofFiles:
+            if own == renamed { return name }
+            return (outer.isEmpty ? ["model"] : outer).joined(separator: ".") + "." + end
+        case .composite:
+            let isOfText = outer.contains("language_model") || renamed.first.map(Self.ofText.contains) == true
+            return (isOfText ? "model.language_model." : "model.") + end
+        }
+    }
+
+    private static func frame(of configuration: JSONValue?) -> Frame {
+        let family = configuration?["model_type"]?.stringValue ?? ""
+        if keeping.contains(family) { return .kept }
+        if configuration?["text_config"]?.objectValue != nil { return .composite }
+        guard let name = inner[family] else { return .ofFiles }
+        let architecture = configuration?["architectures"]?.arrayValue?.first?.stringValue ?? ""
+        return architecture.hasSuffix("Model") && !architecture.hasSuffix("LMHeadModel") ? .kept : .named(name)
+    }
+
+    /// Families whose mixtures of experts have their old name in memory, too.
+    private static let keepingMixtures: Set<String> = ["granitemoe", "granitemoehybrid", "granitemoeshared", "granitemoe_swa"]
+    /// What the inner model is called in the families whose files, as published, are often those of the inner model alone.
+    private static let inner: [String: Substring] = ["gpt2": "transformer", "bloom": "transformer"]
+    /// Families of transformers whose classes for text and more have no model around their parts, or that have other exceptions, by `model_type`.
+    private static let keeping: Set<String> = [
+        "blip", "blip-2", "deepseek_vl", "deepseek_vl_hybrid", "gemma4_assistant", "gemma4_unified_assistant", "instructblip", "instructblipvideo",
+        "kosmos-2", "kosmos-2.5", "llama4", "pix2struct", "vision-encoder-decoder",
+    ]
+    /// What a language model begins with.
+    private static let ofText: Set<Substring> = ["layers", "embed_tokens", "embed_tokens_per_layer", "norm"]
 }
 
 /// The tensors of a model by the names that theirs have in common with those of adapters.

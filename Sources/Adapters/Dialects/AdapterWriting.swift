@@ -46,7 +46,8 @@ extension Adapter {
         switch layout {
         case .peft:
             try requireOneModel(path: path, layout: "PEFT")
-            try PEFT.write(modules, replacements: replacements, to: path, header: TrainerMetadata.header(of: self), options: options)
+            let named = try namedAsInMemory(base, path: path)
+            try PEFT.write(named.modules, replacements: named.replacements, to: path, header: TrainerMetadata.header(of: self), options: options)
             return roundedScales
         case .mlx: return try MLX.write(self, to: path, base: base, options: options)
         case .kohya: return try Kohya.write(self, to: path, base: base, options: options)
