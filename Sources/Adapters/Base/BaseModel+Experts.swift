@@ -16,6 +16,11 @@ extension BaseModel {
     /// Whether a bare parameter of this name holds the matrices of all experts.
     static func isStackOfExperts(_ parameter: String) -> Bool { expertMatrices[parameter] != nil }
 
+    /// The parameter that holds a matrix of all experts in memory, by the name that files give the matrix of one of them.
+    static func parameter(ofExperts matrix: String) -> String? {
+        expertMatrices.first { parameter, names in parameter != AdapterModule.fused && names.contains([matrix]) }?.key
+    }
+
     /// The updates of a stack of experts: of one tensor that holds the stack, or of the tensors of each expert.
     func expertUpdates(of module: AdapterModule, scale: Double, adapter: String) throws(MergeError) -> [TensorUpdate] {
         let count = module.factors.count

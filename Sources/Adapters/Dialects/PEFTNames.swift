@@ -1,4 +1,5 @@
 internal import JSON
+internal import OrderedCollections
 internal import Safetensors
 
 /// Names of other tools as PEFT has them: those of the model in memory, in transformers.
@@ -21,7 +22,7 @@ extension Adapter {
         }
         let names = MemoryNames(configuration)
         return with(
-            modules: modules.map { module in
+            modules: AdapterModule.stackingExperts(modules, of: base).map { module in
                 let parts = names.inMemory("\(module.path).\(module.parameter)").split(separator: ".")
                 guard let parameter = parts.last, let path = ModulePath(parts.dropLast().joined(separator: ".")) else { return module }
                 return module.changing { ($0.path, $0.parameter) = (path, String(parameter)) }
@@ -29,5 +30,67 @@ extension Adapter {
             replacements: replacements.map {
                 Replacement(tensor: names.inMemory($0.tensor), values: $0.values, rows: $0.rows, isOfNewModule: $0.isOfNewModule)
             })
+    }
+}
+
+extension AdapterModule {
+    /// Modules of numbered experts as stacks, which they are in memory; those that no stack can hold stay as they are.
+    ///
+    /// Experts without an update get one of zeros, and lower ranks are filled up with zeros.
+    fileprivate static func stackingExperts(_ modules: [AdapterModule], of base: BaseModel) -> [AdapterModule] {
+        var stacks: OrderedDictionary<String, [Int: AdapterModule]> = [:]
+        var others: [AdapterModule] = []
+        for module in modules {
+            if let (stack, number) = placeInStack(module) { stacks[stack, default: [:]][number] = module } else { others.append(module) }
+        }
+        for members in stacks.values {
+            if let stack = stack(of: members, base: base) { others.append(stack) } else { others += members.sorted { $0.key < $1.key }.map(\.value) }
+        }
+        return others
+    }
+
+    /// The parameter of the experts that a module is a part of, and the number of its expert.
+    private static func placeInStack(_ module: AdapterModule) -> (stack: String, number: Int)? {
+        let parts = module.path.components
+        guard module.kind == .linear, module.magnitude == nil, module.bias == nil, let last = parts.last, parts.count >= 3,
+            parts[parts.count - 3] == "experts", let number = Int(parts[parts.count - 2]), number >= 0,
+            let parameter = BaseModel.parameter(ofExperts: String(last))
+        else { return nil }
+        return ((parts.dropLast(2) + [Substring(parameter)]).joined(separator: "."), number)
+    }
+
+    private static func stack(of members: [Int: AdapterModule], base: BaseModel) -> AdapterModule? {
+        guard let first = members.values.first, let last = members.keys.max(),
+            members.values.allSatisfy({
+                $0.scale == first.scale && $0.inputs == first.inputs && $0.outputs == first.outputs && $0.loraA.dtype == first.loraA.dtype
+                    && $0.loraB.dtype == first.loraB.dtype
+            })
+        else { return nil }
+        let parts = first.path.components
+        let (path, name) = (parts.dropLast(2).joined(separator: "."), parts[parts.count - 1])
+        func isThere(_ number: Int) -> Bool { base.resolve("\(path).\(number).\(name).weight") != nil }
+        var count = last + 1
+        while isThere(count) { count += 1 }
+        guard (0..<count).allSatisfy(isThere), let owner = ModulePath(path), let parameter = BaseModel.parameter(ofExperts: String(name)) else {
+            return nil
+        }
+        let rank = members.values.map(\.rank).max() ?? 0
+        let factors = (0..<count).map { number in
+            guard let module = members[number] else {
+                return Factors(
+                    a: .zeros(like: first.loraA, rows: rank, columns: first.inputs), b: .zeros(like: first.loraB, rows: first.outputs, columns: rank))
+            }
+            guard module.rank < rank else { return module.factors[0] }
+            let missing = rank - module.rank
+            return Factors(
+                a: .stacked([module.loraA, .zeros(like: module.loraA, rows: missing, columns: module.inputs)]),
+                b: FactorMatrix.stacked([
+                    module.loraB.transposed, .zeros(like: module.loraB, rows: module.outputs, columns: missing).transposed,
+                ]).transposed)
+        }
+        return first.changing {
+            ($0.path, $0.parameter, $0.kind) = (owner, parameter, .experts)
+            ($0.factors, $0.alpha) = (factors, first.scale * Double(rank))
+        }
     }
 }

@@ -102,6 +102,7 @@ extension PEFT {
                     add(module, depth: parameters.count - 1 - place)
                 } else {
                     add(module)
+                    if Self.isRouter(module) { targetParameters.append("\(module.path.components.suffix(2).joined(separator: ".")).weight") }
                 }
             }
             var names: Set<String> = []
@@ -118,6 +119,11 @@ extension PEFT {
                 }
                 add(replacement, among: wholeTensors)
             }
+        }
+
+        /// Whether a module chooses among experts: its class in transformers is none that PEFT adapts as a module, but it takes the parameter of any.
+        private static func isRouter(_ module: AdapterModule) -> Bool {
+            module.kind == .linear && module.magnitude == nil && module.bias == nil && ["gate", "router"].contains(module.path.lastComponent)
         }
 
         private mutating func add(_ module: AdapterModule) {
@@ -143,7 +149,7 @@ extension PEFT {
             tensors.append(OutputTensor("\(owner).lora_A.weight", a.shape, a))
             tensors.append(OutputTensor("\(owner).lora_B.weight", [module.outputs, columns.rows], columns.transposed))
             let ending = module.path.components.suffix(2).joined(separator: ".")
-            if !targetParameters.contains("\(ending).\(module.parameter)") { targetParameters.append("\(ending).\(module.parameter)") }
+            targetParameters.append("\(ending).\(module.parameter)")
         }
 
         private mutating func add(_ replacement: Replacement, among wholeTensors: Set<String>) {
@@ -176,20 +182,23 @@ extension PEFT {
         func configuration(_ options: AdapterOptions) -> JSONValue {
             let rank = mostFrequent(modules.map(\.rank))
             let alpha = mostFrequent(alphas)
-            let names = modules.map(\.pathOfParameter)
+            func path(_ module: AdapterModule) -> ModulePath {
+                Self.isRouter(module) ? module.path.appending(module.parameter) : module.pathOfParameter
+            }
+            let names = modules.map(path)
             func patterns(_ values: [(ModulePath, JSONValue)]) -> JSONValue {
                 .object(OrderedDictionary(values.map { (patternKey(of: $0.0, among: names), $0.1) }, uniquingKeysWith: { $1 }))
             }
-            let targets = Set(modules.filter { $0.kind != .experts }.map(\.path.lastComponent)).sorted {
+            let targets = Set(modules.filter { $0.kind != .experts && !Self.isRouter($0) }.map(\.path.lastComponent)).sorted {
                 $0.utf8.lexicographicallyPrecedes($1.utf8)
             }
             func list(_ values: some Sequence<String>) -> JSONValue {
-                let items = values.sorted().map { JSONValue.string($0) }
+                let items = Set(values).sorted().map { JSONValue.string($0) }
                 return items.isEmpty ? .null : .array(items)
             }
             return [
                 "alora_invocation_tokens": .null,
-                "alpha_pattern": patterns(zip(modules, alphas).filter { $1 != alpha }.map { ($0.pathOfParameter, number($1)) }),
+                "alpha_pattern": patterns(zip(modules, alphas).filter { $1 != alpha }.map { (path($0), number($1)) }),
                 "arrow_config": .null,
                 "auto_mapping": .null,
                 "base_model_name_or_path": options.baseModel.map { .string($0) } ?? .null,
@@ -218,7 +227,7 @@ extension PEFT {
                 "peft_version": .string(writtenVersion),
                 "qalora_group_size": 16,
                 "r": .integer(rank),
-                "rank_pattern": patterns(modules.filter { $0.rank != rank }.map { ($0.pathOfParameter, .integer($0.rank)) }),
+                "rank_pattern": patterns(modules.filter { $0.rank != rank }.map { (path($0), .integer($0.rank)) }),
                 "revision": .null,
                 "target_modules": .array(targets.map { .string($0) }),
                 "target_parameters": list(targetParameters),
