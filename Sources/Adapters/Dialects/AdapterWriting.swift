@@ -47,7 +47,9 @@ extension Adapter {
         case .peft:
             try requireOneModel(path: path, layout: "PEFT")
             let named = try namedAsInMemory(base, path: path)
-            try PEFT.write(named.modules, replacements: named.replacements, to: path, header: TrainerMetadata.header(of: self), options: options)
+            try PEFT.write(
+                named.modules, replacements: named.replacements, to: path, others: base?.modulesInMemory ?? [],
+                header: TrainerMetadata.header(of: self), options: options)
             return roundedScales
         case .mlx: return try MLX.write(self, to: path, base: base, options: options)
         case .kohya: return try Kohya.write(self, to: path, base: base, options: options)

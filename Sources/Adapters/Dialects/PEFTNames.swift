@@ -12,7 +12,7 @@ extension Adapter {
         case .peft, .opck, .opLoRA: return self
         case .kohya, .diffusers, .mlx, .gguf, .extraction: break
         }
-        guard let base, let configuration = base.configuration, configuration["model_type"] != nil, !base.files.isPipeline else {
+        guard let base, let names = base.memoryNames else {
             if dialect == .mlx, let module = modules.first(where: { $0.path.components.first == "language_model" }) {
                 throw AdapterError(
                     .unsupportedFeature, path: path, subject: module.label.text,
@@ -20,7 +20,6 @@ extension Adapter {
             }
             return self
         }
-        let names = MemoryNames(configuration)
         return with(
             modules: AdapterModule.stackingExperts(modules, of: base).map { module in
                 let parts = names.inMemory("\(module.path).\(module.parameter)").split(separator: ".")
@@ -30,6 +29,29 @@ extension Adapter {
             replacements: replacements.map {
                 Replacement(tensor: names.inMemory($0.tensor), values: $0.values, rows: $0.rows, isOfNewModule: $0.isOfNewModule)
             })
+    }
+}
+
+extension BaseModel {
+    /// The names in memory; `nil` where the family is not known.
+    fileprivate var memoryNames: MemoryNames? {
+        configuration?["model_type"] != nil && !files.isPipeline ? MemoryNames(configuration) : nil
+    }
+
+    /// All modules in memory, those that hold others as well.
+    var modulesInMemory: Set<String> {
+        guard let names = memoryNames else { return [] }
+        var found: Set<String> = []
+        for name in files.tensors.keys {
+            var path = Substring(names.inMemory(name))
+            // Experts are one module there.
+            if let range = path.firstRange(of: ".experts.") { path = path[..<range.upperBound] }
+            while let dot = path.lastIndex(of: ".") {
+                path = path[..<dot]
+                if !found.insert(String(path)).inserted { break }
+            }
+        }
+        return found
     }
 }
 

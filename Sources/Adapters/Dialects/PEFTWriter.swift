@@ -16,11 +16,14 @@ extension PEFT {
     ///   so in the element type, `.unsupportedDType`, `.unsupportedFeature` for what PEFT has no form for; `FileError` from
     ///   the folder.
     ///
-    /// - Parameter header: what the header of the weights says beside the tensors.
+    /// - Parameters:
+    ///   - others: modules of the base, in memory, which targets must not mean; as far as they are known.
+    ///   - header: what the header of the weights says beside the tensors.
     public static func write(
-        _ modules: [AdapterModule], replacements: [Replacement] = [], to path: String, header: [String: String] = [:], options: AdapterOptions
+        _ modules: [AdapterModule], replacements: [Replacement] = [], to path: String, others: Set<String> = [], header: [String: String] = [:],
+        options: AdapterOptions
     ) throws {
-        let content = try Content(modules, replacements: replacements, path: path)
+        let content = try Content(modules, replacements: replacements, others: others, path: path)
         let folder = try AtomicFolder(path: path, replacing: options.isReplacing)
         try folder.fill {
             let text = try AtomicFile(path: folder.path(of: configurationName), replacing: false)
@@ -59,19 +62,21 @@ extension PEFT {
         private let isRankStabilised: Bool
         private let usesMagnitudes: Bool
         private let hasFactorBias: Bool
+        private let targets: [String]
         private var targetParameters: [String] = []
         private var savedModules: Set<String> = []
         private var trainedTokens: OrderedDictionary<String, [Int]> = [:]
         private var trainsBiases = false
 
         /// - Throws: `AdapterError.empty`, `.unsupportedFeature`.
-        init(_ given: [AdapterModule], replacements: [Replacement], path: String) throws(AdapterError) {
+        init(_ given: [AdapterModule], replacements: [Replacement], others: Set<String> = [], path: String) throws(AdapterError) {
             let modules = joiningExperts(given)
             guard !modules.isEmpty else { throw AdapterError(.empty, path: path, "there is no module to write") }
             func refuse(_ module: AdapterModule, _ why: String) -> AdapterError {
                 AdapterError(.unsupportedFeature, path: path, subject: module.label.text, why)
             }
             self.modules = modules
+            targets = Self.targets(of: modules.filter { $0.kind != .experts && !Self.isRouter($0) }.map(\.path), others: others)
             isRankStabilised =
                 modules.allSatisfy { $0.scale == $0.alpha / Double($0.rank).squareRoot() }
                 && modules.contains { $0.scale != $0.alpha / Double($0.rank) }
@@ -119,6 +124,22 @@ extension PEFT {
                 }
                 add(replacement, among: wholeTensors)
             }
+        }
+
+        /// The ends of paths that PEFT is to look for, or whole paths where an end is that of another module, too: it adapts that as well, or
+        /// refuses it where it is none that can be adapted.
+        private static func targets(of paths: [ModulePath], others: Set<String>) -> [String] {
+            let ends = Dictionary(grouping: paths) { path in
+                // A number alone is also the end of every block of this number.
+                let parts = path.components
+                return parts[(parts.lastIndex { Int($0) == nil } ?? 0)...].joined(separator: ".")
+            }
+            let adapted = Set(paths.map(\.text))
+            let targets = ends.flatMap { end, paths in
+                let isOfOthers = others.contains { ($0 == end || $0.hasSuffix("." + end)) && !adapted.contains($0) }
+                return isOfOthers ? paths.map(\.text) : [end]
+            }
+            return Set(targets).sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
         }
 
         /// Whether a module chooses among experts: its class in transformers is none that PEFT adapts as a module, but it takes the parameter of any.
@@ -188,9 +209,6 @@ extension PEFT {
             let names = modules.map(path)
             func patterns(_ values: [(ModulePath, JSONValue)]) -> JSONValue {
                 .object(OrderedDictionary(values.map { (patternKey(of: $0.0, among: names), $0.1) }, uniquingKeysWith: { $1 }))
-            }
-            let targets = Set(modules.filter { $0.kind != .experts && !Self.isRouter($0) }.map(\.path.lastComponent)).sorted {
-                $0.utf8.lexicographicallyPrecedes($1.utf8)
             }
             func list(_ values: some Sequence<String>) -> JSONValue {
                 let items = Set(values).sorted().map { JSONValue.string($0) }

@@ -206,7 +206,7 @@ private struct Change: Sendable {
         kernel = isWeight ? Array(shape.dropFirst(2)) : []
         if !isWeight {
             kind = .experts
-        } else if Self.isTable(module.lastComponent), shape.count == 2 {
+        } else if Self.isTable(module.lastComponent), shape.count == 2, base.files.tensors[name.dropLast("weight".count) + "bias"] == nil {
             kind = .embedding
         } else if !kernel.isEmpty {
             kind = .convolution
