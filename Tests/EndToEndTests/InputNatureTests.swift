@@ -87,6 +87,61 @@ struct InputNatureTests {
         }
     }
 
+    /// What lies in the place of a file that comes along is not carried into a merged model.
+    @Test(arguments: [
+        "config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
+        "special.bpe",
+    ])
+    func pointersAreNotCopied(_ name: String) throws {
+        let space = try Workspace()
+        let adapter = try PEFTAdapter.write(to: space.path("adapter"))
+        let base = try space.makeModel("base")
+        try space.succeed(["merge", "--base", base, "--adapter", adapter, "--out", space.path("merged"), "--no-fsync"])
+        for (option, folder, more) in [("--base", base, ["--dry-run"]), ("--base", base, []), ("--merged", space.path("merged"), [])] {
+            try writeText(Self.pointer, folder + "/" + name)
+            let command = [option == "--base" ? "merge" : "unmerge", option, folder, "--adapter", adapter, "--out", space.path("out")] + more
+            let outcome = try Executable.run(command)
+            let words = "\(folder)/\(name): this is a pointer of Git LFS"
+            #expect(outcome.status == 65 && outcome.errors.contains(words), "\(command): \(outcome.errors)")
+            #expect(!FileSystem.exists(space.path("out")))
+        }
+        let inspection = try Executable.run("inspect", base)
+        #expect(inspection.status == 0 && inspection.output.contains("\(name): this is a pointer of Git LFS"), "\(inspection.output)")
+        let clean = try space.makeModel("clean")
+        let verdict = try Executable.run("verify", "--base", clean, "--adapter", adapter, "--merged", space.path("merged"))
+        #expect(verdict.status == 1 && verdict.errors.contains("fileNotFetched: \(name): this is a pointer of Git LFS"), "\(verdict.errors)")
+    }
+
+    @Test func pointersAmongWhatAnAdapterBrings() throws {
+        let space = try Workspace()
+        let adapter = try PEFTAdapter.write(to: space.path("adapter"))
+        for (name, text, words) in [
+            ("tokenizer.json", Self.pointer, "git lfs pull"), ("tokenizer.json", "", "the file is empty"),
+            ("chat_template.jinja", Self.pointer, "git lfs pull"), ("tokenizer.model", "<!doctype html>", "this is a web page"),
+        ] {
+            try writeText(text, adapter + "/" + name)
+            let command = ["merge", "--base", Repository.tinyLlama, "--adapter", adapter, "--out", space.path("out")]
+            let outcome = try Executable.run(command + ["--dry-run"])
+            #expect(outcome.status == 65 && outcome.errors.contains(words) && outcome.errors.contains("adapter/" + name), "\(outcome.errors)")
+            #expect(try Executable.run("inspect", adapter).output.contains("\(name): "))
+            #expect(try Executable.run(command + ["--base-tokenizer", "--no-fsync", "--force"]).status == 0)
+            try FileSystem.remove(adapter + "/" + name)
+        }
+    }
+
+    /// Pictures and texts for people are missed by nobody, and what an adapter supersedes is not copied.
+    @Test func pointersThatDoNoHarm() throws {
+        let space = try Workspace()
+        let (adapter, base) = (try PEFTAdapter.write(to: space.path("adapter")), try space.makeModel("base"))
+        for name in ["README.md", "preview.PNG", "tokenizer.json"] { try writeText(Self.pointer, base + "/" + name) }
+        try writeText("{}", base + "/tokenizer.json.incomplete")
+        try writeText(#"{"model": {"vocab": {"a": 0}}}"#, adapter + "/tokenizer.json")
+        let outcome = try space.succeed(["merge", "--base", base, "--adapter", adapter, "--out", space.path("merged"), "--no-fsync", "--json"])
+        let left = try JSONValue(parsing: Array(outcome.output.utf8))["filesLeftOut"]
+        #expect(left == ["README.md", "preview.PNG", "tokenizer.json.incomplete", "tokenizer_config.json"], "\(outcome.output)")
+        #expect(try Executable.run("verify", "--base", base, "--adapter", adapter, "--merged", space.path("merged")).status == 0)
+    }
+
     // MARK: Folders
 
     struct Folder: CustomTestStringConvertible, Sendable {

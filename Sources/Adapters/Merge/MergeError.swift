@@ -40,6 +40,8 @@ public struct MergeError: Error, Sendable, Equatable {
         case notInReceipt
         /// An adapter brings a part of a tokenizer that means nothing alone.
         case incompleteTokenizer
+        /// A pointer of Git LFS, or what a download that failed has left, lies in the place of a file that comes along.
+        case fileNotFetched
         /// Somebody asked to stop.
         case interrupted
     }
