@@ -35,7 +35,7 @@ final class Inspection {
         self.path = path
         let status = try FileSystem.status(of: path)
         let isOther = status.isFolder || CheckpointFile.claims(path) || GGUFFile.claims(path)
-        let single = !isOther && path.hasSuffix(".safetensors") ? try SafetensorsFile(path: path) : nil
+        let single = isOther ? nil : try SafetensorsFile(path: path)
         if let files = try Self.adapterFiles(path, isFolder: status.isFolder, single: single) {
             kind = .adapter
             source = .safetensors([files])
