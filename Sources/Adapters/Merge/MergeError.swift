@@ -36,6 +36,8 @@ public struct MergeError: Error, Sendable, Equatable {
         case invalidReceipt
         /// An adapter that is in the model already.
         case alreadyMerged
+        /// An adapter that is given twice in one merge.
+        case givenTwice
         /// An adapter that is to be taken out and that the model's receipt does not have.
         case notInReceipt
         /// An adapter brings a part of a tokenizer that means nothing alone.
