@@ -48,8 +48,8 @@ extension FileError: CustomStringConvertible {
     public var description: String {
         switch self {
         case .missing(let path) where Self.isHubName(path):
-            "\(path): there is no such file or folder; if this is the name of a repository on the Hugging Face Hub, nothing is downloaded here: "
-                + "fetch it first, as with `hf download \(path) --local-dir \(FileSystem.lastComponent(path))`, and name that folder"
+            "\(path): there is no such file or folder, and nothing is downloaded; if this is the name of a repository on the Hugging Face Hub, "
+                + "fetch it first with `hf download \(path) --local-dir \(FileSystem.lastComponent(path))` and name that folder"
         case .missing(let path):
             "\(path): there is no such file or folder; check the path"
         case .wrongKind(let path, let expected):
