@@ -27,7 +27,8 @@ struct ConvertCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        guard let argument = AdapterArgument(argument: input), argument.weight == 1 else {
+        let argument = AdapterArgument(argument: input)
+        guard argument.weight == 1 else {
             throw UsageError("\(input): an adapter to be converted has no weight", status: .usage)
         }
         try refuseExisting(out, as: to.output, replacing: force, inputs: [argument.path] + (base.map { [$0] } ?? []))

@@ -9,13 +9,16 @@ internal import Tokenizer
 internal import Training
 internal import Transformer
 
-/// The exit codes that scripts rely on.
+/// The exit codes that scripts rely on: one mistake has one code, whichever command meets it.
 enum ExitStatus: Int32 {
     case done = 0
     case checkFailed = 1
     case undecided = 3
+    /// Arguments that are wrong by themselves, or contradict each other or the run that is to go on.
     case usage = 64
+    /// Something is there and is not what it should be, or not read here, or does not fit the rest.
     case malformedInput = 65
+    /// Nothing is at a path, or a folder does not hold what it should.
     case missingInput = 66
     case defect = 70
     case cannotCreateOutput = 73
@@ -30,14 +33,14 @@ enum ExitStatus: Int32 {
         case let error as CheckpointError: self = error.fileError.map(Self.status(of:)) ?? .malformedInput
         case let error as TrainingError:
             switch error.code {
-            case .invalidOption, .noTargets: self = .usage
+            case .invalidOption, .noTargets, .otherBase, .otherData: self = .usage
             case .diverged: self = .checkFailed
             case .interrupted: self = .interrupted
             case .system: self = .inputOutput
             default: self = .malformedInput
             }
         case let error as TransformerError: self = error.code == .sequenceTooLong ? .usage : .malformedInput
-        case let error as SafetensorsError: self = error.code == .noWeights ? .missingInput : .malformedInput
+        case let error as SafetensorsError: self = [.noWeights, .missingShard].contains(error.code) ? .missingInput : .malformedInput
         case let error as TokenizerError: self = error.fileError.map(Self.status(of:)) ?? .malformedInput
         case is JSONError, is GGUFError: self = .malformedInput
         case let error as AdapterError: self = error.code == .missingFile ? .missingInput : .malformedInput
@@ -45,7 +48,7 @@ enum ExitStatus: Int32 {
             switch error.code {
             case .outputIsInput: self = .cannotCreateOutput
             case .interrupted: self = .interrupted
-            case .nothingToMerge: self = .usage
+            case .nothingToMerge, .givenTwice: self = .usage
             case .survivalTooLow: self = .checkFailed
             default: self = .malformedInput
             }

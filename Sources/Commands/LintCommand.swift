@@ -20,7 +20,8 @@ struct LintCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        guard let argument = AdapterArgument(argument: adapter), argument.weight == 1 else {
+        let argument = AdapterArgument(argument: adapter)
+        guard argument.weight == 1 else {
             throw UsageError("\(adapter): an adapter to be looked at has no weight", status: .usage)
         }
         let read = try reading.read([argument])[0].adapter

@@ -8,6 +8,8 @@ enum OutputKind {
     /// What a person or a program reads beside the result.
     case report
     case file
+    /// An adapter in one file, whose name ends so where it has an ending.
+    case adapter(ending: String)
     /// With what it may take the place of.
     case folder(FolderRule)
 }
@@ -17,7 +19,8 @@ extension Adapter.Layout {
     var output: OutputKind {
         switch self {
         case .peft, .diffusers, .mlx: .folder(WrittenFolder.rule)
-        case .kohya, .gguf, .safetensors: .file
+        case .kohya, .safetensors: .adapter(ending: ".safetensors")
+        case .gguf: .adapter(ending: ".gguf")
         }
     }
 }
@@ -28,13 +31,14 @@ extension Adapter.Layout {
 func refuseExisting(_ path: String, as kind: OutputKind, replacing: Bool, inputs: [String]) throws {
     guard !path.isEmpty else { throw UsageError("the name of an output is empty; give one") }
     try refuseInput(path, inputs: inputs)
+    try refuseMisnamed(path, kind)
     if let stream = ByteStream(path: path), try goesThrough(stream, kind) { return }
     FileSystem.restrictPermissions(to: inputs + [path])
     let parent = FileSystem.parent(of: path)
     guard FileSystem.isFolder(parent) else { throw FileError.cannotCreate(path: path, reason: "there is no folder \(parent)") }
     Unfinished.removeLeftovers(beside: path)
     switch kind {
-    case .report, .file: try AtomicFile.requireReplaceable(path, replacing: replacing)
+    case .report, .file, .adapter: try AtomicFile.requireReplaceable(path, replacing: replacing)
     case .folder(let rule):
         for input in inputs where lies(path, in: input) {
             throw UsageError("\(path): the output would lie in \(input), which is read; choose a place outside of it", status: .cannotCreateOutput)
@@ -64,6 +68,31 @@ private func refuseInput(_ path: String, inputs: [String]) throws {
     }
 }
 
+/// Endings of files that hold weights, which no folder is expected to have.
+private let weightEndings = [".safetensors", ".gguf", ".opck", ".bin", ".pt", ".pth", ".ckpt"]
+
+/// Refuses the name of a file for a folder and the other way round, and that of another format.
+private func refuseMisnamed(_ path: String, _ kind: OutputKind) throws {
+    let ending = weightEndings.first(where: path.lowercased().hasSuffix)
+    switch kind {
+    case .report, .file: return
+    case .folder:
+        guard let ending, !FileSystem.isFolder(path) else { return }
+        throw UsageError(
+            "\(path): a folder is written, and this is the name of a file; name a folder, such as \(path.dropLast(ending.count))",
+            status: .cannotCreateOutput)
+    case .adapter(let own):
+        if FileSystem.isFolder(path) || path.hasSuffix("/") {
+            throw UsageError(
+                "\(path): one file is written, and this is the name of a folder; name a file, such as \(FileSystem.join(path, "adapter" + own))",
+                status: .cannotCreateOutput)
+        }
+        guard let ending, ending != own else { return }
+        throw UsageError(
+            "\(path): readers take a file with the ending \(ending) for another format; name it with \(own)", status: .cannotCreateOutput)
+    }
+}
+
 /// Whether a file or folder lies, or would lie, in a folder, however the two are written.
 private func lies(_ path: String, in folder: String) -> Bool {
     var parent = FileSystem.isFolder(path) ? FileSystem.join(path, "..") : FileSystem.parent(of: path)
@@ -80,7 +109,7 @@ private func lies(_ path: String, in folder: String) -> Bool {
 private func goesThrough(_ stream: ByteStream, _ kind: OutputKind) throws -> Bool {
     switch kind {
     case .report: return true
-    case .file:
+    case .file, .adapter:
         guard stream.isStandardOutput else { return true }
         throw UsageError(
             "\(stream.path): what the command prints goes to standard output, and a file that is mixed with it is none; name a file or a named pipe",

@@ -27,8 +27,9 @@ public enum Program {
             let error = cause(of: error)
             guard let status = ExitStatus(of: Terminal.hasLostOutput ? lostOutput : error) else { exitParsing(error) }
             if Terminal.hasLostOutput, error is Verdict { Terminal.error("oplora: \(lostOutput)") }
-            if let message = inputs?.swappedArguments(error) ?? ExitStatus.message(of: error) { Terminal.error("oplora: \(message)") }
-            exit(status.rawValue)
+            let swapped = inputs?.swappedArguments(error)
+            if let message = swapped ?? ExitStatus.message(of: error) { Terminal.error("oplora: \(message)") }
+            exit((swapped == nil || error is Verdict ? status : .malformedInput).rawValue)
         }
     }
 }

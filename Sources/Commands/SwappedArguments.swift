@@ -4,6 +4,7 @@ internal import GGUF
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
+internal import Transformer
 internal import Verification
 
 /// A path and the option that it was given with; an argument without one has an empty name.
@@ -27,7 +28,9 @@ extension TakesModelsAndAdapters {
     /// know only that something is missing.
     func swappedArguments(_ error: any Error) -> String? {
         switch error {
-        case is AdapterError, is MergeError, is SafetensorsError, is GGUFError, is Verdict: break
+        case is AdapterError, is MergeError, is SafetensorsError, is GGUFError, is TransformerError, is Verdict: break
+        // A file that a model's folder has and an adapter's has not.
+        case FileError.missing(let path) where models.contains { path.hasPrefix($0.path) && path != $0.path }: break
         default: return nil
         }
         for model in models where Self.isAdapter(model.path) {

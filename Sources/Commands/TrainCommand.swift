@@ -97,6 +97,11 @@ struct TrainCommand: ParsableCommand {
     }
 }
 
+extension TrainCommand: TakesModelsAndAdapters {
+    var models: [NamedPath] { [NamedPath("--base", base)] }
+    var adapters: [NamedPath] { [] }
+}
+
 /// Shows a run while it goes: a line that renews itself on a terminal, some lines in a file, JSON for scripts.
 private struct TrainingPrinter {
     let steps: Int

@@ -47,6 +47,9 @@ extension FileError {
 extension FileError: CustomStringConvertible {
     public var description: String {
         switch self {
+        case .missing(let path) where Self.isHubName(path):
+            "\(path): there is no such file or folder, and nothing is downloaded; if this is the name of a repository on the Hugging Face Hub, "
+                + "fetch it first with `hf download \(path) --local-dir \(FileSystem.lastComponent(path))` and name that folder"
         case .missing(let path):
             "\(path): there is no such file or folder; check the path"
         case .wrongKind(let path, let expected):
@@ -70,6 +73,24 @@ extension FileError: CustomStringConvertible {
         case .truncated(let path, let offset, let wanted):
             "\(path): the file ended at byte \(offset) where \(wanted) more bytes were expected; it changed while it was read"
         }
+    }
+}
+
+extension FileError {
+    /// Whether a path that leads nowhere reads like `OWNER/NAME`: two plain words, the first of which is no folder, and the last no file's name.
+    fileprivate static func isHubName(_ path: String) -> Bool {
+        let parts = path.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false)
+        func isPlain(_ part: Substring.UTF8View) -> Bool {
+            let marks = Array("-_.".utf8)
+            return part.first.map { $0 != UInt8(ascii: ".") && $0 != UInt8(ascii: "-") } == true
+                && part.allSatisfy { byte in
+                    marks.contains(byte) || (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte)
+                }
+        }
+        guard parts.count == 2, parts.allSatisfy(isPlain), !FileSystem.exists(FileSystem.parent(of: path)) else { return false }
+        // `Mistral-7B-v0.1` has a dot and no ending.
+        guard let ending = parts[1].split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false).dropFirst().last else { return true }
+        return ending.contains { (0x30...0x39).contains($0) }
     }
 }
 

@@ -1,7 +1,12 @@
 public import FileIO
 
 /// What a folder really is, where it holds no weights or no adapter that can be opened: where they are, or why there are none.
-public enum FolderNature {
+public struct FolderNature: Sendable {
+    /// What the folder is and what to do, as the end of a sentence that begins with its path.
+    public let explanation: String
+    /// Whether what is looked for is not in the folder; otherwise it is, and is not read.
+    public let isMissing: Bool
+
     /// The most names that a message lists.
     private static let mostNames = 8
 
@@ -10,19 +15,34 @@ public enum FolderNature {
         "training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin", "rng_state.pth",
     ]
 
-    /// What the folder is and what to do, as the end of a sentence that begins with its path; `nil` where there is nothing to say.
+    /// `nil` where there is nothing to say.
     ///
     /// - Throws: `FileError` where it cannot be listed.
-    public static func explanation(of folder: String) throws(FileError) -> String? {
+    public init?(of folder: String) throws(FileError) {
         let names = try FileSystem.names(in: folder)
+        if let place = try Self.elsewhere(folder, names) {
+            (explanation, isMissing) = (place, true)
+        } else if let reason = Self.unreadable(folder, names) {
+            (explanation, isMissing) = (reason, false)
+        } else {
+            return nil
+        }
+    }
+
+    /// Where what is looked for is, or that it is nowhere.
+    private static func elsewhere(_ folder: String, _ names: [String]) throws(FileError) -> String? {
         guard !names.isEmpty else { return "the folder is empty" }
         if let cache = try ofCache(folder, names) { return cache }
         let checkpoints = names.filter { isCheckpoint($0) && FileSystem.isFolder(FileSystem.join(folder, $0)) }.sorted { step($0) < step($1) }
-        if let last = checkpoints.last {
-            return
-                "the folder holds \(checkpoints.count == 1 ? "a checkpoint" : "checkpoints") of a training, \(list(checkpoints)), and nothing of its own "
-                + "that can be opened; name \(checkpoints.count == 1 ? "it" : "one of them"), such as \(FileSystem.join(folder, last))"
-        }
+        guard let last = checkpoints.last else { return nil }
+        let example = FileSystem.join(folder, last)
+        return checkpoints.count == 1
+            ? "the folder holds a checkpoint of a training, \(last), and nothing of its own that can be opened; name it as \(example)"
+            : "the folder holds checkpoints of a training, \(list(checkpoints)), and nothing of its own that can be opened; name one of them, such as \(example)"
+    }
+
+    /// What the folder holds in the place of what is read.
+    private static func unreadable(_ folder: String, _ names: [String]) -> String? {
         func files(_ condition: (String) -> Bool) -> [String] { names.filter { condition($0) && !FileSystem.isFolder(FileSystem.join(folder, $0)) } }
         let unfinished = files(FileNature.isUnfinished)
         if !unfinished.isEmpty { return "the download of \(list(unfinished)) has not finished; fetch it again" }
@@ -45,6 +65,14 @@ public enum FolderNature {
         return nil
     }
 
+    /// What lies in a folder, as it stands in a sentence; hidden files are of the system or of a version control.
+    ///
+    /// - Throws: `FileError` where it cannot be listed.
+    public static func contents(of folder: String) throws(FileError) -> String {
+        let names = try FileSystem.names(in: folder).filter { !$0.hasPrefix(".") }
+        return names.isEmpty ? "nothing" : list(names)
+    }
+
     /// Names as they stand in a sentence, the last few of many left out.
     static func list(_ names: [String]) -> String {
         names.count > mostNames + 1
@@ -56,7 +84,8 @@ public enum FolderNature {
 
     private static let checkpointPrefix = "checkpoint-"
 
-    private static func isCheckpoint(_ name: String) -> Bool {
+    /// Whether a folder of this name is a checkpoint that a trainer has left.
+    public static func isCheckpoint(_ name: String) -> Bool {
         name.hasPrefix(checkpointPrefix) && name.utf8.count > checkpointPrefix.utf8.count
             && name.utf8.dropFirst(checkpointPrefix.utf8.count).allSatisfy { UInt8(ascii: "0")...UInt8(ascii: "9") ~= $0 }
     }

@@ -45,9 +45,13 @@ struct FolderWeights {
             name.hasSuffix(Self.ending) && !name.hasPrefix(".") && !FileSystem.isFolder(FileSystem.join(folder, name))
         }
         guard let first = names.first else {
-            let nature = try FolderNature.explanation(of: folder)
+            if let nature = try FolderNature(of: folder) {
+                throw SafetensorsError(nature.isMissing ? .noWeights : .otherFormat, path: folder, nature.explanation)
+            }
             throw SafetensorsError(
-                .noWeights, path: folder, nature ?? "the folder holds neither \(WeightFiles.singleName) nor \(WeightFiles.indexName)")
+                .noWeights, path: folder,
+                "the folder holds neither \(WeightFiles.singleName) nor \(WeightFiles.indexName) nor other safetensors, but "
+                    + "\(try FolderNature.contents(of: folder)); name the folder or the file of a model or an adapter")
         }
         let shards = names.compactMap(Shard.init)
         if let shard = shards.first, shards.count == names.count, shards.allSatisfy({ $0.prefix == shard.prefix && $0.count == shard.count }) {
@@ -55,7 +59,7 @@ struct FolderWeights {
             let missing = (1...shard.count).filter { !numbers.contains($0) }.map { Shard.name(shard.prefix, $0, of: shard.count) }
             guard missing.isEmpty else {
                 throw SafetensorsError(
-                    .noWeights, path: folder,
+                    .missingShard, path: folder,
                     "the folder holds \(numbers.count) of \(shard.count) shards and lacks \(FolderNature.list(missing)); fetch what is missing")
             }
             self.names = names

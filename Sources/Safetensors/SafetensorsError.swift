@@ -43,6 +43,10 @@ public struct SafetensorsError: Error, Sendable, Equatable {
         case missingTensor
         /// The folder holds no weights.
         case noWeights
+        /// A shard is not in the folder.
+        case missingShard
+        /// The folder holds weights in a format that is not read.
+        case otherFormat
     }
 
     public let code: Code

@@ -136,7 +136,7 @@ public final class WeightFiles: Sendable {
                 let files = try Set(try shardNames(in: index, path: indexPath).values).sorted().map { name in
                     guard present.contains(name) else {
                         throw SafetensorsError(
-                            .indexMismatch, path: indexPath, "the index names the shard \(name), which is not in the folder; fetch the missing file")
+                            .missingShard, path: indexPath, "the index names the shard \(name), which is not in the folder; fetch the missing file")
                     }
                     return try SafetensorsFile(path: FileSystem.join(folder, name))
                 }

@@ -41,8 +41,9 @@ public final class Trainer {
         resuming: TrainingCheckpoint?, compute: Compute
     ) throws {
         var configuration = requested
-        let model = try TransformerConfiguration(folder: base)
+        // First the weights, which say what the folder is where it is no model's.
         let files = try WeightFiles(path: base)
+        let model = try TransformerConfiguration(folder: base)
         let data = try TokenData(path: dataPath, modelFolder: base, vocabularySize: model.vocabularySize)
         let evaluationData = try evaluationPath.map { try TokenData(path: $0, modelFolder: base, vocabularySize: model.vocabularySize) }
         let windows = data.windowCount(length: configuration.sequenceLength)

@@ -56,6 +56,8 @@ public struct Fault: Sendable, Equatable {
         case configurationDiffers
         /// Files of an adapter lie in the merged folder, and loaders would apply them once more.
         case leftoverAdapter
+        /// A file of the merged model is not there itself: a pointer of Git LFS, or what a download that failed has left.
+        case fileNotFetched
         /// A collapsed factor is not what the hypernetwork gives.
         case factorDiffers
         /// A collapsed module's scale is not that of the run.

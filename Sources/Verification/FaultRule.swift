@@ -30,6 +30,7 @@ extension Fault.Code {
         case .hashDiffers: "a tensor is not the one that was merged"
         case .configurationDiffers: "config.json describes another architecture"
         case .leftoverAdapter: "files of an adapter lie beside the merged model"
+        case .fileNotFetched: "something stands in the place of a file"
         case .factorDiffers: "a factor is not what the hypernetwork gives"
         case .scaleDiffers: "a scale is not that of the run"
         case .missingModule: "a module of the run is missing"
@@ -68,6 +69,7 @@ extension Fault.Code {
         case .hashDiffers: "The file was changed or damaged after the merge. Merge again, or verify with --base and --adapter to see what is wrong."
         case .configurationDiffers: "Copy config.json from the base."
         case .leftoverAdapter: "Remove the files: loaders would apply the adapter once more."
+        case .fileNotFetched: "Fetch the file, with `git lfs pull` where it is a pointer of Git LFS, or copy it from the base."
         case .factorDiffers, .scaleDiffers, .missingModule, .extraModule: "Collapse the run again with `oplora collapse --verify`."
         }
     }

@@ -111,7 +111,7 @@ public enum MergeVerifier {
         }
         let list = modules.sorted { $0.key < $1.key }.map { module($0.key, $0.value) }
         faults += list.flatMap { options.gates.faults(of: $0) }
-        faults += folderFaults(model: model, merged: merged, files: mergedFiles)
+        faults += try folderFaults(model: model, merged: merged, files: mergedFiles)
         if let fault = baseFault(works, results.map(\.outcome), faults) { faults.insert(fault, at: 0) }
         var verdict = MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
         verdict.remarks = model.nameRemarks + receiptRemarks(base: base, adapters: adapters, merged: merged)
@@ -313,14 +313,16 @@ public enum MergeVerifier {
 
     // MARK: The other files
 
-    private static func folderFaults(model: AdaptedModel, merged: String, files: WeightFiles) -> [Fault] {
+    private static func folderFaults(model: AdaptedModel, merged: String, files: WeightFiles) throws -> [Fault] {
         guard FileSystem.isFolder(merged) else { return [] }
         var faults: [Fault] = []
         for name in ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
         where FileSystem.exists(FileSystem.join(merged, name)) {
             faults.append(Fault(.leftoverAdapter, name, "the merged folder holds this file of an adapter, and loaders would apply it once more"))
         }
-        guard let before = model.configuration else { return faults }
+        let standIns = try StandIn.files(of: files)
+        faults += standIns.map { Fault(.fileNotFetched, $0.name, $0.nature.explanation) }
+        guard let before = model.configuration, !standIns.contains(where: { $0.name == "config.json" }) else { return faults }
         guard let after = configuration(merged) else {
             faults.append(Fault(.configurationDiffers, "config.json", "the base has one and the merged folder has none that can be read"))
             return faults

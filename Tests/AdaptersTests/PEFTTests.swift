@@ -246,7 +246,10 @@ struct PEFTTests {
             do { _ = try Adapter.read(path: path) } catch let error as AdapterError { return error.code } catch {}
             return nil
         }
+        #expect(code(folder.path) == .missingFile)
+        try writeText("", folder.path("pytorch_model.bin"))
         #expect(code(folder.path) == .unknownDialect)
+        try FileSystem.remove(folder.path("pytorch_model.bin"))
         try writeText(Self.configuration, folder.path("adapter_config.json"))
         #expect(code(folder.path) == .missingFile)
         try writeText("{", folder.path("adapter_config.json"))

@@ -54,7 +54,8 @@ struct AdapterCommandTests {
     @Test(arguments: ["peft", "safetensors", "mlx", "kohya", "gguf"])
     func convertedAdaptersMergeToTheSameBytes(layout: String) throws {
         let path = try adapter("adapter", seed: 1)
-        let out = space.path("converted.safetensors")
+        let ending = ["safetensors": ".safetensors", "kohya": ".safetensors", "gguf": ".gguf"][layout] ?? ""
+        let out = space.path("converted" + ending)
         let result = try report(["convert", path, "--to", layout, "--base", base, "--out", out], schema: "convert")
         #expect(result["modules"]?.integerValue == 28 && result["notes"]?.arrayValue == [])
         let expected = try merged(path, "m1")

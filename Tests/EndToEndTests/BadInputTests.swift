@@ -198,12 +198,12 @@ struct BadInputTests {
             try Data(bytes).write(to: URL(fileURLWithPath: space.path("run.opck")))
             return ["collapse", space.path("run.opck"), "--out", space.path("out")]
         },
-        Case("resumed on another model", 65, "base") { space in
+        Case("resumed on another model", 64, "base") { space in
             try space.succeed(space.trainArguments())
             let other = try space.makeModel { $0[3].bytes[0] ^= 1 }
             return space.trainArguments(base: other, out: "out", "--resume", space.path("run.opck"))
         },
-        Case("resumed on other data", 65, "data") { space in
+        Case("resumed on other data", 64, "data") { space in
             try space.succeed(space.trainArguments())
             return space.trainArguments(out: "out", "--resume", space.path("run.opck"), "--data", Repository.fixture("texts/adapt-train.txt"))
         },

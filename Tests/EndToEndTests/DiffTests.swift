@@ -93,6 +93,25 @@ struct DiffTests {
         #expect(updates.report["changed"]?.arrayValue?.allSatisfy { abs(($0["relative"]?.doubleValue ?? 0) - 1) < 1e-9 } == true)
     }
 
+    /// A run is compared as the adapter that comes from it, and an adapter with nothing that is none.
+    @Test func runsAndModelsBesideAdapters() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let (adapter, run) = (space.path("adapter"), space.path("run.opck"))
+        let same = try diff(adapter, run)
+        #expect(same.status == 0 && same.report["compared"] == "updates" && same.report["common"] == .integer(28))
+        #expect(try diff(run, run, "--updates").status == 0 && diff(run, run).report["compared"] == "tensors")
+        let other = try PEFTAdapter.write(to: space.path("other"))
+        #expect(try diff(run, other).report["compared"] == "updates")
+        for (a, b, words) in [
+            (Repository.tinyLlama, adapter, "\(adapter) is an adapter and \(Repository.tinyLlama) is none"),
+            (run, Repository.tinyLlama, "\(run) is a training run and \(Repository.tinyLlama) is none"),
+        ] {
+            let outcome = try Executable.run("diff", a, b)
+            #expect(outcome.status == 64 && outcome.errors.contains(words) && outcome.output.isEmpty, "\(outcome.errors)")
+        }
+    }
+
     /// What says what tensors mean is compared, and missing on one side it is a difference.
     @Test func configurationsCount() throws {
         let space = try Workspace()

@@ -130,7 +130,10 @@ struct MergedFolderTests {
         let again = try merge("--adapter", space.path("copy"), base: space.path("both"), out: "again")
         #expect(again.status == 65 && again.errors.contains("--again") && again.errors.contains("as one"), "\(again.errors)")
         #expect(try merge("--adapter", space.path("copy"), "--again", base: space.path("both"), out: "again").status == 0)
-        #expect(try merge("--adapter", two, "--adapter", two, out: "twice").status == 65)
+        let twice = try merge("--adapter", two, "--adapter", two, out: "twice")
+        #expect(twice.status == 64 && twice.errors.contains("two: the adapter is given twice; give it once"), "\(twice.errors)")
+        let copied = try merge("--adapter", one, "--adapter", space.path("copy"), out: "twice")
+        #expect(copied.status == 64 && copied.errors.contains("given twice, also as \(one)"), "\(copied.errors)")
         // A receipt that is none is not dropped in silence.
         try writeText("{", space.path("again/oplora-merge.json"))
         let broken = try merge("--adapter", two, base: space.path("again"), out: "broken")

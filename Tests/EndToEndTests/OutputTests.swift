@@ -197,6 +197,42 @@ struct OutputTests {
         try space.succeed(["pack", snapshot, "--out", space.path("snapshot.opck")])
     }
 
+    /// The rule is the same for the tokenizer that an adapter brings.
+    @Test func linksAmongWhatAnAdapterBrings() throws {
+        func link(_ path: String, to target: String) throws {
+            try FileManager.default.createSymbolicLink(atPath: path, withDestinationPath: target)
+        }
+        func merge(_ adapter: String) throws -> JSONValue {
+            let command = ["merge", "--base", base, "--adapter", adapter, "--out", space.path("out"), "--no-fsync", "--force", "--json"]
+            return try JSONValue(parsing: Array(space.succeed(command).output.utf8))
+        }
+        let (adapter, vocabulary) = (space.path("adapter"), #"{"model": {"vocab": {"a": 0}}}"#)
+        try writeText(vocabulary, space.path("private.json"))
+        try link(adapter + "/tokenizer.json", to: "../private.json")
+        try link(adapter + "/chat_template.jinja", to: space.path("private.json"))
+        try FileSystem.createFolder(space.path("templates"))
+        try writeText("{{ private }}", space.path("templates/tool.jinja"))
+        try link(adapter + "/additional_chat_templates", to: "../templates")
+        let report = try merge(adapter)
+        #expect(report["tokenizer"]?["adapter"] == .null)
+        #expect(report["filesLeftOut"] == ["adapter/additional_chat_templates", "adapter/chat_template.jinja", "adapter/tokenizer.json"])
+        #expect(try readAll(space.path("out/tokenizer.json")) == readAll(base + "/tokenizer.json"))
+        // A file beside it, and the store of a cache, are the adapter's.
+        for name in ["tokenizer.json", "chat_template.jinja", "additional_chat_templates"] { try FileSystem.remove(adapter + "/" + name) }
+        try writeText(vocabulary, adapter + "/mine.json")
+        try link(adapter + "/tokenizer.json", to: "mine.json")
+        #expect(try merge(adapter)["tokenizer"]?["fromAdapter"] == ["tokenizer.json"])
+        let cache = space.path("models--a--adapter"), snapshot = cache + "/snapshots/1"
+        for name in [cache, cache + "/blobs", cache + "/snapshots", snapshot] { try FileSystem.createFolder(name) }
+        for (number, name) in try FileSystem.names(in: adapter).enumerated() {
+            try Data(readAll(adapter + "/" + name)).write(to: URL(fileURLWithPath: cache + "/blobs/\(number)"))
+            try link(snapshot + "/" + name, to: "../../blobs/\(number)")
+        }
+        let cached = try merge(snapshot)
+        #expect(cached["tokenizer"]?["fromAdapter"] == ["tokenizer.json"] && cached["filesLeftOut"] == ["tokenizer_config.json"])
+        #expect(try readAll(space.path("out/tokenizer.json")) == Array(vocabulary.utf8))
+    }
+
     @Test func nestingIsBounded() throws {
         let model = space.path("model")
         try FileManager.default.copyItem(atPath: base, toPath: model)

@@ -69,7 +69,7 @@ struct WeightFilesTests {
         .shard(.unsafePath, #"..\/\u0301"#),
 
         FolderRefusal(
-            .indexMismatch, "a shard that is not there", #"{"weight_map":{"a":"1.safetensors","b":"1.safetensors","c":"3.safetensors"}}"#,
+            .missingShard, "a shard that is not there", #"{"weight_map":{"a":"1.safetensors","b":"1.safetensors","c":"3.safetensors"}}"#,
             says: "3.safetensors"),
         FolderRefusal(
             .indexMismatch, "a tensor that no shard holds",

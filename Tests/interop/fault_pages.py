@@ -159,6 +159,9 @@ def make_merge_faults(page):
     changed = json.loads((work / "merged/config.json").read_text())
     (work / "merged/config.json").write_text(json.dumps({**changed, "rope_theta": 500000.0}))
     page.fault("configurationDiffers", "writing another rope_theta into config.json")
+    page.merged({})
+    (work / "merged/tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123\n")
+    page.fault("fileNotFetched", "leaving a pointer of Git LFS in the place of tokenizer.json")
     page.merged({GATE: spoiled})
     page.fault("hashDiffers", "changing one element after a merge with --hash", arguments=["--receipt", "merged/oplora-merge.json"])
 

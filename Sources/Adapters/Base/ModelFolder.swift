@@ -33,14 +33,23 @@ struct ModelFolder {
             files.shards[part.shards].map { part.path(of: FileSystem.lastComponent($0.path)) } + [part.index.map { part.path(of: $0.name) } ?? ""]
         }
         leftOut.removeAll(where: Set(written).contains)
+        // Nobody misses them, and they need not be fetched for a merge.
+        let documents = copied.filter { Self.isDocument($0) && StandIn($0, in: files.path) != nil }
+        copied.removeAll(where: Set(documents).contains)
+        leftOut += documents
         copied.sort { $0.utf8.lexicographicallyPrecedes($1.utf8) }
         leftOut.sort { $0.utf8.lexicographicallyPrecedes($1.utf8) }
     }
 
+    /// Pictures and texts for people, which no loader opens.
+    private static let documentEndings = [".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".mp4", ".webm"]
+
+    private static func isDocument(_ name: String) -> Bool { documentEndings.contains(where: name.lowercased().hasSuffix) }
+
     static func isWeights(_ name: String) -> Bool { weightEndings.contains { name.hasSuffix($0) } }
 
     private static func isForeign(_ name: String) -> Bool {
-        isWeights(name) || foreignNames.contains(name) || name.hasPrefix("events.out.tfevents")
+        isWeights(name) || FileNature.isUnfinished(name) || foreignNames.contains(name) || name.hasPrefix("events.out.tfevents")
     }
 
     /// Hidden files are of the system or of a version control, and hold nothing of the model.
@@ -73,15 +82,16 @@ struct ModelFolder {
             if entry.kind == .folder, !Self.isHidden(entry.path), isOfModel || !withWeights.contains(entry.path) { continue }
             if entry.kind == .folder { skipped = entry.path + "/" }
             let isOfPart = moduleFolders.contains(FileSystem.parent(of: entry.path))
-            let isCopied = !Self.isHidden(entry.path) && (isOfPart || !Self.isForeign(entry.name)) && Self.isFile(entry, of: folder, links)
+            let isCopied =
+                !Self.isHidden(entry.path) && (isOfPart || !Self.isForeign(entry.name)) && Self.isFile(entry.path, entry.kind, of: folder, links)
             if isCopied { copied.append(entry.path) } else { leftOut.append(entry.path) }
         }
     }
 
     /// A file, or a link to one that belongs to the model; what else a link leads to is nobody's to copy.
-    private static func isFile(_ entry: FolderListing.Entry, of folder: String, _ links: ModelLinks) -> Bool {
-        guard entry.kind == .link else { return entry.kind == .file }
-        guard let target = links.target(of: FileSystem.join(folder, entry.path)) else { return false }
+    static func isFile(_ path: String, _ kind: FileSystem.Kind?, of folder: String, _ links: ModelLinks) -> Bool {
+        guard kind == .link else { return kind == .file }
+        guard let target = links.target(of: FileSystem.join(folder, path)) else { return false }
         let root = (FileSystem.resolved(folder) ?? folder) + "/"
         return !target.utf8.starts(with: root.utf8) || !isHidden(String(decoding: target.utf8.dropFirst(root.utf8.count), as: UTF8.self))
     }

@@ -25,7 +25,9 @@ public enum PEFT {
         guard FileSystem.exists(configurationPath) else {
             if status.isFolder {
                 throw AdapterError(
-                    .unknownDialect, path: path, "the folder has no \(configurationName); name the folder of an adapter that PEFT wrote")
+                    .missingFile, path: path,
+                    "the folder holds no adapter: no \(configurationName) of PEFT or mlx-lm, no \(Diffusers.weightsName) and no single adapter in "
+                        + "safetensors, but \(try FolderNature.contents(of: path)); name the folder or the file of an adapter")
             }
             throw AdapterError(
                 .missingFile, path: path, "there is no \(configurationName) beside the file, and without it the scale is not known")
@@ -33,7 +35,7 @@ public enum PEFT {
         guard FileSystem.exists(weightsPath) else {
             let isPickled = FileSystem.exists(FileSystem.join(folder, "adapter_model.bin"))
             throw AdapterError(
-                .missingFile, path: path,
+                isPickled ? .unknownDialect : .missingFile, path: path,
                 isPickled
                     ? "the weights are a pickle (adapter_model.bin), which is not read; save the adapter again as safetensors"
                     : "the folder has no \(weightsName)")
@@ -66,9 +68,10 @@ public enum PEFT {
         let inner = names.filter {
             FileSystem.exists(FileSystem.join(FileSystem.join(path, $0), configurationName))
         }
-        guard inner.count < 2 else {
+        // Which state of a training is meant, nobody but its owner can say, even where there is one.
+        guard inner.count < 2, !inner.contains(where: FolderNature.isCheckpoint) else {
             throw AdapterError(
-                .unknownDialect, path: path, "the folder holds the adapters \(inner.joined(separator: ", ")); name the folder of one of them")
+                .missingFile, path: path, "the folder itself is no adapter and holds \(inner.joined(separator: ", ")); name the folder of one")
         }
         return inner.first.map { FileSystem.join(path, $0) } ?? path
     }

@@ -36,10 +36,14 @@ public struct MergeError: Error, Sendable, Equatable {
         case invalidReceipt
         /// An adapter that is in the model already.
         case alreadyMerged
+        /// An adapter that is given twice in one merge.
+        case givenTwice
         /// An adapter that is to be taken out and that the model's receipt does not have.
         case notInReceipt
         /// An adapter brings a part of a tokenizer that means nothing alone.
         case incompleteTokenizer
+        /// A pointer of Git LFS, or what a download that failed has left, lies in the place of a file that comes along.
+        case fileNotFetched
         /// Somebody asked to stop.
         case interrupted
     }

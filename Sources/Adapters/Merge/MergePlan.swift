@@ -25,6 +25,8 @@ public struct MergePlan: Sendable {
     let isTaking: Bool
     /// The tokenizer that comes from an adapter.
     let tokenizer: TokenizerFiles
+    /// The other files of the base's folder; `nil` where the base is a file.
+    let others: ModelFolder?
     /// Whether the elements of the factors have been looked at.
     private let isChecked: Bool
 
@@ -75,10 +77,21 @@ public struct MergePlan: Sendable {
         // A single file, or the components of a pipeline, have no tokenizer beside them.
         let isFolder = FileSystem.isFolder(path) && !model.base.files.isPipeline
         tokenizer = keepsTokenizer || !isFolder ? .none : try TokenizerFiles(adapters: adapters, base: path)
+        others = try Self.others(of: model.base.files, tokenizer)
         isChecked = readsFactors
         jobs = try model.tensors.map { tensor in
             try TensorJob(tensor, dtype: model.dtype(of: tensor, asked: dtype), base: model.base.files, readsFactors: readsFactors)
         }
+    }
+
+    /// - Throws: `MergeError.fileNotFetched` where one that would be copied is not there itself.
+    private static func others(of base: WeightFiles, _ tokenizer: TokenizerFiles) throws -> ModelFolder? {
+        guard FileSystem.isFolder(base.path) else { return nil }
+        let files = try ModelFolder(base)
+        for name in files.copied where !tokenizer.supersedes(name) {
+            if let file = StandIn(name, in: base.path) { throw MergeError(file, in: base.path) }
+        }
+        return files
     }
 
     /// What a file of the model's folder becomes where it is a configuration that the merge changes; `nil` where it is copied.

@@ -89,16 +89,24 @@ public struct MergeReceipt: Sendable {
     // MARK: Checks
 
     /// - Parameter entries: the adapters that are to be merged, in their order.
-    /// - Throws: `MergeError.alreadyMerged` for one that is in the model, or comes twice.
+    /// - Throws: `MergeError.alreadyMerged` for one that is in the model; `.givenTwice` for one that comes twice.
     static func refuseRepetition(_ entries: [(adapter: WeightedAdapter, entry: Entry)], into receipt: MergeReceipt?) throws(MergeError) {
-        var known = receipt?.adapters ?? []
+        let known = receipt?.adapters ?? []
+        var given: [(path: String, entry: Entry)] = []
         for (item, entry) in entries {
-            if let other = known.first(where: { $0.sha256 != nil && $0.sha256 == entry.sha256 }) {
+            func isSame(_ other: Entry) -> Bool { other.sha256 != nil && other.sha256 == entry.sha256 }
+            if let other = given.first(where: { isSame($0.entry) }) {
+                throw MergeError(
+                    .givenTwice, path: item.adapter.path,
+                    (other.path == item.adapter.path ? "the adapter is given twice" : "the adapter is given twice, also as \(other.path)")
+                        + "; give it once with the sum of the weights, or say with --again that both are meant")
+            }
+            if let other = known.first(where: isSame) {
                 throw MergeError(
                     .alreadyMerged, path: item.adapter.path,
                     "the adapter is in the model already, as \(other.text); if it is to be in it twice, say so with --again")
             }
-            known.append(entry)
+            given.append((item.adapter.path, entry))
         }
     }
 

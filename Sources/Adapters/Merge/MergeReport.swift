@@ -39,7 +39,7 @@ public struct MergeReport: Sendable {
     public let bytes: Int
     /// The other files that were copied, as paths in the folder.
     public let filesCopied: [String]
-    /// The other files of the base that were left out, as paths in the folder.
+    /// The other files of the base that were left out, as paths in the folder, and those of an adapter's tokenizer, with its name in front.
     public let filesLeftOut: [String]
     public let tokenizer: Tokenizer
     /// What somebody who uses the model should know, each one sentence.

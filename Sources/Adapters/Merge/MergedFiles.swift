@@ -13,13 +13,12 @@ extension MergePlan {
             try file.write(Array(value.configurationText().utf8))
             try file.publish(durable: options.isDurable)
         }
-        guard FileSystem.isFolder(base.path) else {
+        guard let others else {
             let files = OtherFiles(copied: [], leftOut: [], tokenizer: .init(adapter: nil, fromAdapter: [], fromBase: []), remarks: [])
             try write(receipt(result, files), ModelFolder.receiptName)
             return files
         }
         for part in base.parts { try writeIndex(of: part, in: folder, isDurable: options.isDurable, write) }
-        let others = try ModelFolder(base)
         let kept = others.copied.filter { !tokenizer.supersedes($0) }
         var made = Set(base.parts.map(\.name))
         func makeFolders(of name: String) throws {
@@ -45,7 +44,7 @@ extension MergePlan {
         func sorted(_ names: [String]) -> [String] { names.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) } }
         let dropped = others.copied.filter { tokenizer.supersedes($0) && !tokenizer.names.contains($0) }
         let files = OtherFiles(
-            copied: sorted(kept + tokenizer.names), leftOut: sorted(others.leftOut + dropped),
+            copied: sorted(kept + tokenizer.names), leftOut: sorted(others.leftOut + dropped + tokenizer.leftOut),
             tokenizer: .init(
                 adapter: tokenizer.owner.map { FileSystem.lastComponent($0.path) }, fromAdapter: tokenizer.names,
                 fromBase: base.isPipeline ? [] : kept.filter(TokenizerFiles.claims)),

@@ -11,6 +11,8 @@ public struct TokenizerFiles: Sendable {
     let folder: String?
     /// Paths in the folder, sorted.
     let names: [String]
+    /// Files of the adapters' tokenizers that are links to what is not theirs, with the adapter's name in front.
+    let leftOut: [String]
 
     /// Files that give tokens their numbers: one of them makes a tokenizer.
     private static let vocabularies: Set<String> = [
@@ -24,6 +26,8 @@ public struct TokenizerFiles: Sendable {
     /// The largest `tokenizer.json` that is looked into, in bytes.
     private static let maximumBytes = 100_000_000
 
+    static func isVocabulary(_ name: String) -> Bool { vocabularies.contains(name) }
+
     /// Whether a file of a model folder is part of its tokenizer.
     static func claims(_ name: String) -> Bool {
         vocabularies.contains(name) || settings.contains(name) || templates.contains(name) || name.hasPrefix(templateFolder + "/")
@@ -35,9 +39,14 @@ public struct TokenizerFiles: Sendable {
     /// - Throws: `MergeError.unsupportedCombination` for adapters that bring different tokenizers; `.incompleteTokenizer` for parts that mean
     ///   nothing without a vocabulary; `FileError`.
     public init(adapters: [WeightedAdapter], base: String) throws {
-        let brought = try adapters.compactMap { item in try Self.files(of: item.adapter, base: base).map { (item.adapter, $0.folder, $0.names) } }
+        let found = try adapters.compactMap { item in try Self.files(of: item.adapter, base: base).map { (item.adapter, $0) } }
+        leftOut = found.flatMap { adapter, files in files.leftOut.map { FileSystem.join(FileSystem.lastComponent(adapter.path), $0) } }
+        let brought = found.filter { !$0.1.names.isEmpty }.map { ($0, $1.folder, $1.names) }
+        for (_, folder, names) in brought {
+            if let file = names.lazy.compactMap({ StandIn($0, in: folder) }).first { throw MergeError(file, in: folder) }
+        }
         guard let (owner, folder, names) = brought.first else {
-            self.init(owner: nil, folder: nil, names: [])
+            (self.owner, self.folder, self.names) = (nil, nil, [])
             return
         }
         for (other, otherFolder, otherNames) in brought.dropFirst() {
@@ -54,17 +63,13 @@ public struct TokenizerFiles: Sendable {
                 "the adapter brings \(part) and no vocabulary (tokenizer.json, tokenizer.model or vocab.json) that it belongs to; keep the base's tokenizer with --base-tokenizer"
             )
         }
-        self.init(owner: owner, folder: folder, names: names)
+        (self.owner, self.folder, self.names) = (owner, folder, names)
     }
 
-    private init(owner: Adapter?, folder: String?, names: [String]) {
-        self.owner = owner
-        self.folder = folder
-        self.names = names
-    }
+    private init() { (owner, folder, names, leftOut) = (nil, nil, [], []) }
 
     /// For a merge that keeps the base's.
-    static let none = TokenizerFiles(owner: nil, folder: nil, names: [])
+    static let none = TokenizerFiles()
 
     /// The folder whose `tokenizer.json` encodes text for the merged model; `nil` for the base's.
     public var encodingFolder: String? { names.contains("tokenizer.json") ? folder : nil }
@@ -93,24 +98,34 @@ public struct TokenizerFiles: Sendable {
 
     // MARK: Looking for files
 
-    /// The tokenizer's files beside an adapter. Only a folder that PEFT or mlx-lm wrote is the adapter's own.
-    private static func files(of adapter: Adapter, base: String) throws -> (folder: String, names: [String])? {
+    /// The tokenizer's files beside an adapter, sorted, and those that are links to what is not the adapter's. Only a folder that PEFT or
+    /// mlx-lm wrote is the adapter's own.
+    ///
+    /// - Parameter base: a folder that is not looked into.
+    static func files(of adapter: Adapter, base: String? = nil) throws -> (folder: String, names: [String], leftOut: [String])? {
         guard [.peft, .mlx].contains(adapter.dialect) else { return nil }
         let inner = adapter.weightsPath.map { FileSystem.parent(of: $0) }
         let folders = [inner, FileSystem.isFolder(adapter.path) ? adapter.path : nil].compactMap(\.self)
-        for folder in folders where !FileSystem.areSame(folder, base) {
-            var names = try FileSystem.names(in: folder).filter { claims($0) && isFile(FileSystem.join(folder, $0)) }
+        for folder in folders where base.map({ FileSystem.areSame(folder, $0) }) != true {
             let templates = FileSystem.join(folder, templateFolder)
-            if FileSystem.isFolder(templates) {
-                names += try FileSystem.names(in: templates).filter { $0.hasSuffix(".jinja") && isFile(FileSystem.join(templates, $0)) }
-                    .map { "\(templateFolder)/\($0)" }
-            }
-            if !names.isEmpty { return (folder, names.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }) }
+            let inTemplates =
+                switch FileSystem.kind(of: templates) {
+                case .folder?: try FileSystem.names(in: templates).filter { $0.hasSuffix(".jinja") }.map { FileSystem.join(templateFolder, $0) }
+                case .link?: [templateFolder]
+                default: [] as [String]
+                }
+            let claimed = try FileSystem.names(in: folder).filter(claims) + inTemplates
+            // As of a model's folder.
+            let links = ModelLinks(folder: FileSystem.isFolder(adapter.path) ? adapter.path : folder)
+            let kinds = claimed.map { ($0, FileSystem.kind(of: FileSystem.join(folder, $0))) }.filter { $1 != .folder }
+            let names = kinds.filter { ModelFolder.isFile($0, $1, of: folder, links) }.map(\.0)
+            let leftOut = kinds.map(\.0).filter { !names.contains($0) }
+            guard names.isEmpty, leftOut.isEmpty else { return (folder, sorted(names), sorted(leftOut)) }
         }
         return nil
     }
 
-    private static func isFile(_ path: String) -> Bool { (try? FileSystem.status(of: path))?.isRegularFile == true }
+    private static func sorted(_ names: [String]) -> [String] { names.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) } }
 
     private static func areEqual(_ first: String, _ second: String) throws -> Bool {
         guard try FileSystem.status(of: first).byteCount == FileSystem.status(of: second).byteCount else { return false }

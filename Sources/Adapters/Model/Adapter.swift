@@ -115,8 +115,8 @@ public struct Adapter: Sendable {
         do {
             adapter = try readUnchecked(path: soleFile(in: path) ?? path, base: base, alpha: alpha)
         } catch let error as AdapterError where error.code == .unknownDialect || error.code == .missingFile {
-            guard error.path == path, FileSystem.isFolder(path), let nature = try FolderNature.explanation(of: path) else { throw error }
-            throw AdapterError(error.code, path: path, nature)
+            guard error.path == path, FileSystem.isFolder(path), let nature = try FolderNature(of: path) else { throw error }
+            throw AdapterError(nature.isMissing ? .missingFile : .unknownDialect, path: path, nature.explanation)
         }
         if adapter.dialect != .opLoRA {
             for module in adapter.modules { try alpha.check(module.alpha, rank: module.rank, module: module.label.text, path: path) }

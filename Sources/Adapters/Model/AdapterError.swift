@@ -2,9 +2,9 @@
 public struct AdapterError: Error, Sendable, Equatable {
     /// One code for each way in which an adapter can be wrong; scripts may rely on the names.
     public enum Code: String, Sendable, CaseIterable {
-        /// Neither a folder nor a file of a dialect that is known.
+        /// What is there is of no dialect that is read.
         case unknownDialect
-        /// The configuration or the weights are not beside each other.
+        /// There is no adapter, or its configuration and its weights are not beside each other.
         case missingFile
         /// The configuration is not JSON, or a field of it has a wrong type.
         case invalidConfiguration

@@ -7,6 +7,7 @@ internal import OrderedCollections
 internal import Packing
 internal import Safetensors
 internal import Tensors
+internal import Training
 
 /// A tensor of a file of any kind, with its bytes.
 struct ComparedTensor: Sendable {
@@ -27,6 +28,8 @@ struct ComparedFile {
     let configuration: JSONValue?
     /// What an adapter's tensors mean; `nil` for anything else, and for adapters that are not read here.
     let adapter: Adapter?
+    /// Whether it is a training run, from which an adapter comes.
+    let isRun: Bool
 
     /// - Parameter base: what tensors of packs are stored as differences to.
     /// - Throws: the errors of the format that `path` turns out to be.
@@ -36,8 +39,11 @@ struct ComparedFile {
         if !isFolder, CheckpointFile.claims(path) {
             let file = try CheckpointFile(path: path)
             tensors = try Self.tensors(of: file, base: base)
-            (configuration, adapter) = (nil, nil)
-        } else if !isFolder, GGUFFile.claims(path) {
+            (configuration, adapter, isRun) = (nil, nil, file.packedFiles == nil && file.kind == TrainingCheckpoint.kind)
+            return
+        }
+        isRun = false
+        if !isFolder, GGUFFile.claims(path) {
             let file = try GGUFFile(path: path)
             tensors = file.tensors.mapValues { tensor in
                 ComparedTensor(type: ElementType(tensor.type), shape: tensor.shape, bytes: MappedBytes(file.file, tensor.byteRange))
@@ -60,6 +66,12 @@ struct ComparedFile {
             adapter = nil
         }
     }
+
+    /// The adapter, also one that a run collapses to.
+    var update: Adapter? { get throws { isRun ? try CollapsedRun(path: path).adapter : adapter } }
+
+    /// Whether it is an adapter of any kind.
+    var isAdapter: Bool { adapter != nil || isRun || AdapterMethod(tensors: tensors.keys) != nil }
 
     /// Those of a checkpoint; of a pack those of all its files, under the names that the model's folder gives them.
     private static func tensors(of file: CheckpointFile, base: BaseFiles?) throws -> OrderedDictionary<String, ComparedTensor> {

@@ -1,6 +1,7 @@
 internal import Adapters
 internal import ArgumentParser
 internal import Kernels
+internal import OrderedCollections
 internal import Packing
 
 struct DiffCommand: ParsableCommand {
@@ -15,7 +16,7 @@ struct DiffCommand: ParsableCommand {
 
             Takes what inspect takes. Tensors are matched by name: those that only B has are added, those that only A has removed; of \
             the others types, shapes and values are compared, bit for bit unless a tolerance is given. Two adapters in different layouts \
-            are compared module by module, by their updates scale·B·A. Names that only have or lack that of an inner model (model.) are \
+            are compared module by module, by their updates scale·B·A, and so is a run with an adapter. Names that only have or lack that of an inner model (model.) are \
             one tensor's. Exit code 0: nothing differs; 1: something does.
             """)
 
@@ -59,11 +60,22 @@ struct DiffCommand: ParsableCommand {
     }
 
     private func difference(_ a: ComparedFile, _ b: ComparedFile, _ options: Difference.Options) throws -> Difference {
-        guard let first = a.adapter, let second = b.adapter, updates || first.dialect != second.dialect else {
+        let difference = try Difference(a, b, options: options)
+        if difference.common == 0, difference.renamed.isEmpty, a.isAdapter != b.isAdapter, !a.tensors.isEmpty, !b.tensors.isEmpty {
+            let (adapter, other) = a.isAdapter ? (a, b) : (b, a)
+            throw UsageError(
+                "\(adapter.path) is \(adapter.isRun ? "a training run" : "an adapter") and \(other.path) is none, and they have no tensor in common; merge the adapter into its base and compare the models"
+            )
+        }
+        // Two runs are compared as they are.
+        let areUpdates = updates || a.isRun != b.isRun
+        guard areUpdates || a.adapter != nil && b.adapter != nil, let first = try a.update, let second = try b.update,
+            areUpdates || first.dialect != second.dialect
+        else {
             if updates {
-                throw UsageError("--updates compares two adapters, and \(a.adapter == nil ? a.path : b.path) is none that is read here")
+                throw UsageError("--updates compares two adapters, and \(a.isRun || a.adapter != nil ? b.path : a.path) is none that is read here")
             }
-            return try Difference(a, b, options: options)
+            return difference
         }
         guard atol == 0 else { throw UsageError("updates are compared by their size, which --rtol is for; --atol is for tensors") }
         return try Difference(updatesOf: first, second, options: options)

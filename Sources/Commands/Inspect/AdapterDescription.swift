@@ -14,6 +14,8 @@ struct AdapterDescription {
     }
 
     let dialect: String
+    /// What the report calls it.
+    private let title: String
     private let baseModel: String?
     private let targets: [String]
     private let remarks: [String]
@@ -21,6 +23,9 @@ struct AdapterDescription {
 
     init(_ adapter: Adapter) {
         dialect = adapter.dialect.rawValue
+        // diffusers writes it for one of its models, and others for any model.
+        let isOfOneModel = adapter.dialect == .diffusers && adapter.components.isEmpty
+        title = isOfOneModel ? "adapter of one model in one file" : "\(dialect) adapter"
         baseModel = adapter.baseModel
         targets = adapter.targets
         remarks = adapter.remarks
@@ -31,6 +36,7 @@ struct AdapterDescription {
     init?(_ file: GGUFFile) {
         guard file.metadata["general.type"]?.stringValue == "adapter" else { return nil }
         dialect = "gguf"
+        title = "gguf adapter"
         baseModel = file.metadata["general.base_model.0.name"]?.stringValue
         targets = []
         let alpha = file.metadata["adapter.lora.alpha"]?.doubleValue
@@ -50,7 +56,7 @@ struct AdapterDescription {
             return sorted.prefix(6).map(Format.number).joined(separator: ", ") + (sorted.count > 6 ? ", …" : "")
         }
         var facts = [
-            "\(dialect) adapter: \(modules.count) modules, rank \(list(modules.map { Double($0.rank) })), alpha \(list(modules.map(\.alpha)))"
+            "\(title): \(modules.count) modules, rank \(list(modules.map { Double($0.rank) })), alpha \(list(modules.map(\.alpha)))"
                 + ", scale \(list(modules.map(\.scale)))"
         ]
         if let baseModel { facts.append("trained on \(baseModel)") }

@@ -35,7 +35,7 @@ final class Inspection {
         self.path = path
         let status = try FileSystem.status(of: path)
         let isOther = status.isFolder || CheckpointFile.claims(path) || GGUFFile.claims(path)
-        let single = !isOther && path.hasSuffix(".safetensors") ? try SafetensorsFile(path: path) : nil
+        let single = isOther ? nil : try SafetensorsFile(path: path)
         if let files = try Self.adapterFiles(path, isFolder: status.isFolder, single: single) {
             kind = .adapter
             source = .safetensors([files])
@@ -48,7 +48,9 @@ final class Inspection {
                 remarks.append("hypernetworks of OP-LoRA, which collapse, merge and verify take")
             } else {
                 do {
-                    adapter = AdapterDescription(try Adapter.read(path: Adapter.weightsPath(at: path) == nil ? files.path : path))
+                    let found = try Adapter.read(path: Adapter.weightsPath(at: path) == nil ? files.path : path)
+                    adapter = AdapterDescription(found)
+                    remarks += try StandIn.files(beside: found).map(Self.remark(on:))
                 } catch let error as AdapterError where error.isOfWhatIsNotSupported {
                     remarks.append("cannot be merged here: \(error)")
                 } catch let error as AdapterError where error.code == .missingFile || error.code == .unknownDialect {
@@ -87,6 +89,7 @@ final class Inspection {
             kind = .model
             model = ModelDescription(files)
             merge = MergeDescription(folder: path)
+            remarks += try StandIn.files(of: files).map(Self.remark(on:))
         } else {
             let file = try single ?? SafetensorsFile(path: path)
             source = .safetensors([file])
@@ -114,6 +117,8 @@ final class Inspection {
         if isFolder, FileSystem.exists(FileSystem.join(path, PEFT.configurationName)) { _ = try Adapter.read(path: path) }
         return nil
     }
+
+    private static func remark(on file: StandIn) -> String { "\(file.name): \(file.nature.explanation)" }
 
     /// `adapter_config.json` beside an adapter's weights, where it can be read.
     private static func configuration(beside weights: String) -> JSONValue? {

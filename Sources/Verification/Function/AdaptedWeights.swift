@@ -19,9 +19,10 @@ public struct AdaptedWeights {
     /// - Throws: `TransformerError` for a model that does not run here, or an adapter that changes what it does not run; the errors of
     ///   the files, and `MergeError` for adapters that do not fit.
     public init(base path: String, adapters: [WeightedAdapter], compute: Compute) throws {
+        let base = try BaseModel(path: path)
         // A model that does not run is refused as such, before the adapters are.
         _ = try TransformerConfiguration(folder: path)
-        try self.init(try AdaptedModel(base: try BaseModel(path: path), adapters: adapters), folder: path, compute: compute)
+        try self.init(try AdaptedModel(base: base, adapters: adapters), folder: path, compute: compute)
     }
 
     /// - Parameter folder: of the base, for errors.
