@@ -32,7 +32,8 @@ struct ModelFolder {
         let written = files.parts.flatMap { part in
             files.shards[part.shards].map { part.path(of: FileSystem.lastComponent($0.path)) } + [part.index.map { part.path(of: $0.name) } ?? ""]
         }
-        leftOut.removeAll(where: Set(written).contains)
+        // The receipt of an earlier merge goes on in the new one, as its history.
+        leftOut.removeAll(where: Set(written + [Self.receiptName]).contains)
         copied.sort { $0.utf8.lexicographicallyPrecedes($1.utf8) }
         leftOut.sort { $0.utf8.lexicographicallyPrecedes($1.utf8) }
     }
