@@ -14,9 +14,8 @@ struct AdapterArgument: ExpressibleByArgument {
     static var defaultCompletionKind: CompletionKind { .file() }
 
     /// A colon with a number behind it is a weight; any other colon belongs to the path.
-    init?(argument: String) {
+    init(argument: String) {
         if let colon = argument.lastIndex(of: ":"), let weight = Double(argument[argument.index(after: colon)...]), colon != argument.startIndex {
-            guard weight.isFinite else { return nil }
             (path, self.weight) = (String(argument[..<colon]), weight)
         } else {
             (path, weight) = (argument, 1)

@@ -14,13 +14,15 @@ struct LintCommand: ParsableCommand {
             With --for, the exit code is 1 if one of those named does not take it.
             """)
 
-    @Argument(help: ArgumentHelp("The adapter, of any dialect.", valueName: "adapter"), completion: .file()) var adapter: String
+    @Argument(help: ArgumentHelp("The adapter: a PEFT or mlx-lm folder, or a safetensors or GGUF file.", valueName: "adapter"), completion: .file())
+    var adapter: String
     @Option(name: .customLong("for"), choice: "A program that must take it", valueName: "program") var programs: [ServingStack] = []
     @OptionGroup var reading: AdapterReadingOptions
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        guard let argument = AdapterArgument(argument: adapter), argument.weight == 1 else {
+        let argument = AdapterArgument(argument: adapter)
+        guard argument.weight == 1 else {
             throw UsageError("\(adapter): an adapter to be looked at has no weight", status: .usage)
         }
         let read = try reading.read([argument])[0].adapter

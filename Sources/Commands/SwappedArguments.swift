@@ -27,7 +27,7 @@ extension TakesModelsAndAdapters {
     /// know only that something is missing.
     func swappedArguments(_ error: any Error) -> String? {
         switch error {
-        case is AdapterError, is MergeError, is SafetensorsError, is GGUFError, is Verdict: break
+        case is AdapterError, is MergeError, is SafetensorsError, is GGUFError, is Verdict, FileError.exists: break
         default: return nil
         }
         for model in models where Self.isAdapter(model.path) {
