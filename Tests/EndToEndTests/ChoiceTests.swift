@@ -52,7 +52,7 @@ struct ChoiceTests {
         #expect(try space.succeed(["lint", adapter, "--for", "mlx-lm"]).output == space.succeed(["lint", adapter, "--for", "mlx"]).output)
         try space.succeed(space.trainArguments(out: "named", "--precision", "float32"))
         let help = try space.succeed(["convert", "--help"]).output
-        #expect(!help.contains("mlx-lm") && !help.contains("bfloat16"))
+        #expect(!help.contains("mlx_lm") && !help.contains("bfloat16"))
     }
 
     @Test func farWordsHaveNoSuggestion() throws {
