@@ -20,8 +20,8 @@ struct AdapterOutputOptions: ParsableArguments {
 
 /// How many singular values are kept.
 struct RankOptions: ParsableArguments {
-    @Option(help: ArgumentHelp("The most singular values of a module that are kept.", valueName: "rank")) var rank: Int?
-    @Option(help: ArgumentHelp("The share of ‖ΔW‖² that they must have: as few are kept as have it.", valueName: "share")) var energy: Double?
+    @Option(help: ArgumentHelp("Keep at most so many singular values of a module.", valueName: "rank")) var rank: Int?
+    @Option(help: ArgumentHelp("Keep as few as have this share of ‖ΔW‖², above 0 to 1, such as 0.99.", valueName: "share")) var energy: Double?
 
     func validate() throws {
         if let rank, rank < 1 { throw ValidationError("--rank must be at least 1") }

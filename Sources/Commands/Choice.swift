@@ -1,4 +1,6 @@
+internal import Adapters
 internal import ArgumentParser
+internal import Kernels
 internal import Tensors
 
 /// Options whose value is one of a few words. Capital and small letters are the same; the words stand in the help, complete in a shell,
@@ -55,7 +57,8 @@ struct Words {
 
     /// The choice that a word names.
     static func value<Value: CaseIterable & RawRepresentable<String>>(_ text: String) throws -> Value {
-        guard let value = Value.allCases.first(where: { $0.rawValue.lowercased() == text.lowercased() }) else {
+        let own = (Value.self as? any HasOtherNames.Type)?.otherNames[text.lowercased()] ?? text.lowercased()
+        guard let value = Value.allCases.first(where: { $0.rawValue.lowercased() == own }) else {
             let words = Words(Value.self)
             throw ValidationError("it must be one of \(words.all.joined(separator: ", "))\(words.suggestion(for: text))")
         }
@@ -63,14 +66,18 @@ struct Words {
     }
 
     /// `. Did you mean 'bf16'?`, where a word is near to what was written.
-    func suggestion(for text: String) -> String {
-        let text = text.lowercased()
+    ///
+    /// - Parameter prefix: what stands before each word where it is written.
+    func suggestion(for text: String, prefix: String = "") -> String {
+        nearest(to: text.lowercased()).map { ". Did you mean '\(prefix)\($0)'?" } ?? ""
+    }
+
+    /// The word that was meant, as far as the letters tell: one with few others, or one of which only the beginning is there, or that is the
+    /// beginning.
+    private func nearest(to text: String) -> String? {
         let nearest = all.min { Self.distance($0, text) < Self.distance($1, text) }
-        guard let nearest, Self.distance(nearest, text) <= max(1, min(nearest.count, text.count) / 2) || nearest.hasPrefix(text) && !text.isEmpty
-        else {
-            return ""
-        }
-        return ". Did you mean '\(nearest)'?"
+        if let nearest, Self.distance(nearest, text) <= max(1, min(nearest.count, text.count) / 2) { return nearest }
+        return text.isEmpty ? nil : all.first { $0.lowercased().hasPrefix(text) || $0.count > 2 && text.hasPrefix($0.lowercased()) }
     }
 
     /// How many letters must be added, taken away, changed or swapped with the next one.
@@ -89,6 +96,30 @@ struct Words {
         }
         return row[b.count]
     }
+}
+
+/// A choice for which other tools have names of their own. Those that can mean nothing else are taken; help and completion leave them out.
+protocol HasOtherNames {
+    /// From the other name, in small letters, to the word here.
+    static var otherNames: [String: String] { get }
+}
+
+extension Adapter.Layout: HasOtherNames {
+    static let otherNames = ["mlx-lm": "mlx", "mlx_lm": "mlx", "llama.cpp": "gguf", "llama-cpp": "gguf", "llamacpp": "gguf", "sd-scripts": "kohya"]
+}
+
+extension ServingStack: HasOtherNames {
+    static let otherNames = ["mlx-lm": "mlx", "mlx_lm": "mlx", "llama-cpp": "llama.cpp", "llamacpp": "llama.cpp"]
+}
+
+extension WrittenType: HasOtherNames { static let otherNames = DType.namesInTorch }
+extension KeptType: HasOtherNames { static let otherNames = DType.namesInTorch }
+extension Precision: HasOtherNames { static let otherNames = DType.namesInTorch }
+
+extension DType {
+    fileprivate static let namesInTorch = [
+        "float32": "f32", "float": "f32", "fp32": "f32", "bfloat16": "bf16", "float16": "f16", "half": "f16", "fp16": "f16",
+    ]
 }
 
 /// The element type that a command writes.

@@ -25,7 +25,7 @@ struct CollapseCommand: ParsableCommand {
     @Argument(help: ArgumentHelp("The run, or hypernetworks in safetensors.", valueName: "run.opck|file.safetensors"), completion: .file())
     var runPath: String
     @Option(choice: "Element type of the factors", valueName: "type") var dtype = WrittenType.f32
-    @Option(help: ArgumentHelp("The model that it is for, which gguf and the prototype's files need.", valueName: "dir"), completion: .file())
+    @Option(help: ArgumentHelp("The model that it is for; the layout gguf and the prototype's files need it.", valueName: "dir"), completion: .file())
     var base: String?
     @Option(help: ArgumentHelp("The alpha of an OP-DoRA of the prototype.", valueName: "alpha")) var alpha: Double?
     @Flag(help: "Verify the written adapter against the hypernetworks.") var verify = false
@@ -37,9 +37,11 @@ struct CollapseCommand: ParsableCommand {
     }
 
     func run() throws {
-        try refuseExisting(written.out, as: written.layout.output, replacing: written.force, inputs: [runPath] + (base.map { [$0] } ?? []))
-        let model = try base.map { try BaseModel(path: $0) }
         let isRun = CheckpointFile.claims(runPath) || runPath.hasSuffix(".opck")
+        try refuseExisting(
+            written.out, as: written.layout.output, replacing: written.force,
+            inputs: [isRun ? .run(runPath) : Input(runPath) { try requireHypernetworks() }] + [base].compactMap(\.self).map(Input.model))
+        let model = try base.map { try BaseModel(path: $0) }
         let collapsed = isRun ? try CollapsedRun(path: runPath) : nil
         let adapter = try collapsed?.adapter ?? trainedElsewhere(base: model)
         let configuration = collapsed?.checkpoint.subject.configuration
@@ -68,20 +70,28 @@ struct CollapseCommand: ParsableCommand {
         }
     }
 
-    /// Hypernetworks that another program has trained.
-    private func trainedElsewhere(base: BaseModel?) throws -> Adapter {
+    /// What is collapsed beside runs. Hypernetworks are not evaluated for this, and other adapters are only opened.
+    private func requireHypernetworks() throws {
         guard FileSystem.isFolder(runPath) || Adapter.weightsPath(at: runPath) != nil else {
             // What is wrong with the file itself comes first.
             _ = try SafetensorsFile(path: runPath)
             throw UsageError("\(runPath): the file holds neither a training run nor hypernetworks", status: .malformedInput)
         }
-        let adapter = try Adapter.read(path: runPath, base: base, alpha: alpha.map { .number($0) } ?? .ofFile)
-        let isLoRA = adapter.dialect != .opLoRA && !adapter.modules.contains(where: \.sharesInputs)
-        guard !isLoRA else {
-            throw UsageError(
-                "\(runPath): this is an adapter of \(adapter.dialect.rawValue) and needs no collapsing; use oplora convert", status: .usage)
+        if !Input.holdsHypernetworks(runPath) {
+            let adapter = try Adapter.read(path: runPath, alpha: alphaChoice)
+            guard adapter.modules.contains(where: \.sharesInputs) else {
+                throw UsageError(
+                    "\(runPath): this is an adapter of \(adapter.dialect.rawValue) and needs no collapsing; use oplora convert", status: .usage)
+            }
         }
         guard !verify else { throw UsageError("\(runPath): --verify is for training runs (.opck)", status: .usage) }
+    }
+
+    private var alphaChoice: AlphaChoice { alpha.map { .number($0) } ?? .ofFile }
+
+    /// Hypernetworks that another program has trained.
+    private func trainedElsewhere(base: BaseModel?) throws -> Adapter {
+        let adapter = try Adapter.read(path: runPath, base: base, alpha: alphaChoice)
         return try base.map { try $0.naming(adapter) } ?? adapter
     }
 }

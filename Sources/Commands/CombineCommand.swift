@@ -8,8 +8,9 @@ struct CombineCommand: ParsableCommand {
         commandName: "combine",
         abstract: "Make one adapter of several.",
         discussion: """
-            Example:
-              oplora combine --adapter style --adapter subject:0.7 --method svd --rank 16 --out both
+            Examples:
+              oplora combine --adapter style --adapter subject:0.7 --out both
+              oplora combine --adapter a --adapter b --method svd --rank 16 --out both
 
             cat puts the factors one beside the other: the weighted sum of the updates but for the rounding of B, of the sum of the ranks. \
             svd keeps the largest singular values of that sum. linear adds the factors, as PEFT's method of this name does; that is not \
@@ -35,7 +36,9 @@ struct CombineCommand: ParsableCommand {
     }
 
     func run() throws {
-        try refuseExisting(written.out, as: written.layout.output, replacing: written.force, inputs: adapter.map(\.path) + (base.map { [$0] } ?? []))
+        try refuseExisting(
+            written.out, as: written.layout.output, replacing: written.force,
+            inputs: try reading.inputs(adapter) + [base].compactMap(\.self).map(Input.model))
         let model = try base.map { try BaseModel(path: $0) }
         let adapters = try zip(reading.readUnweighted(adapter, naming: model), adapter).map { WeightedAdapter($0, weight: $1.weight) }
         let (combined, modules) = try Adapter.combined(

@@ -15,7 +15,9 @@ struct ConvertCommand: ParsableCommand {
             names of kohya's files, and the order of rows in GGUF files, can be read only beside the base (--base).
             """)
 
-    @Argument(help: ArgumentHelp("The adapter, of any dialect, or a run.", valueName: "adapter"), completion: .file()) var input: String
+    @Argument(
+        help: ArgumentHelp("The adapter: a PEFT or mlx-lm folder, a safetensors or GGUF file, or a run.", valueName: "adapter"), completion: .file())
+    var input: String
     @Option(choice: "The layout to write", valueName: "layout") var to: Adapter.Layout
     @Option(help: ArgumentHelp("What to write: a folder for peft, diffusers and mlx, otherwise a file.", valueName: "path"), completion: .file())
     var out: String
@@ -31,7 +33,7 @@ struct ConvertCommand: ParsableCommand {
         guard argument.weight == 1 else {
             throw UsageError("\(input): an adapter to be converted has no weight", status: .usage)
         }
-        try refuseExisting(out, as: to.output, replacing: force, inputs: [argument.path] + (base.map { [$0] } ?? []))
+        try refuseExisting(out, as: to.output, replacing: force, inputs: try reading.inputs([argument]) + [base].compactMap(\.self).map(Input.model))
         let model = try base.map { try BaseModel(path: $0) }
         var adapter = try reading.read([argument])[0].adapter
         let dialect = adapter.dialect

@@ -26,7 +26,7 @@ struct ExtractCommand: ParsableCommand {
 
     func run() throws {
         let choice = try ranks.required()
-        try refuseExisting(written.out, as: written.layout.output, replacing: written.force, inputs: [base, tuned])
+        try refuseExisting(written.out, as: written.layout.output, replacing: written.force, inputs: [.model(base), .weights(tuned)])
         let showsProgress = Terminal.errorIsTerminal && !output.quiet && !output.json
         var options = Extraction.Options(
             choice: choice, dtype: dtype.dtype, threads: threads.count)

@@ -14,7 +14,8 @@ struct LintCommand: ParsableCommand {
             With --for, the exit code is 1 if one of those named does not take it.
             """)
 
-    @Argument(help: ArgumentHelp("The adapter, of any dialect.", valueName: "adapter"), completion: .file()) var adapter: String
+    @Argument(help: ArgumentHelp("The adapter: a PEFT or mlx-lm folder, or a safetensors or GGUF file.", valueName: "adapter"), completion: .file())
+    var adapter: String
     @Option(name: .customLong("for"), choice: "A program that must take it", valueName: "program") var programs: [ServingStack] = []
     @OptionGroup var reading: AdapterReadingOptions
     @OptionGroup var output: OutputOptions

@@ -13,9 +13,9 @@ struct LogitsCommand: ParsableCommand {
         commandName: "logits",
         abstract: "Run a model forward and write its logits to a safetensors file.",
         discussion: """
-            Example:
-              oplora logits --base SmolLM2 --data passage.txt --seq-len 256 --out logits.safetensors
-              oplora logits --base SmolLM2 --adapter adapter --data passage.txt --out logits.safetensors
+            Examples:
+              oplora logits --base SmolLM2 --data passage.txt --out logits.safetensors
+              oplora logits --base SmolLM2 --adapter a --data p.txt --out l.safetensors
 
             Takes the first --seq-len tokens of the data (text, or a .safetensors file with input_ids). Writes input_ids [tokens] and \
             logits [tokens, vocabulary] in F32, for comparison with other programs. Adapters run unmerged: low-rank updates beside the \
@@ -39,11 +39,9 @@ struct LogitsCommand: ParsableCommand {
     }
 
     func run() throws {
-        try refuseUnwritableFile(out, as: .file, replacing: force, inputs: [base, data] + adapter.map(\.path))
+        try refuseUnwritableFile(
+            out, as: .file, replacing: force, inputs: try [.transformer(base)] + reading.inputs(adapter) + [.file(data)])
         let compute = try threads.makeCompute()
-        guard FileSystem.isFolder(base) || !FileSystem.exists(base) else {
-            throw UsageError("\(base): a model is run from its folder, with config.json beside the weights; name the folder")
-        }
         let adapters = try reading.read(adapter)
         let adapted = try AdaptedWeights(base: base, adapters: adapters, compute: compute)
         let configuration = adapted.weights.configuration

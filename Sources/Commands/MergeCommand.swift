@@ -13,8 +13,13 @@ struct MergeCommand: ParsableCommand {
         commandName: "merge",
         abstract: "Merge adapters into the base weights.",
         discussion: """
-            Example:
+            Examples:
               oplora merge --base SmolLM2 --adapter adapter --out merged
+              oplora merge --base SmolLM2 --adapter style.safetensors:0.7 --out merged
+
+            Takes LoRA adapters of every common tool: a folder of PEFT or mlx-lm, a safetensors file of kohya's trainers, LyCORIS, \
+            diffusers or for ComfyUI, a GGUF file of llama.cpp, and a training run (.opck). A weight multiplies what an adapter adds; \
+            a negative one (adapter:-0.5) takes that away. Several adapters are added in their order.
 
             Writes a whole model folder: weights sharded as the base's, configuration, tokenizer and templates, and a receipt \
             (oplora-merge.json). The merged weights have one defined value (docs/merge-arithmetic.md): the same bytes on every machine \
@@ -26,7 +31,7 @@ struct MergeCommand: ParsableCommand {
     @Option(help: ArgumentHelp("An adapter, with a weight if not 1; may be repeated.", valueName: "adapter[:weight]")) var adapter: [AdapterArgument]
     @Option(help: ArgumentHelp("Folder to write.", valueName: "dir"), completion: .directory) var out: String
     @Option(choice: "Element type of the merged weights", valueName: "type") var dtype = KeptType.keep
-    @Option(help: ArgumentHelp("Least share of each update that rounding must leave, or nothing is written.", valueName: "share"))
+    @Option(help: ArgumentHelp("Write nothing if rounding leaves less than this share of an update, 0 to 1.", valueName: "share"))
     var minSurvival: Double?
     @Flag(help: "Say what would be done, from the headers alone.") var dryRun = false
     @Flag(help: "Put the SHA-256 of each tensor into the receipt.") var hash = false
@@ -40,13 +45,14 @@ struct MergeCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
-        if let minSurvival, !minSurvival.isFinite { throw ValidationError("--min-survival must be a number") }
+        if let minSurvival, !(0...1).contains(minSurvival) { throw ValidationError("--min-survival is a share, from 0 to 1") }
         if adapter.isEmpty { throw ValidationError("--adapter is needed at least once") }
     }
 
     func run() throws {
         guard !out.isEmpty else { throw UsageError("--out is empty; name a folder") }
-        if !dryRun { try refuseExisting(out, as: .folder(WrittenFolder.rule), replacing: force, inputs: [base] + adapter.map(\.path)) }
+        let inputs = try [.model(base)] + reading.inputs(adapter)
+        if !dryRun { try refuseExisting(out, as: .folder(WrittenFolder.rule), replacing: force, inputs: inputs) }
         if !anyBase { try refuseRunsOfOtherBases() }
         let adapters = try reading.read(adapter)
         let plan = try MergePlan(

@@ -25,11 +25,20 @@ extension Adapter.Layout {
     }
 }
 
-/// Refuses, before any work is done, an output that cannot or must not be made: one that exists and may not be replaced, and one
-/// that is an input, always. What earlier runs have left beside it is removed, and nothing that the command makes from here on can be
-/// read by more people than its inputs.
-func refuseExisting(_ path: String, as kind: OutputKind, replacing: Bool, inputs: [String]) throws {
+/// Refuses, before any work is done, inputs that are missing or not what they should be, and then an output that cannot or must not be made:
+/// one that exists and may not be replaced, and one that is an input, always. What earlier runs have left beside it is removed, and nothing
+/// that the command makes from here on can be read by more people than its inputs.
+func refuseExisting(_ path: String, as kind: OutputKind, replacing: Bool, inputs: [Input]) throws {
+    try refuseNameless(path)
+    for input in inputs { try input.requireReadable() }
+    try refuseExisting(path, as: kind, replacing: replacing, besides: inputs.map(\.path))
+}
+
+private func refuseNameless(_ path: String) throws {
     guard !path.isEmpty else { throw UsageError("the name of an output is empty; give one") }
+}
+
+private func refuseExisting(_ path: String, as kind: OutputKind, replacing: Bool, besides inputs: [String]) throws {
     try refuseInput(path, inputs: inputs)
     try refuseMisnamed(path, kind)
     if let stream = ByteStream(path: path), try goesThrough(stream, kind) { return }
@@ -48,9 +57,18 @@ func refuseExisting(_ path: String, as kind: OutputKind, replacing: Bool, inputs
 }
 
 /// The same for a file, and begins it once for a try: a place that cannot be written shows before the work and not after.
-func refuseUnwritableFile(_ path: String, as kind: OutputKind = .report, replacing: Bool, inputs: [String]) throws {
-    try refuseExisting(path, as: kind, replacing: replacing, inputs: inputs)
-    if ByteStream(path: path) == nil { _ = try AtomicFile(path: path, replacing: replacing) }
+func refuseUnwritableFile(_ path: String, as kind: OutputKind = .report, replacing: Bool, inputs: [Input]) throws {
+    try refuseUnwritableFiles([path], as: kind, replacing: replacing, inputs: inputs)
+}
+
+/// Likewise for several, and for none, which is of the inputs alone.
+func refuseUnwritableFiles(_ paths: [String], as kind: OutputKind = .report, replacing: Bool, inputs: [Input]) throws {
+    for path in paths { try refuseNameless(path) }
+    for input in inputs { try input.requireReadable() }
+    for path in paths {
+        try refuseExisting(path, as: kind, replacing: replacing, besides: inputs.map(\.path))
+        if ByteStream(path: path) == nil { _ = try AtomicFile(path: path, replacing: replacing) }
+    }
 }
 
 /// Writes a report, which appears under its name only when it is whole.

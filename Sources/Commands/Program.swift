@@ -13,11 +13,12 @@ public enum Program {
 
     public static func main() -> Never {
         Interruption.install()
+        let arguments = Arguments(CommandLine.arguments.dropFirst())
         var inputs: (any TakesModelsAndAdapters)?
         MappedFile.watch()
         do {
-            try refuseUnknownCommand()
-            var command = try RootCommand.parseAsRoot()
+            try arguments.refuseUnknownCommand()
+            var command = try RootCommand.parseAsRoot(arguments.words)
             inputs = command as? any TakesModelsAndAdapters
             try command.run()
             try MappedFile.requireWhole()
@@ -25,7 +26,7 @@ public enum Program {
             exit(ExitStatus.done.rawValue)
         } catch {
             let error = cause(of: error)
-            guard let status = ExitStatus(of: Terminal.hasLostOutput ? lostOutput : error) else { exitParsing(error) }
+            guard let status = ExitStatus(of: Terminal.hasLostOutput ? lostOutput : error) else { exitParsing(arguments, error) }
             if Terminal.hasLostOutput, error is Verdict { Terminal.error("oplora: \(lostOutput)") }
             let swapped = inputs?.swappedArguments(error)
             if let message = swapped ?? ExitStatus.message(of: error) { Terminal.error("oplora: \(message)") }
@@ -36,33 +37,31 @@ public enum Program {
 
 extension Program {
     /// Ends with what the argument parser says: help that was asked for, or why the arguments make no sense. They may hold anything.
-    private static func exitParsing(_ error: any Error) -> Never {
+    private static func exitParsing(_ arguments: Arguments, _ error: any Error) -> Never {
         let code = RootCommand.exitCode(for: error)
         let (message, whole) = (RootCommand.message(for: error), RootCommand.fullMessage(for: error))
         if code.isSuccess {
-            Terminal.ownText(whole)
+            Terminal.ownText(wrapped(whole).joined(separator: "\n"))
             if Terminal.hasLostOutput {
                 Terminal.error("oplora: \(lostOutput)")
                 exit(ExitStatus.inputOutput.rawValue)
             }
+        } else if let unknown = arguments.unknownOption() {
+            for line in wrapped(unknown) { Terminal.error(line) }
         } else {
             let start = "Error: " + message
             Terminal.error(whole.hasPrefix(start) ? start : whole)
             // What follows is how the command is used.
             if whole.hasPrefix(start) {
-                for line in whole.dropFirst(start.count).split(separator: "\n") { Terminal.error(String(line)) }
+                for line in wrapped(String(whole.dropFirst(start.count))) where !line.isEmpty { Terminal.error(line) }
             }
         }
         exit(code.rawValue)
     }
 
-    /// The argument parser would say only that the word was not expected.
-    private static func refuseUnknownCommand() throws {
-        guard let word = CommandLine.arguments.dropFirst().first, !word.hasPrefix("-") else { return }
-        let commands = RootCommand.configuration.subcommands.compactMap { $0.configuration.commandName } + ["help"]
-        guard !commands.contains(word) else { return }
-        throw ValidationError(
-            "there is no command '\(word)'; it must be one of \(commands.joined(separator: ", "))\(Words(commands).suggestion(for: word))")
+    /// The lines of a text of the argument parser, which breaks all but the usage.
+    private static func wrapped(_ text: String) -> [String] {
+        text.split(separator: "\n", omittingEmptySubsequences: false).flatMap { WrappedText.usage(String($0)) }
     }
 
     private static var lostOutput: UsageError {

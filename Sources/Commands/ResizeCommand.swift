@@ -14,7 +14,8 @@ struct ResizeCommand: ParsableCommand {
             decomposition). Scales, magnitudes and tensors that were trained whole stay as they are.
             """)
 
-    @Argument(help: ArgumentHelp("The adapter, of any dialect, or a run.", valueName: "adapter")) var adapter: AdapterArgument
+    @Argument(help: ArgumentHelp("The adapter: a PEFT or mlx-lm folder, a safetensors or GGUF file, or a run.", valueName: "adapter")) var adapter:
+        AdapterArgument
     @OptionGroup var ranks: RankOptions
     @Option(choice: "Element type of the new factors", valueName: "type") var dtype = KeptType.keep
     @Option(help: ArgumentHelp("The model that the adapter is for, where the layout needs it.", valueName: "dir"), completion: .file()) var base:
@@ -26,7 +27,9 @@ struct ResizeCommand: ParsableCommand {
     func run() throws {
         let choice = try ranks.required()
         guard adapter.weight == 1 else { throw UsageError("\(adapter.path): an adapter to be resized has no weight", status: .usage) }
-        try refuseExisting(written.out, as: written.layout.output, replacing: written.force, inputs: [adapter.path] + (base.map { [$0] } ?? []))
+        try refuseExisting(
+            written.out, as: written.layout.output, replacing: written.force,
+            inputs: try reading.inputs([adapter]) + [base].compactMap(\.self).map(Input.model))
         let model = try base.map { try BaseModel(path: $0) }
         let given = try reading.readUnweighted([adapter], naming: model)[0]
         let (resized, modules) = try given.resized(to: choice, dtype: dtype.dtype)

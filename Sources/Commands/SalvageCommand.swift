@@ -26,7 +26,8 @@ struct SalvageCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        try refuseExisting(out, as: .folder(Salvage.folderRule), replacing: force, inputs: [input] + (against.map { [$0] } ?? []))
+        try refuseExisting(
+            out, as: .folder(Salvage.folderRule), replacing: force, inputs: [.file(input)] + [against].compactMap(\.self).map(Input.differences))
         let salvage = try Salvage(path: input, base: try against.map { try BaseFiles(path: $0) })
         let report = try salvage.run(to: out, replacing: force, durable: !noFsync)
         if output.json {

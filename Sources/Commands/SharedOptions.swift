@@ -70,9 +70,11 @@ struct ReportOptions: ParsableArguments {
         if isText { Terminal.lines(lines) }
     }
 
-    /// What cannot be written is said before the work is done.
-    func refuseUnwritable(replacing: Bool, inputs: [String]) throws {
-        if let jsonFile { try refuseUnwritableFile(jsonFile, replacing: replacing, inputs: inputs) }
+    /// What cannot be read or written is said before the work is done.
+    ///
+    /// - Parameter others: reports that are written beside it.
+    func refuseUnwritable(_ others: [String] = [], replacing: Bool, inputs: [Input]) throws {
+        try refuseUnwritableFiles(others + [jsonFile].compactMap(\.self), replacing: replacing, inputs: inputs)
     }
 
     func write(_ report: JSONValue, replacing: Bool) throws {

@@ -28,7 +28,7 @@ extension TakesModelsAndAdapters {
     /// know only that something is missing.
     func swappedArguments(_ error: any Error) -> String? {
         switch error {
-        case is AdapterError, is MergeError, is SafetensorsError, is GGUFError, is TransformerError, is Verdict: break
+        case is AdapterError, is MergeError, is SafetensorsError, is GGUFError, is TransformerError, is Verdict, FileError.exists: break
         // A file that a model's folder has and an adapter's has not.
         case FileError.missing(let path) where models.contains { path.hasPrefix($0.path) && path != $0.path }: break
         default: return nil

@@ -8,10 +8,10 @@ struct TokenizeCommand: ParsableCommand {
         abstract: "Encode JSON strings, one a line on standard input, as lines of token ids.",
         discussion: """
             Example:
-              echo '"In the beginning"' | oplora tokenize --tokenizer SmolLM2/tokenizer.json --lines
+              echo '"In the beginning"' | oplora tokenize --tokenizer tokenizer.json
             """)
 
-    @Option(help: ArgumentHelp("A tokenizer.json.", valueName: "file"), completion: .file()) var tokenizer: String
+    @Option(help: ArgumentHelp("The tokenizer.json of a model.", valueName: "file"), completion: .file()) var tokenizer: String
     @Flag(help: "One JSON string a line; the only mode.") var lines = false
 
     func run() throws {

@@ -4,6 +4,7 @@ internal import HyperLoRA
 internal import JSON
 internal import NativeCheckpoint
 internal import Training
+internal import Transformer
 
 struct TrainCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -11,7 +12,7 @@ struct TrainCommand: ParsableCommand {
         abstract: "Train an OP-LoRA or LoRA adapter against base weights on disk.",
         discussion: """
             Example:
-              oplora train --base SmolLM2 --data train.txt --eval-data heldout.txt --out run.opck --steps 100
+              oplora train --base SmolLM2 --data train.txt --out run.opck --steps 100
 
             The data is UTF-8 text, encoded with the base model's tokenizer.json, or a .safetensors file with a tensor input_ids of \
             token ids. The run is written as a checkpoint that `oplora collapse` turns into an ordinary LoRA and that --resume goes on \
@@ -77,10 +78,11 @@ struct TrainCommand: ParsableCommand {
         let resuming = try resume.map { try TrainingCheckpoint(path: $0) }
         let replacing = force || (resume.map { isSameFile($0, out) } ?? false)
         let requested = try resuming.map(configuration(goingOnFrom:)) ?? configuration(of: TrainingConfiguration())
+        let inputs = [requireTargets(requested.targets), .file(data)] + [evalData].compactMap(\.self).map(Input.file)
         guard ByteStream(path: out) == nil else {
             throw UsageError("\(out): a run is written several times, which only a file can be; name one", status: .cannotCreateOutput)
         }
-        try refuseUnwritableFile(out, as: .file, replacing: replacing, inputs: [base, data] + [evalData].compactMap(\.self))
+        try refuseUnwritableFile(out, as: .file, replacing: replacing, inputs: inputs)
         let trainer = try Trainer(
             configuration: requested, epochs: epochs, base: base, dataPath: data, evaluationPath: evalData, resuming: resuming,
             compute: try threads.makeCompute(precision: requested.precision))
@@ -88,12 +90,42 @@ struct TrainCommand: ParsableCommand {
         output.say(
             "\(configuration.method.rawValue): rank \(configuration.rank), scale \(Format.fixed(configuration.scale, 3)), \(trainer.modules.count) modules, \(Format.count(trainer.parameters.parameterCount)) trainable parameters"
         )
+        if let resuming, resuming.progress.step == configuration.steps {
+            output.say(
+                "\(resuming.file.path): the run was finished already, all \(Format.count(configuration.steps, "step")) of it, so nothing is trained")
+        }
         let shown = output
         let printer = TrainingPrinter(steps: configuration.steps, output: shown)
         Interruption.awaitRequests()
-        try trainer.run(
-            output: out, saveInterval: saveEvery, replacing: replacing, report: { printer.print($0) }, isInterrupted: { Interruption.isRequested })
+        do {
+            try trainer.run(
+                output: out, saveInterval: saveEvery, replacing: replacing, report: { printer.print($0) }, isInterrupted: { Interruption.isRequested }
+            )
+        } catch let error as TrainingError where error.code == .interrupted && trainer.progress.step > 0 {
+            throw TrainingError(.interrupted, "\(error.message); go on with: \(goingOn)")
+        }
         printer.finish(trainer.progress)
+    }
+
+    /// The model, if it has the layers that are to be adapted.
+    private func requireTargets(_ targets: [String]) -> Input {
+        Input(base) {
+            try Input.transformer(base).requireReadable()
+            _ = try TargetSelection(targets, configuration: TransformerConfiguration(folder: base))
+        }
+    }
+
+    /// The command that finishes the run that `out` holds now: with the options that the run does not keep.
+    private var goingOn: ShellCommand {
+        var command = ShellCommand(CommandLine.arguments[0], "train")
+        for (option, value) in [("--base", base), ("--data", data), ("--eval-data", evalData), ("--resume", out), ("--out", out)] {
+            if let value { command.add(option, value) }
+        }
+        if saveEvery > 0 { command.add("--save-every", saveEvery) }
+        if let threads = threads.threads { command.add("--threads", threads) }
+        if output.quiet { command.add(flag: "--quiet") }
+        if output.json { command.add(flag: "--json") }
+        return command
     }
 }
 

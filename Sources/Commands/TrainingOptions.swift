@@ -28,7 +28,8 @@ struct TrainingOptions: ParsableArguments {
         name: .customLong("w2-gain"), help: help("Initial spread of W2's rows for A: uniform within gain/√width.", defaults.initialization.w2Gain))
     var w2Gain: Double?
     @Option(help: help("Initial spread of the hidden biases.", defaults.initialization.hiddenBias)) var hiddenBias: Double?
-    @Option(help: ArgumentHelp("Module suffixes, comma-separated, or all-linear. (default: all-linear)", valueName: "list")) var targets: String?
+    @Option(help: ArgumentHelp("Layers to adapt: ends of names, such as q_proj,v_proj, or all-linear. (default: all-linear)", valueName: "list"))
+    var targets: String?
     @Option(help: help("Sequences in a batch.", defaults.batchSize)) var batchSize: Int?
     @Option(name: .customLong("seq-len"), help: help("Tokens in a sequence.", defaults.sequenceLength)) var sequenceLength: Int?
     @Option(name: .customLong("grad-accumulation"), help: help("Batches to a step.", defaults.accumulation)) var accumulation: Int?
@@ -48,6 +49,11 @@ struct TrainingOptions: ParsableArguments {
         choice: "Input type of the products with base weights, bf16 only where the processor has it", standard: defaults.precision, valueName: "type")
     var precision: Precision?
 
+    /// What stands between commas, whatever blanks are around it.
+    private static func list(_ text: String) -> [String] {
+        text.split(separator: ",").map { $0.split(whereSeparator: \.isWhitespace).joined(separator: " ") }.filter { !$0.isEmpty }
+    }
+
     /// An option that was given, and what it does to a configuration.
     struct Setting {
         let option: String
@@ -66,7 +72,7 @@ struct TrainingOptions: ParsableArguments {
             setting("embedding", embedding, \.embedding), setting("z-std", zStandardDeviation, \.initialization.zStandardDeviation),
             setting("w1-gain", w1Gain, \.initialization.w1Gain), setting("w2-gain", w2Gain, \.initialization.w2Gain),
             setting("hidden-bias", hiddenBias, \.initialization.hiddenBias),
-            setting("targets", targets.map { $0.split(separator: ",").map(String.init) }, \.targets),
+            setting("targets", targets.map(Self.list), \.targets),
             setting("batch-size", batchSize, \.batchSize), setting("seq-len", sequenceLength, \.sequenceLength),
             setting("grad-accumulation", accumulation, \.accumulation), setting("lr", learningRate, \.learningRate),
             setting("schedule", schedule, \.schedule), setting("warmup-ratio", warmupRatio, \.warmupRatio), optimizer,

@@ -34,7 +34,7 @@ struct UnmergeCommand: ParsableCommand {
     }
 
     func run() throws {
-        try refuseExisting(out, as: .folder(WrittenFolder.rule), replacing: force, inputs: [merged] + adapter.map(\.path))
+        try refuseExisting(out, as: .folder(WrittenFolder.rule), replacing: force, inputs: try [.model(merged)] + reading.inputs(adapter))
         let result = try Unmerging(
             merged: merged, adapters: try reading.read(adapter), takesAnyAdapter: anyAdapter, to: out,
             options: MergePlan.RunOptions(

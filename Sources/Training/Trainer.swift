@@ -127,7 +127,7 @@ public final class Trainer {
             guard progress.step > 0 else { throw TrainingError(.interrupted, "interrupted before the first step; there is nothing to save") }
             try save()
             throw TrainingError(
-                .interrupted, "interrupted after step \(progress.step) of \(configuration.steps); go on with --resume \(output)")
+                .interrupted, "interrupted after step \(progress.step) of \(configuration.steps), and saved as \(output)")
         }
         evaluateIfDue(report, isInterrupted)
         try stopIfInterrupted()

@@ -3,7 +3,7 @@ internal import FileIO
 internal import JSON
 internal import Kernels
 internal import OrderedCollections
-internal import Safetensors
+public import Safetensors
 internal import Synchronization
 public import Tensors
 
@@ -135,7 +135,7 @@ public enum MergeVerifier {
     }
 
     /// A merged folder made from a single file holds it under that file's name.
-    private static func open(merged: String, base: String) throws -> WeightFiles {
+    public static func open(merged: String, base: String) throws -> WeightFiles {
         let named = FileSystem.join(merged, FileSystem.lastComponent(base))
         let isOfFile = FileSystem.isFolder(merged) && !FileSystem.isFolder(base) && FileSystem.exists(named)
         return try WeightFiles(path: isOfFile ? named : merged)

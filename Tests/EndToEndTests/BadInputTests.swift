@@ -173,7 +173,8 @@ struct BadInputTests {
         },
         Case("output is the base", 73, "input") { space in
             let model = try space.makeModel()
-            return ["merge", "--base", model, "--adapter", try space.makeFile("a", ""), "--out", model, "--force"]
+            try space.makeMerged()
+            return ["merge", "--base", model, "--adapter", space.path("adapter"), "--out", model, "--force"]
         },
     ]
 

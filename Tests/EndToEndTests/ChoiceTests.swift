@@ -18,7 +18,7 @@ struct ChoiceTests {
         (["convert", "a", "--to", "pft", "--out", "b"], "peft, kohya, diffusers, mlx, gguf, safetensors. Did you mean 'peft'?"),
         (["resize", "a", "--rank", "1", "--layout", "diffuser", "--out", "b"], "Did you mean 'diffusers'?"),
         (["merge", "--base", "a", "--adapter", "b", "--out", "c", "--dtype", "bf61"], "keep, f32, bf16, f16. Did you mean 'bf16'?"),
-        (["lint", "a", "--for", "llamacpp"], "vllm, llama.cpp, mlx, diffusers. Did you mean 'llama.cpp'?"),
+        (["lint", "a", "--for", "llama"], "vllm, llama.cpp, mlx, diffusers. Did you mean 'llama.cpp'?"),
         (["combine", "--adapter", "a", "--method", "lineer", "--out", "b"], "cat, svd, linear. Did you mean 'linear'?"),
         (["check", "--mode", "references", "a"], "strict, reference. Did you mean 'reference'?"),
         (["inspect", "--sort", "nmae", "a"], "offset, name, size. Did you mean 'name'?"),
@@ -31,6 +31,28 @@ struct ChoiceTests {
     func nearestWords(arguments: [String], words: String) throws {
         let outcome = try Executable.run(arguments)
         #expect(outcome.status == 64 && outcome.output.isEmpty && outcome.errors.contains(words), "\(outcome.errors)")
+    }
+
+    /// Names that other tools have for the same thing.
+    @Test func otherToolsNames() throws {
+        let space = try Workspace()
+        try space.makeMerged()
+        let adapter = space.path("adapter")
+        for (number, (option, other, own)) in [
+            ("--to", "mlx-lm", "mlx"), ("--to", "MLX_LM", "mlx"), ("--to", "llama.cpp", "gguf"), ("--to", "sd-scripts", "kohya"),
+            ("--dtype", "bfloat16", "bf16"), ("--dtype", "float16", "f16"), ("--dtype", "float32", "f32"), ("--dtype", "torch.half", ""),
+        ].enumerated() {
+            let rest = (option == "--to" ? [] : ["--to", "peft"]) + ["--base", Repository.tinyLlama, "--json", "--out"]
+            let outcome = try Executable.run(["convert", adapter, option, other] + rest + [space.path("other\(number)")])
+            #expect((outcome.status == 0) == !own.isEmpty, "\(option) \(other): \(outcome.errors)")
+            guard !own.isEmpty else { continue }
+            let same = try space.succeed(["convert", adapter, option, own] + rest + [space.path("own\(number)")])
+            #expect(outcome.output == same.output)
+        }
+        #expect(try Executable.run("lint", adapter, "--for", "mlx-lm").output == Executable.run("lint", adapter, "--for", "mlx").output)
+        try space.succeed(space.trainArguments(out: "named", "--precision", "float32"))
+        let help = try space.succeed(["convert", "--help"]).output
+        #expect(!help.contains("mlx_lm") && !help.contains("bfloat16"))
     }
 
     @Test func farWordsHaveNoSuggestion() throws {

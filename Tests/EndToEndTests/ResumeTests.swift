@@ -61,6 +61,41 @@ struct ResumeTests {
         #expect(try readAll(space.path("longer")) == readAll(space.path("long")))
     }
 
+    /// The hint of a run that was interrupted is the command that finishes it, wherever its files lie.
+    @Test func theHintIsACommand() throws {
+        for measures in [false, true] {
+            let name = "it's a \(measures ? "measured " : "")$run"
+            let data = try space.makeFile("my data", String(decoding: readAll(Repository.fixture("texts/adapt-heldout.txt")), as: UTF8.self))
+            let options = ["--data", data, "--steps", "60"] + (measures ? ["--eval-data", data, "--eval-every", "20", "--save-every", "7"] : [])
+            try space.succeed(space.trainArguments(out: "whole") + options + ["--force"])
+            let program = try Executable(space.trainArguments(out: name) + options)
+            while program.isRunning, try !program.errors.contains("step 6/") { usleep(500) }
+            program.send(signal: SIGINT)
+            let outcome = try program.wait()
+            #expect(outcome.status == 130, "\(outcome.errors)")
+            let hint = try #require(outcome.errors.firstMatch(of: /interrupted after step \d+ of 60, and saved as .*; go on with: (.*)/)).1
+            let shell = Process()
+            shell.executableURL = URL(fileURLWithPath: "/bin/sh")
+            shell.arguments = ["-c", String(hint)]
+            shell.standardOutput = FileHandle.nullDevice
+            try shell.run()
+            shell.waitUntilExit()
+            #expect(shell.terminationStatus == 0, "\(hint)")
+            #expect(try readAll(space.path(name)) == readAll(space.path("whole")), "\(hint)")
+        }
+    }
+
+    @Test func aFinishedRunIsSaidToBe() throws {
+        try space.succeed(space.trainArguments())
+        let before = try readAll(space.path("run.opck"))
+        for out in ["run.opck", "copy"] {
+            let outcome = try resume("run.opck", out: out)
+            #expect(
+                outcome.status == 0 && outcome.output.contains("run.opck: the run was finished already, all 12 steps of it, so nothing is trained"))
+            #expect(try readAll(space.path(out)) == before)
+        }
+    }
+
     @Test func measuringIsObeyed() throws {
         let held = try space.makeFile("held.txt", String(repeating: "And it came to pass in those days. ", count: 20))
         let other = try space.makeFile("other.txt", String(repeating: "In the beginning was the word. ", count: 20))

@@ -32,7 +32,8 @@ struct ModelFolder {
         let written = files.parts.flatMap { part in
             files.shards[part.shards].map { part.path(of: FileSystem.lastComponent($0.path)) } + [part.index.map { part.path(of: $0.name) } ?? ""]
         }
-        leftOut.removeAll(where: Set(written).contains)
+        // The receipt of an earlier merge goes on in the new one, as its history.
+        leftOut.removeAll(where: Set(written + [Self.receiptName]).contains)
         // Nobody misses them, and they need not be fetched for a merge.
         let documents = copied.filter { Self.isDocument($0) && StandIn($0, in: files.path) != nil }
         copied.removeAll(where: Set(documents).contains)

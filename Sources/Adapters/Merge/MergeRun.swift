@@ -130,6 +130,9 @@ extension MergePlan {
         return scales
     }
 
+    /// A share with two decimals, rounded so that one that is less than another reads as less.
+    private static func percent(_ share: Double, _ rule: FloatingPointRoundingRule) -> String { "\(((share * 10_000).rounded(rule) / 100).plain)%" }
+
     private func checkSurvival(_ sums: [ModulePath: MergeSums], minimum: Double?) throws(MergeError) {
         guard let minimum else { return }
         let least = sums.compactMap { path, sum in sum.survival.map { (path, $0) } }.min { ($0.1, $0.0) < ($1.1, $1.0) }
@@ -137,7 +140,8 @@ extension MergePlan {
         let kind = dtype ?? jobs.first { $0.tensor.updates.contains { $0.module == module } }?.dtype
         throw MergeError(
             .survivalTooLow, path: base.path, tensor: module.text,
-            "rounding to \(kind?.rawValue ?? "the stored type") leaves \(survival) of the update, less than \(minimum); choose a larger element type")
+            "rounding to \(kind?.rawValue ?? "the stored type") leaves \(Self.percent(survival, .down)) of the update, less than the \(Self.percent(minimum, .up)) that were asked for; choose a larger element type"
+        )
     }
 }
 

@@ -46,9 +46,9 @@ struct DiffCommand: ParsableCommand {
     }
 
     func run() throws {
-        try output.refuseUnwritable(replacing: force, inputs: paths + (against.map { [$0] } ?? []))
         let base = try against.map { try BaseFiles(path: $0) }
         let (a, b) = (try ComparedFile(path: paths[0], base: base), try ComparedFile(path: paths[1], base: base))
+        try output.refuseUnwritable(replacing: force, inputs: (paths + [against].compactMap(\.self)).map(Input.file))
         let options = Difference.Options(
             tolerance: ElementComparison.Tolerance(relative: rtol, absolute: atol), ignoresType: ignoreDtype, threads: threads.count)
         let difference = try difference(a, b, options)

@@ -46,7 +46,7 @@ struct InspectCommand: ParsableCommand {
 
     func run() throws {
         let pattern = try filter.map { try Regex($0) }
-        if let page { try refuseUnwritableFile(page, replacing: force, inputs: paths) }
+        if let page { try refuseUnwritableFile(page, replacing: force, inputs: paths.map { path in Input(path) { _ = try Inspection(path: path) } }) }
         let pool = stats ? try threads.makePool() : nil
         for (index, path) in paths.enumerated() {
             let inspection = try Inspection(path: path)

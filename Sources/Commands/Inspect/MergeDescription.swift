@@ -11,6 +11,8 @@ struct MergeDescription {
 
     private let base: String
     private let adapters: [Part]
+    /// Whether the adapters were taken out.
+    private let isTaking: Bool
 
     static let receiptName = "oplora-merge.json"
     private static let maximumBytes = 1 << 28
@@ -22,6 +24,7 @@ struct MergeDescription {
             let receipt = try? JSONValue(parsing: text), let base = receipt["base"]?.stringValue, let adapters = receipt["adapters"]?.arrayValue
         else { return nil }
         self.base = base
+        isTaking = receipt["operation"] == "unmerge"
         self.adapters = adapters.map {
             Part(
                 name: $0["name"]?.stringValue ?? "an adapter", dialect: $0["dialect"]?.stringValue ?? "unknown",
@@ -31,8 +34,15 @@ struct MergeDescription {
 
     /// One line.
     var fact: String {
-        let parts = adapters.map { "\($0.weight == 1 ? "" : "\(Format.number($0.weight)) × ")\($0.name) (\($0.dialect))" }
-        return "a merge, as its \(Self.receiptName) says: \(([base] + parts).joined(separator: " + "))"
+        let parts = adapters.map { part in
+            // What was taken out has the weight with which it was merged, its sign turned.
+            let weight = isTaking ? -part.weight : part.weight
+            return "\(weight == 1 ? "" : "\(Format.number(weight)) × ")\(part.name) (\(part.dialect))"
+        }
+        let source = "as its \(Self.receiptName) says"
+        return isTaking
+            ? "an unmerge, \(source): \(parts.joined(separator: " and ")) taken out of \(base)"
+            : "a merge, \(source): \(([base] + parts).joined(separator: " + "))"
     }
 
     var json: JSONValue {

@@ -10,11 +10,16 @@ struct VerifyCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "verify",
         abstract: "Prove that a merged model is base + adapter, or that an adapter is what its hypernetworks give.",
+        usage: """
+            oplora verify --base <dir> --adapter <adapter> ... --merged <dir>
+            oplora verify --run <run.opck> --adapter <adapter>
+            oplora verify --receipt <file> [--merged <dir>]
+            """,
         discussion: """
             Examples:
               oplora verify --base SmolLM2 --adapter adapter --merged merged
-              oplora verify --base SmolLM2 --adapter adapter --merged merged --junit verify.xml --html verify.html
-              oplora verify --base SmolLM2 --adapter adapter --merged merged --prompts prompts.txt --min-argmax-agreement 0.95
+              oplora verify --base base --adapter adapter --merged merged --html page.html
+              oplora verify --base base --adapter adapter --merged merged --prompts p.txt
               oplora verify --run run.opck --adapter adapter
               oplora verify --receipt merged/oplora-merge.json
 
@@ -57,13 +62,14 @@ struct VerifyCommand: ParsableCommand {
             }
             return
         }
-        if adapter.isEmpty { throw ValidationError("--adapter is needed") }
+        if adapter.isEmpty { throw ValidationError("verify needs --base, --adapter and --merged; or --run and --adapter; or --receipt") }
         if runPath != nil {
             if base != nil || merged != nil { throw ValidationError("--run checks a collapse; --base and --merged do not go with it") }
             if adapter.count != 1 { throw ValidationError("--run checks one adapter") }
             if isOfMerge { throw ValidationError("--prompts, --junit, --sarif, --html, --github and the limits go with --merged") }
         } else if base == nil || merged == nil {
-            throw ValidationError("--base and --merged are needed, or --run")
+            throw ValidationError(
+                "\(base == nil ? merged == nil ? "--base and --merged are" : "--base is" : "--merged is") needed beside --adapter, or --run")
         }
         if limits.minArgmaxAgreement != nil, prompts == nil { throw ValidationError("--min-argmax-agreement is a limit for what --prompts finds") }
         if reports.github, output.isJSONOnStandardOutput {
@@ -76,14 +82,15 @@ struct VerifyCommand: ParsableCommand {
     func run() throws {
         if let receipt { return try reportReceipt(receipt) }
         if let runPath {
-            try output.refuseUnwritable(replacing: reports.force, inputs: [runPath, adapter[0].path])
+            try output.refuseUnwritable(replacing: reports.force, inputs: try [.run(runPath)] + reading.inputs(adapter))
             return try reportCollapse(try CollapsedRun(path: runPath).verify(adapter: try reading.read(adapter)[0].adapter))
         }
         guard let base, let merged else { return }
         // What cannot be written is said before the work is done.
-        let inputs = [base, merged] + adapter.map(\.path) + (prompts.map { [$0] } ?? [])
-        try reports.refuseUnwritable(inputs: inputs)
-        try output.refuseUnwritable(replacing: reports.force, inputs: inputs)
+        let inputs =
+            try [.model(base), Input(merged) { _ = try MergeVerifier.open(merged: merged, base: base) }] + reading.inputs(adapter)
+            + [prompts].compactMap(\.self).map(Input.file)
+        try output.refuseUnwritable(reports.files, replacing: reports.force, inputs: inputs)
         let adapters = try reading.read(adapter)
         let function = try prompts.map { try PromptRun(path: $0, base: base, merged: merged, adapters: adapters, compute: try threads.makeCompute()) }
         var verdict = try MergeVerifier.verify(
@@ -118,7 +125,7 @@ struct VerifyCommand: ParsableCommand {
     }
 
     private func reportReceipt(_ receipt: String) throws {
-        try output.refuseUnwritable(replacing: false, inputs: [receipt] + (merged.map { [$0] } ?? []))
+        try output.refuseUnwritable(replacing: false, inputs: [.file(receipt)] + [merged].compactMap(\.self).map(Input.file))
         let verdict = try ReceiptVerifier.verify(
             receipt: receipt, merged: merged, threads: threads.count)
         try output.write(verdict.json, replacing: false)
@@ -166,10 +173,6 @@ struct VerifyReports: ParsableArguments {
 
     var areAny: Bool { github || !files.isEmpty }
     var files: [String] { [junit, sarif, html].compactMap { $0 } }
-
-    func refuseUnwritable(inputs: [String]) throws {
-        for path in files { try refuseUnwritableFile(path, replacing: force, inputs: inputs) }
-    }
 
     func write(_ verdict: MergeVerdict, merged: String, base: String, adapters: [String]) throws {
         if let junit { try writeReport(verdict.junit(merged: merged), to: junit, replacing: force) }

@@ -1,0 +1,61 @@
+internal import Adapters
+internal import FileIO
+internal import NativeCheckpoint
+internal import Packing
+internal import Safetensors
+internal import Training
+internal import Transformer
+
+/// What a command reads. All of it is opened before the output is judged, so that what is wrong with an input is said whether or not the
+/// output exists, and by its headers alone, so that the output is judged before there is any work.
+struct Input {
+    let path: String
+    private let check: () throws -> Void
+
+    init(_ path: String, check: @escaping () throws -> Void) { (self.path, self.check) = (path, check) }
+
+    /// - Throws: the errors of what it should be.
+    func requireReadable() throws { try check() }
+
+    /// Whatever can only be looked at by going through it.
+    static func file(_ path: String) -> Input { Input(path) { if !FileSystem.exists(path) { throw FileError.missing(path: path) } } }
+
+    static func model(_ path: String) -> Input { Input(path) { _ = try BaseModel(path: path) } }
+
+    /// The weights of a model, whatever its configuration says.
+    static func weights(_ path: String) -> Input { Input(path) { _ = try WeightFiles(path: path) } }
+
+    /// A model that is run.
+    static func transformer(_ path: String) -> Input {
+        Input(path) {
+            guard FileSystem.isFolder(path) || !FileSystem.exists(path) else {
+                // What is wrong with the file itself comes first.
+                _ = try WeightFiles(path: path)
+                throw UsageError("\(path): a model is run from its folder, with config.json beside the weights; name the folder")
+            }
+            _ = try TransformerConfiguration(folder: path)
+            _ = try WeightFiles(path: path)
+        }
+    }
+
+    /// What tensors were packed against.
+    static func differences(to path: String) -> Input { Input(path) { _ = try BaseFiles(path: path) } }
+
+    static func run(_ path: String) -> Input { Input(path) { _ = try TrainingCheckpoint(path: path) } }
+
+    /// An adapter or, its hypernetworks unevaluated, what one is made of.
+    static func adapter(_ path: String, alpha: AlphaChoice = .ofFile) -> Input {
+        Input(path) {
+            if CheckpointFile.claims(path) {
+                _ = try TrainingCheckpoint(path: path)
+            } else if !holdsHypernetworks(path) {
+                _ = try Adapter.read(path: path, alpha: alpha)
+            }
+        }
+    }
+
+    static func holdsHypernetworks(_ path: String) -> Bool {
+        guard let weights = Adapter.weightsPath(at: path), let file = try? SafetensorsFile(path: weights) else { return false }
+        return Adapter.holdsHypernetworks(file)
+    }
+}
