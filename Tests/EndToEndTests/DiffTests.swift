@@ -105,9 +105,9 @@ struct DiffTests {
     @Test func adaptersAreComparedByTheirUpdates() throws {
         let space = try Workspace()
         try space.makeMerged()
-        let (adapter, kohya) = (space.path("adapter"), space.path("kohya.safetensors"))
-        try space.succeed(["convert", adapter, "--to", "kohya", "--out", kohya])
-        let other = try diff(adapter, kohya)
+        let (adapter, mlx) = (space.path("adapter"), space.path("mlx"))
+        try space.succeed(["convert", adapter, "--to", "mlx", "--out", mlx])
+        let other = try diff(adapter, mlx)
         #expect(other.status == 0 && other.report["compared"] == "updates" && other.report["common"] == .integer(28))
         // The scale is not in the tensors, and changes what they mean.
         try space.succeed(["convert", adapter, "--to", "peft", "--out", space.path("doubled")])

@@ -53,6 +53,18 @@ struct DenoiserNames {
         AdapterError(.unsupportedFeature, path: path, subject: module.label.text, message)
     }
 
+    /// What takes a language model's adapter, and how it is said that the model is part of a pipeline.
+    private static let wayOut =
+        "write peft, mlx or gguf, which programs for language models load, or say --component text_encoder if the model is a pipeline's text encoder"
+
+    /// Names that only a language model's modules have are loaded by nothing as a denoiser's.
+    private func refuseLanguageModel(layout: String) throws(AdapterError) {
+        guard base?.denoiserClass == nil, adapter.isOfLanguageModel, let module = adapter.modules.first else { return }
+        throw fault(
+            module,
+            "\(layout) is loaded for denoisers of diffusion models and their text encoders, and the module is a language model's; \(Self.wayOut)")
+    }
+
     private var familyNames: String { families.map(\.name).joined(separator: ", ") }
 
     private func refuseOpenCLIP(_ module: AdapterModule, layout: String) throws(AdapterError) {
@@ -65,6 +77,7 @@ struct DenoiserNames {
 
     /// - Throws: `AdapterError.unsupportedFeature` where the names in diffusers are not known.
     func forDiffusers() throws(AdapterError) -> Adapter {
+        try refuseLanguageModel(layout: "diffusers' layout")
         var made: [AdapterModule] = []
         for module in adapter.modules {
             guard Self.isDenoiser(module) || module.component == nil && isOfDiffusion else {
@@ -164,11 +177,18 @@ struct DenoiserNames {
     func forKohya() throws -> (adapter: Adapter, notes: [String]) {
         // Whoever wrote these names meant them.
         guard !adapter.namesAreFlattened else { return (adapter, []) }
+        try refuseLanguageModel(layout: "kohya's layout")
         var made: [AdapterModule] = []
         var fused: OrderedDictionary<String, (place: DiffusionFamily.Place, parts: [Int: AdapterModule])> = [:]
         for module in adapter.modules {
             guard Self.isDenoiser(module) || module.component == nil && isOfDiffusion else {
                 try refuseOpenCLIP(module, layout: "kohya's layout")
+                guard module.component != nil else {
+                    throw fault(
+                        module,
+                        "kohya's layout is loaded for denoisers of diffusion models and their text encoders, and the names do not say of which the module is; say it with --component, or name the base with --base"
+                    )
+                }
                 made.append(module)
                 continue
             }
