@@ -38,6 +38,9 @@ struct FolderWeights {
         }
     }
 
+    /// Whether a file is called like one of several shards.
+    static func isShard(_ name: String) -> Bool { Shard(name) != nil }
+
     /// - Throws: `SafetensorsError` that says what the folder is, or which of its files are too many or missing; `FileError`.
     init(folder: String) throws {
         let names = try FileSystem.names(in: folder).filter { name in

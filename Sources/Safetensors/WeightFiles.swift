@@ -81,6 +81,13 @@ public final class WeightFiles: Sendable {
         ("model.fp16.safetensors", "model.safetensors.index.fp16.json"),
         ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors.index.fp16.json"),
     ]
+    /// What the index is called that belongs to a shard, for readers that look for it; `nil` for a file that is called like no shard.
+    public static func indexName(ofShard path: String) -> String? {
+        let name = FileSystem.lastComponent(path)
+        guard FolderWeights.isShard(name) else { return nil }
+        return names.first { name.hasPrefix($0.0.dropLast(".safetensors".count) + "-") }?.1 ?? indexName
+    }
+
     /// What says which folders are the components of a pipeline.
     private static let pipelineName = "model_index.json"
 

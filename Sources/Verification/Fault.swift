@@ -44,6 +44,8 @@ public struct Fault: Sendable, Equatable {
         case wrongUpdate
         /// Rounding erased the update, so merged and not merged look the same.
         case roundedAway
+        /// A tensor whose name in the layout of the other model is not known, so that nothing can be held against it.
+        case unknownName
         /// The base's weight is stored as codes with scales, and nothing can be held against it.
         case quantizedBase
         /// The merged model does not run in the forward pass that base + adapter runs in.

@@ -24,6 +24,7 @@ extension Fault.Code {
         case .elementsDiffer: "a few elements are not the result"
         case .wrongUpdate: "the weight is something else"
         case .roundedAway: "rounding erased the update"
+        case .unknownName: "a name in the other layout is not known"
         case .quantizedBase: "the base is quantized"
         case .notRunnable: "the merged model does not run"
         case .gate: "a limit that was set is not kept"
@@ -63,6 +64,7 @@ extension Fault.Code {
         case .wrongUpdate: "Check base, adapter and revision first; the message says how much of the update is in the weight."
         case .roundedAway:
             "Merge into a wider type (--dtype f32), or serve the adapter beside the base; it was trained too little to show in this type."
+        case .unknownName: "Save base and merged model in one layout, and verify again."
         case .quantizedBase: "Verify against the unquantized model that was merged into."
         case .notRunnable: "See to the other faults first: tensors are missing, or config.json is that of another model."
         case .gate: "Merge with `oplora merge` for --max-ulp, into a wider type for --min-survival, or change the limit."

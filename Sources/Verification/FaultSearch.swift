@@ -44,8 +44,9 @@ struct FaultSearch {
             if let missing = try missingComponents() { return missing }
             if let other = try owner(among: others) {
                 // The weights of one module's experts are works of their own.
-                let isExpert = other.label == work.label
-                let owner = isExpert ? (other.name == work.name ? "its rows from \(other.rows.lowerBound) on" : other.name) : other.label
+                let isSameModule = other.label == work.label
+                let isExpert = isSameModule && (!work.isOfOtherLayout || work.name.split(separator: ".").contains("experts"))
+                let owner = isSameModule ? (other.name == work.name ? "its rows from \(other.rows.lowerBound) on" : other.name) : other.label
                 return fault(
                     isExpert ? .expertsPermuted : .swappedModules, "the update in it is that of \(owner) (projection \(Self.text(projection)))")
             }

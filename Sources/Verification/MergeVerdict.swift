@@ -119,9 +119,12 @@ public struct MergeVerdict: Sendable {
             return "fail: \(count(faults.count, "fault")) in \(count(modules.count, "module"))"
         case .inconclusive where doubts.contains { $0.code == .quantizedBase }:
             return "inconclusive: the base is quantized, and what was merged into it cannot be told from it"
+        case .inconclusive where doubts.allSatisfy { $0.code == .unknownName }:
+            return
+                "inconclusive: the models are in two layouts, and for \(count(doubts.count, "tensor")) it is not known what the other layout calls \(doubts.count == 1 ? "it" : "them"); all others are right"
         case .inconclusive:
             return
-                "inconclusive: rounding erased the update of \(doubts.count) of \(count(modules.count, "module")), so merged and not merged look the same there"
+                "inconclusive: rounding erased the update of \(doubts.count { $0.code != .unknownName }) of \(count(modules.count, "module")), so merged and not merged look the same there"
         case .pass:
             var ways: [(name: String, modules: Int)] = []
             for module in modules {

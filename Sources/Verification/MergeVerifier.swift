@@ -88,22 +88,24 @@ public enum MergeVerifier {
         }
         // What the codes of the base stand for is not known, and nothing can be held against them.
         guard doubts.isEmpty else { return MergeVerdict(faults: [], doubts: Array(doubts.prefix(1)), modules: [], coverage: .init()) }
-        let renamed = NameMatching.pairs(model.tensors.map(\.name), mergedFiles.tensors.keys)
-        let works = match(model, mergedFiles, renamed, options: options, faults: &faults, coverage: &coverage)
+        let correspondence = TensorCorrespondence(model.names, TensorCorrespondence.Model(mergedFiles, configuration: configuration(merged)))
+        let works = match(model, mergedFiles, correspondence, options: options, faults: &faults, doubts: &doubts, coverage: &coverage)
         let results = try judge(works, options: options)
         let named = try search(works, results, options: options)
+        let misplaced = try LayoutFaults.misplaced(works, results.map { $0.judgement?.standing == .wrong || $0.outcome.differs }, options: options)
         var modules: OrderedDictionary<ModulePath, [(MergeWork, VerificationTally, MergeStanding)]> = [:]
         for (number, (work, (outcome, judgement))) in zip(works, results).enumerated() {
             switch outcome {
             case .compared(let differing, let first):
-                faults += copyFaults(work, differing: differing, first: first, coverage: &coverage)
+                let own = misplaced[number].map { [$0] } ?? copyFaults(work, differing: differing, first: first, coverage: &coverage)
+                faults += own.map(work.placing)
                 if let module = work.module { modules[module, default: []].append((work, VerificationTally(), differing > 0 ? .wrong : .exact)) }
             case .measured(let tally):
                 guard let judgement else { continue }
                 if judgement.standing == .inconclusive {
-                    doubts += judgement.fault.map { [$0] } ?? []
+                    doubts += judgement.fault.map { [work.placing($0)] } ?? []
                 } else if judgement.standing == .wrong {
-                    faults += (judgement.fault ?? named[number]).map { [$0] } ?? []
+                    faults += (misplaced[number] ?? judgement.fault ?? named[number]).map { [work.placing($0)] } ?? []
                     if work.updates.isEmpty, !work.isReplaced { coverage.baseChangedWithoutAdapter.append(work.name) }
                 }
                 if let module = work.module { modules[module, default: []].append((work, tally, judgement.standing)) }
@@ -111,15 +113,11 @@ public enum MergeVerifier {
         }
         let list = modules.sorted { $0.key < $1.key }.map { module($0.key, $0.value) }
         faults += list.flatMap { options.gates.faults(of: $0) }
-        faults += try folderFaults(model: model, merged: merged, files: mergedFiles)
+        faults += try folderFaults(model: model, merged: merged, files: mergedFiles, isOfOtherLayout: correspondence.isOfTwoLayouts)
         if let fault = baseFault(works, results.map(\.outcome), faults) { faults.insert(fault, at: 0) }
         var verdict = MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
         verdict.remarks = model.nameRemarks + receiptRemarks(base: base, adapters: adapters, merged: merged)
-        if let (own, other) = renamed.elements.first {
-            verdict.remarks.append(
-                "\(renamed.count) tensor\(renamed.count == 1 ? " has another name" : "s have other names") than in the base, as \(other) for \(own); they were matched by name"
-            )
-        }
+        verdict.remarks += LayoutFaults.remarks(correspondence)
         if options.examinesRows { try RowSearch.examine(&verdict, works: modules.mapValues { $0.map(\.0) }, options: options) }
         return verdict
     }
@@ -151,10 +149,12 @@ public enum MergeVerifier {
 
     /// What is to be measured: the tensors that both models hold alike.
     private static func match(
-        _ model: AdaptedModel, _ merged: WeightFiles, _ renamed: OrderedDictionary<String, String>, options: Options, faults: inout [Fault],
-        coverage: inout MergeVerdict.Coverage
+        _ model: AdaptedModel, _ merged: WeightFiles, _ correspondence: TensorCorrespondence, options: Options, faults: inout [Fault],
+        doubts: inout [Fault], coverage: inout MergeVerdict.Coverage
     ) -> [MergeWork] {
         var works: [MergeWork] = []
+        let renamed = correspondence.renamed
+        let strangers = LayoutFaults.strangers(model, merged, correspondence)
         // What is the same as another tensor may be in the files or not.
         let copies = model.shared.filter { merged.tensors[$0.key] != nil && model.base.files.tensors[$0.key] == nil }
         let doubled = model.tensors.flatMap { tensor in
@@ -162,8 +162,34 @@ public enum MergeVerifier {
         }
         for tensor in doubled {
             let (name, shape) = (tensor.name, tensor.shape)
+            let dtype = model.dtype(of: tensor, asked: options.dtype)
+            func isOfType(_ other: WeightFiles.Location) -> Bool {
+                other.info.dtype == dtype || options.dtype == nil && isKeptWide(name, dtype, other.info.dtype)
+            }
+            if let pieces = correspondence.pieces[name] {
+                for gap in correspondence.gaps.first where gap.tensor == name {
+                    coverage.missing.append(gap.missing)
+                    faults.append(
+                        Fault(
+                            .missingTensor, gap.missing,
+                            "the merged model does not hold this tensor, which \(LayoutFaults.rows(gap.elements, of: shape)) of \(name) should be"))
+                }
+                let targets = pieces.compactMap { piece in
+                    merged.tensors[piece.second].map { MergeWork.Target($0, elements: piece.firstElements, start: piece.secondStart) }
+                }
+                for target in targets where !isOfType(target.merged) {
+                    faults.append(
+                        Fault(.dtypeMismatch, target.merged.info.name, "it is stored as \(target.merged.info.dtype) and should be \(dtype)"))
+                }
+                works += MergeWork.parts(of: tensor, merged: targets.filter { isOfType($0.merged) })
+                continue
+            }
             guard let other = merged.tensors[renamed[name] ?? name] else {
                 if let same = model.copied(by: name), merged.tensors[renamed[same] ?? same] != nil { continue }
+                if strangers.contains(name) {
+                    doubts.append(LayoutFaults.doubt(name, of: "the merged model"))
+                    continue
+                }
                 coverage.missing.append(name)
                 if let embedding = model.separated[name] {
                     faults.insert(
@@ -181,15 +207,23 @@ public enum MergeVerifier {
                     Fault(.shapeMismatch, name, "its shape is \(describe(shape: other.info.shape)) and should be \(describe(shape: shape))"))
                 continue
             }
-            let dtype = model.dtype(of: tensor, asked: options.dtype)
-            guard other.info.dtype == dtype || options.dtype == nil && isKeptWide(name, dtype, other.info.dtype) else {
+            guard isOfType(other) else {
                 faults.append(Fault(.dtypeMismatch, name, "it is stored as \(other.info.dtype) and should be \(dtype)"))
                 continue
             }
-            works += MergeWork.parts(of: tensor, merged: other)
+            works += MergeWork.parts(of: tensor, merged: [.init(other, elements: 0..<tensor.source.info.elementCount, start: 0)])
         }
-        let names = Set(doubled.map { renamed[$0.name] ?? $0.name })
+        for gap in correspondence.gaps.second {
+            coverage.extra.append(gap.tensor)
+            let rows = LayoutFaults.rows(gap.elements, of: merged.tensors[gap.tensor]?.info.shape ?? [])
+            faults.append(Fault(.extraTensor, gap.tensor, "\(rows) should be \(gap.missing), which neither the base nor an adapter holds"))
+        }
+        let names = Set(doubled.map { renamed[$0.name] ?? $0.name }).union(correspondence.counterparts)
         for name in merged.tensors.keys where !names.contains(name) {
+            if strangers.contains(name) {
+                doubts.append(LayoutFaults.doubt(name, of: "the base"))
+                continue
+            }
             coverage.extra.append(name)
             faults.append(Fault(.extraTensor, name, "neither the base nor an adapter holds the tensor"))
         }
@@ -262,7 +296,7 @@ public enum MergeVerifier {
         var faults: [Fault] = []
         var message = "\(differing) of \(work.elementCount) elements are not \(owner); the first is element \(work.place(first))"
         if isFloating(work.merged.info.dtype) {
-            let stored = StoredElement.value(work.merged, first)
+            let stored = StoredElement.value(work.merged, first + work.shift)
             let before = StoredElement.value(work.source, work.sourceIndex(first))
             message += ", \(stored) where \(work.isReplaced ? "the adapter" : "the base") has \(before)"
             if !stored.isFinite {
@@ -313,7 +347,7 @@ public enum MergeVerifier {
 
     // MARK: The other files
 
-    private static func folderFaults(model: AdaptedModel, merged: String, files: WeightFiles) throws -> [Fault] {
+    private static func folderFaults(model: AdaptedModel, merged: String, files: WeightFiles, isOfOtherLayout: Bool) throws -> [Fault] {
         guard FileSystem.isFolder(merged) else { return [] }
         var faults: [Fault] = []
         for name in ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
@@ -322,7 +356,10 @@ public enum MergeVerifier {
         }
         let standIns = try StandIn.files(of: files)
         faults += standIns.map { Fault(.fileNotFetched, $0.name, $0.nature.explanation) }
-        guard let before = model.configuration, !standIns.contains(where: { $0.name == "config.json" }) else { return faults }
+        // The configurations of two layouts have other fields.
+        guard !isOfOtherLayout || model.base.configuration?["_class_name"] == nil, !standIns.contains(where: { $0.name == "config.json" }),
+            let before = model.configuration
+        else { return faults }
         guard let after = configuration(merged) else {
             faults.append(Fault(.configurationDiffers, "config.json", "the base has one and the merged folder has none that can be read"))
             return faults

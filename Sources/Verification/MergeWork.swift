@@ -21,6 +21,10 @@ struct MergeWork: Sendable {
     let replacement: Int?
     /// Whether the values are an adapter's own and not the base's.
     let isReplaced: Bool
+    /// How many elements later the rows are in the merged model's tensor than in the base's.
+    let shift: Int
+    /// Whether the merged model's tensor is not the base's as a whole.
+    let isOfOtherLayout: Bool
 
     var isConverted: Bool { source.info.dtype != merged.info.dtype }
     /// Whether the merged bytes must be the source's.
@@ -28,32 +32,47 @@ struct MergeWork: Sendable {
     var elementCount: Int { rows.count * columns }
     var label: String { module?.text ?? name }
 
-    /// A tensor, cut where other updates begin and where an adapter brings whole rows.
-    static func parts(of tensor: AdaptedModel.Tensor, merged: WeightFiles.Location) -> [MergeWork] {
+    /// Where elements of a tensor are in the merged model.
+    struct Target {
+        let merged: WeightFiles.Location
+        let elements: Range<Int>
+        let start: Int
+
+        init(_ merged: WeightFiles.Location, elements: Range<Int>, start: Int) {
+            (self.merged, self.elements, self.start) = (merged, elements, start)
+        }
+    }
+
+    /// A tensor, cut where other updates begin, where an adapter brings whole rows, and where the merged model has it in another tensor.
+    static func parts(of tensor: AdaptedModel.Tensor, merged targets: [Target]) -> [MergeWork] {
         let active = tensor.updates.filter { !$0.isZero }
         let columns = active.first?.columns ?? (tensor.rows.isEmpty ? 1 : tensor.shape.last ?? 1)
-        let count = tensor.source.info.elementCount / max(columns, 1)
-        var cuts = Set(active.flatMap { [$0.rows.lowerBound, $0.rows.upperBound] })
-        for row in tensor.rows.keys { cuts.formUnion([row, row + 1]) }
-        cuts.formUnion([0, count])
-        let bounds = cuts.sorted()
-        return zip(bounds, bounds.dropFirst()).map { low, high in
-            let row = tensor.rows[low]
-            return MergeWork(
-                name: tensor.name, source: row?.values ?? tensor.source, merged: merged, updates: active.filter { $0.rows.contains(low) },
-                module: tensor.updates.first { $0.rows.contains(low) }?.module, rows: low..<high, columns: columns, replacement: row?.row,
-                isReplaced: row != nil || !tensor.isOfBase)
+        let count = tensor.source.info.elementCount
+        return targets.flatMap { target in
+            let rows = target.elements.lowerBound / max(columns, 1)..<target.elements.upperBound / max(columns, 1)
+            var cuts = Set(active.flatMap { [$0.rows.lowerBound, $0.rows.upperBound] })
+            for row in tensor.rows.keys { cuts.formUnion([row, row + 1]) }
+            cuts = cuts.filter(rows.contains).union([rows.lowerBound, rows.upperBound])
+            let bounds = cuts.sorted()
+            return zip(bounds, bounds.dropFirst()).map { low, high in
+                let row = tensor.rows[low]
+                return MergeWork(
+                    name: tensor.name, source: row?.values ?? tensor.source, merged: target.merged, updates: active.filter { $0.rows.contains(low) },
+                    module: tensor.updates.first { $0.rows.contains(low) }?.module, rows: low..<high, columns: columns, replacement: row?.row,
+                    isReplaced: row != nil || !tensor.isOfBase, shift: target.start - target.elements.lowerBound,
+                    isOfOtherLayout: target.elements.count != count || target.merged.info.elementCount != count)
+            }
         }
     }
 
     /// Where some of its rows lie in the file of the source and of the merged model.
     func byteRanges(_ range: Range<Int>) -> (source: Range<Int>, merged: Range<Int>) {
-        func bytes(of location: WeightFiles.Location, _ rows: Range<Int>) -> Range<Int> {
+        func bytes(of location: WeightFiles.Location, _ rows: Range<Int>, shift: Int = 0) -> Range<Int> {
             let start = location.info.byteRange.lowerBound
             let width = location.info.dtype.bitWidth
-            return start + rows.lowerBound * columns * width / 8..<start + (rows.upperBound * columns * width + 7) / 8
+            return start + (rows.lowerBound * columns + shift) * width / 8..<start + ((rows.upperBound * columns + shift) * width + 7) / 8
         }
-        return (bytes(of: source, replacement.map { $0..<$0 + range.count } ?? range), bytes(of: merged, range))
+        return (bytes(of: source, replacement.map { $0..<$0 + range.count } ?? range), bytes(of: merged, range, shift: shift))
     }
 
     /// Reads some of its rows of both models.
@@ -118,6 +137,9 @@ enum WorkOutcome: Sendable {
     case measured(VerificationTally)
     /// Bytes that differ: how many elements, and the first.
     case compared(differing: Int, first: Int)
+
+    /// Whether bytes that should be equal are not.
+    var differs: Bool { if case .compared(let differing, _) = self { differing > 0 } else { false } }
 }
 
 extension MergeWork {

@@ -97,13 +97,14 @@ struct WorkJudgement {
 }
 
 extension MergeWork {
+    /// The place in the merged model's tensor of an element of the base's.
     func place(_ index: Int) -> String {
-        let shape = merged.info.shape
+        let (shape, index) = (merged.info.shape, index + shift)
         return shape.count == 2 ? "[\(index / shape[1]),\(index % shape[1])]" : "\(index)"
     }
 
     func stored(_ index: Int) -> String {
-        "\(StoredElement.value(merged, index)) where the \(isReplaced ? "adapter" : "base") has \(StoredElement.value(source, sourceIndex(index)))"
+        "\(StoredElement.value(merged, index + shift)) where the \(isReplaced ? "adapter" : "base") has \(StoredElement.value(source, sourceIndex(index)))"
     }
 
     /// The place in the source of an element of the merged tensor.

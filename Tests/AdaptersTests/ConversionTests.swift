@@ -108,7 +108,7 @@ struct ConversionTests {
 
     @Test func namesThatHaveLostTheirDotsNeedTheBase() throws {
         let adapter = try TestModel.writeAdapter(to: folder.path("adapter"), seed: 8)
-        _ = try adapter.write(.kohya, to: path(.kohya), options: .init(isDurable: false))
+        _ = try adapter.taking(component: "text_encoder").write(.kohya, to: path(.kohya), options: .init(isDurable: false))
         let read = try Adapter.read(path: path(.kohya))
         #expect(read.modules.map(\.path.text).allSatisfy { !$0.contains(".") })
         for layout in Adapter.Layout.allCases where layout != .kohya {
@@ -117,6 +117,30 @@ struct ConversionTests {
         #expect(try base.naming(read).modules.map(\.path) == adapter.modules.map(\.path))
         // What a kohya file says of no module of the base is an error of the merge, too.
         #expect(try MergePlan(base: base.path, adapters: [.init(read)]).moduleCount == 4)
+    }
+
+    /// Nothing loads a language model's adapter in these layouts, unless the model is a pipeline's text encoder.
+    @Test func aLanguageModelsAdapterIsNotWrittenForDiffusionModels() throws {
+        let adapter = try TestModel.writeAdapter(to: folder.path("adapter"), seed: 8)
+        for layout in [Adapter.Layout.kohya, .diffusers] {
+            for component in [nil, "unet", "transformer"] {
+                let given = try component.map { try adapter.taking(component: $0) } ?? adapter
+                for base in [nil, base] {
+                    do {
+                        _ = try given.write(layout, to: folder.path("x"), base: base, options: .init(isDurable: false))
+                        Issue.record("written: \(layout) \(component ?? "-")")
+                    } catch {
+                        #expect("\(error)".contains("language model's") && "\(error)".contains("--component text_encoder"), "\(error)")
+                    }
+                }
+            }
+            let out = folder.path("te-\(layout.rawValue)")
+            _ = try adapter.taking(component: "text_encoder").write(layout, to: out, options: .init(isDurable: false))
+            let file = try SafetensorsFile(path: layout == .diffusers ? out + "/pytorch_lora_weights.safetensors" : out)
+            #expect(file.tensors.keys.allSatisfy { $0.hasPrefix(layout == .diffusers ? "text_encoder.model." : "lora_te_model_") })
+        }
+        let verdict = ServingStack.diffusers.verdict(on: adapter)
+        #expect(verdict.remedy == nil && verdict.reasons.first?.contains("a language model's") == true)
     }
 
     @Test func gateAndUpProjectionsOfExpertsMoveBetweenTheirForms() throws {
@@ -222,10 +246,12 @@ struct ConversionTests {
             loraB: [Float](repeating: 1, count: 24))
         let adapter = Adapter(path: "a", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
         for layout in [Adapter.Layout.gguf, .kohya] where alpha != 0 || layout == .gguf {
-            #expect(throws: AdapterError.self) { try adapter.write(layout, to: folder.path("x"), base: base, options: .init(isDurable: false)) }
+            let given = layout == .kohya ? try adapter.taking(component: "text_encoder") : adapter
+            #expect(throws: AdapterError.self) { try given.write(layout, to: folder.path("x"), base: base, options: .init(isDurable: false)) }
         }
         if alpha == 0 {
-            _ = try adapter.write(.kohya, to: folder.path("k.safetensors"), base: base, options: .init(isDurable: false))
+            _ = try adapter.taking(component: "text_encoder").write(
+                .kohya, to: folder.path("k.safetensors"), base: base, options: .init(isDurable: false))
             #expect(try Adapter.read(path: folder.path("k.safetensors")).modules[0].scale == 0)
         }
         _ = try adapter.write(.peft, to: folder.path("p"), options: .init(isDurable: false))

@@ -286,7 +286,7 @@ struct BadInputTests {
         Case("a component that there is none of", 64, "must be one of unet") { space in
             ["merge", "--base", Repository.tinyLlama, "--adapter", space.path("a"), "--component", "nosuch", "--out", space.path("out")]
         },
-        Case("extract from another model", 65, "of different architectures, or their files are in different layouts") { space in
+        Case("extract from another model", 65, "of different architectures, or one is in a layout whose names are not known") { space in
             let other = try space.makeModel { $0.removeLast() }
             return ["extract", "--base", Repository.tinyLlama, "--tuned", other, "--rank", "1", "--out", space.path("out")]
         },

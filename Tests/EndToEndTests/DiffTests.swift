@@ -74,12 +74,40 @@ struct DiffTests {
         #expect(try diff(space.path("merged"), space.path("wide"), "--rtol", "0.0001", "--ignore-dtype").status == 1)
     }
 
+    /// The authors' file of a diffusion model and diffusers' are the same numbers in other tensors.
+    @Test func layoutsOfOneModelAreCompared() throws {
+        let space = try Workspace()
+        let numbers = (0..<48).map { Float($0) }
+        let out = TestTensor("layers.0.attention.out.weight", .f32, [4, 4], values: Array(numbers[..<16]))
+        func split(_ numbers: [Float]) -> [TestTensor] {
+            ["q", "k", "v"].enumerated().map { number, name in
+                TestTensor("layers.0.attention.to_\(name).weight", .f32, [4, 4], values: Array(numbers[16 * number..<16 * number + 16]))
+            } + [TestTensor("layers.0.attention.to_out.0.weight", .f32, [4, 4], values: Array(numbers[..<16]))]
+        }
+        try writeSafetensors(
+            [TestTensor("layers.0.attention.qkv.weight", .f32, [12, 4], values: numbers), out], to: space.path("authors.safetensors"))
+        try writeSafetensors(split(numbers), to: space.path("diffusers.safetensors"))
+        for pair in [["authors", "diffusers"], ["diffusers", "authors"]] {
+            let text = try Executable.run(["diff"] + pair.map { space.path($0 + ".safetensors") })
+            #expect(text.status == 1)
+            let count = pair[0] == "authors" ? 2 : 4
+            #expect(text.output.hasPrefix("only names or layout differ: the same \(count) weights, 1 projection fused\n"), "\(text.output)")
+        }
+        var wrong = numbers
+        wrong[20] += 1
+        try writeSafetensors(split(wrong), to: space.path("wrong.safetensors"))
+        let other = try diff(space.path("authors.safetensors"), space.path("wrong.safetensors"))
+        #expect(other.report["changed"]?.arrayValue?.count == 1)
+        #expect(other.report["changed"]?.arrayValue?.first?["name"] == "layers.0.attention.qkv.weight, rows 4 to 7")
+        #expect(other.report["added"]?.arrayValue?.isEmpty == true && other.report["joined"]?.arrayValue?.count == 3)
+    }
+
     @Test func adaptersAreComparedByTheirUpdates() throws {
         let space = try Workspace()
         try space.makeMerged()
-        let (adapter, kohya) = (space.path("adapter"), space.path("kohya.safetensors"))
-        try space.succeed(["convert", adapter, "--to", "kohya", "--out", kohya])
-        let other = try diff(adapter, kohya)
+        let (adapter, mlx) = (space.path("adapter"), space.path("mlx"))
+        try space.succeed(["convert", adapter, "--to", "mlx", "--out", mlx])
+        let other = try diff(adapter, mlx)
         #expect(other.status == 0 && other.report["compared"] == "updates" && other.report["common"] == .integer(28))
         // The scale is not in the tensors, and changes what they mean.
         try space.succeed(["convert", adapter, "--to", "peft", "--out", space.path("doubled")])

@@ -31,6 +31,21 @@ struct FolderWeightsTests {
             try writeSafetensors(Array(tensors[9...]), to: space.path(name) + "/model-00002-of-00002.safetensors")
         }
         try commandsGoOn(space, base: space.path("base"), merged: space.path("sharded"))
+        // transformers loads shards by their index alone.
+        let said = try space.succeed([
+            "merge", "--base", space.path("base"), "--adapter", space.path("adapter"), "--out", space.path("indexed"), "--no-fsync",
+        ]).output
+        #expect(said.contains("model.safetensors.index.json"))
+        let index = try JSONValue(parsing: try readAll(space.path("indexed/model.safetensors.index.json")))
+        let tensors = try space.readTensors(space.path("merged/model.safetensors"))
+        #expect(index["metadata"]?["total_size"]?.integerValue == tensors.reduce(0) { $0 + $1.bytes.count })
+        let map = try #require(index["weight_map"]?.objectValue)
+        #expect(map.count == tensors.count && Set(map.values.compactMap(\.stringValue)).count == 2)
+        #expect(try space.succeed(["check", space.path("indexed")]).output.hasPrefix("\(space.path("indexed")): ok"))
+        // It is known again as what merge has written.
+        try space.succeed([
+            "merge", "--base", space.path("base"), "--adapter", space.path("adapter"), "--out", space.path("indexed"), "--no-fsync", "--force",
+        ])
     }
 
     private func commandsGoOn(_ space: Workspace, base: String, merged: String) throws {

@@ -57,7 +57,7 @@ def difference(found, expected):
 
 def convert(oplora, folder, source, layout, target):
     arguments = ["convert", source, "--to", layout, "--out", target, "--base", folder / "base", "--quiet"]
-    return run(oplora, *arguments, *(["--component", "transformer"] if layout == "diffusers" else []))
+    return run(oplora, *arguments, *(["--component", "text_encoder"] if layout in ("diffusers", "kohya") else []))
 
 
 def check(oplora, folder, layout, original, kind, inputs, outputs):

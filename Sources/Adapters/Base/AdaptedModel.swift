@@ -106,6 +106,13 @@ public struct AdaptedModel: Sendable {
         remarks = adapters.flatMap(\.adapter.remarks) + nameRemarks + overlay.remarks
     }
 
+    /// The model's names and shapes.
+    public var names: TensorCorrespondence.Model {
+        var shapes: OrderedDictionary<String, [Int]> = [:]
+        for tensor in tensors { shapes[tensor.name] = tensor.shape }
+        return TensorCorrespondence.Model(shapes: shapes, components: base.names.components, configuration: base.configuration)
+    }
+
     /// The element type of a tensor of the model where another one is asked for: what floating point can be converted is, but for what says how
     /// codes are meant.
     public func dtype(of tensor: Tensor, asked: DType?) -> DType {

@@ -6,7 +6,7 @@ internal import Tensors
 extension BaseModel {
     /// The names that a family of models gives the matrices of one expert in its files, for a parameter that holds the
     /// matrices of all experts in memory: those that lie one below the other in it.
-    private static let expertMatrices: [String: [[String]]] = [
+    static let expertMatrices: [String: [[String]]] = [
         "gate_up_proj": [["gate_proj", "up_proj"], ["w1", "w3"], ["fc1", "fc3"]],
         "gate_proj": [["gate_proj"], ["w1"], ["fc1"]],
         "up_proj": [["up_proj"], ["w3"], ["fc3"]],

@@ -32,8 +32,10 @@ extension BaseModel {
                 guard let path = ModulePath(place.module), let update = updates.first(where: { $0.tensor == place.tensor }) else { continue }
                 let isDenoiser = place.component == DiffusionNames.denoiser
                 let component = files.component(of: place.tensor) ?? (isDenoiser ? nil : place.component) ?? module.component
+                // The name is the base's, and so is the order of the rows.
+                let own = place.relation == .exchanged ? module.withHalvesExchanged ?? module : module
                 named.append(
-                    module.changing {
+                    own.changing {
                         ($0.component, $0.path, $0.factors) = (component, path, [update.lowRankFactors])
                         ($0.isInterleaved, $0.sharesInputs) = (false, false)
                     })

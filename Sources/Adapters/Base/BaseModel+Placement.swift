@@ -16,6 +16,11 @@ extension BaseModel {
             let b = try model.straightened(module, adapter: adapter)
             guard places.count > 1 else {
                 let (name, info) = try model.tensor(places.first?.tensor ?? module.parameterName, adapter: adapter, replaced: replaced)
+                if places.first?.relation == .exchanged {
+                    guard let exchanged = module.withHalvesExchanged else { throw misfit(name, info.shape) }
+                    let placement = Placement(model: model, module: exchanged, scale: scale, adapter: adapter, replaced: replaced)
+                    return [try placement.update(of: name, shape: info.shape, b: exchanged.loraB)]
+                }
                 guard case .contains(let number)? = places.first?.relation else { return [try update(of: name, shape: info.shape, b: b)] }
                 return [try update(ofPart: number, of: name, shape: info.shape, b: b)]
             }
@@ -92,9 +97,10 @@ extension BaseModel {
                 bIsRight: isTransposed, adapterPath: adapter)
         }
 
-        func biasUpdate(_ bias: FactorMatrix) throws(MergeError) -> TensorUpdate {
-            let weight = model.places(of: module).first?.tensor
-            let own = weight.map { String($0.dropLast("weight".count)) + "bias" } ?? "\(module.place).bias"
+        func biasUpdate(_ stored: FactorMatrix) throws(MergeError) -> TensorUpdate {
+            let place = model.places(of: module).first
+            let bias = place?.relation == .exchanged ? module.withHalvesExchanged?.bias ?? stored : stored
+            let own = (place?.tensor).map { String($0.dropLast("weight".count)) + "bias" } ?? "\(module.place).bias"
             let (name, info) = try model.tensor(own, adapter: adapter, replaced: replaced)
             guard info.shape == [bias.columns] else {
                 throw MergeError(

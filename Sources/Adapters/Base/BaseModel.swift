@@ -63,7 +63,7 @@ public struct BaseModel: Sendable {
     /// The file or folder that was opened.
     public var path: String { files.path }
 
-    private static func configuration(of base: String) throws -> JSONValue? {
+    static func configuration(of base: String) throws -> JSONValue? {
         FileSystem.isFolder(base) ? try configuration(at: FileSystem.join(base, configurationName)) : nil
     }
 

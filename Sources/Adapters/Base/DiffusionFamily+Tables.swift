@@ -11,6 +11,12 @@ extension DiffusionFamily {
         Row("img_attn.qkv", "attn.to_q", "attn.to_k", "attn.to_v"), Row("img_attn.proj", "attn.to_out.0"),
         Row("txt_attn.qkv", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"), Row("txt_attn.proj", "attn.to_add_out"),
     ]
+    /// The norms of queries and keys.
+    private static let fluxNorms = [
+        Row("img_attn.norm.query_norm", "attn.norm_q"), Row("img_attn.norm.key_norm", "attn.norm_k"),
+        Row("txt_attn.norm.query_norm", "attn.norm_added_q"), Row("txt_attn.norm.key_norm", "attn.norm_added_k"),
+    ]
+    private static let fluxSingleNorms = [Row("norm.query_norm", "attn.norm_q"), Row("norm.key_norm", "attn.norm_k")]
     private static let fluxMLP = [
         Row("img_mlp.0", "ff.net.0.proj", outputsPerInput: 4), Row("img_mlp.2", "ff.net.2", outputsPerInput: 0.25),
         Row("txt_mlp.0", "ff_context.net.0.proj", outputsPerInput: 4), Row("txt_mlp.2", "ff_context.net.2", outputsPerInput: 0.25),
@@ -22,8 +28,8 @@ extension DiffusionFamily {
     ]
     private static func fluxGroups(_ double: [Row], _ single: [Row]) -> [Group] {
         [
-            Group(authors: "double_blocks", diffusers: "transformer_blocks", rows: double),
-            Group(authors: "single_blocks", diffusers: "single_transformer_blocks", rows: single),
+            Group(authors: "double_blocks", diffusers: "transformer_blocks", rows: double + fluxNorms),
+            Group(authors: "single_blocks", diffusers: "single_transformer_blocks", rows: single + fluxSingleNorms),
         ]
     }
     private static let fluxOuter = [Row("img_in", "x_embedder"), Row("txt_in", "context_embedder"), Row("final_layer.linear", "proj_out")]
@@ -84,7 +90,11 @@ extension DiffusionFamily {
             authors: $0, diffusers: $0,
             rows: [
                 Row("attention.qkv", "attention.to_q", "attention.to_k", "attention.to_v"), Row("attention.out", "attention.to_out.0"),
-            ] + same("feed_forward.w1", "feed_forward.w2", "feed_forward.w3", "adaLN_modulation.0"))
+                Row("attention.q_norm", "attention.norm_q"), Row("attention.k_norm", "attention.norm_k"),
+            ]
+                + same(
+                    "feed_forward.w1", "feed_forward.w2", "feed_forward.w3", "adaLN_modulation.0", "attention_norm1", "attention_norm2", "ffn_norm1",
+                    "ffn_norm2"))
     }
     private static let zImage = DiffusionFamily(
         "Z-Image", classNames: ["ZImageTransformer2DModel"], kohyaNames: .any, groups: zImageBlocks,
@@ -96,7 +106,7 @@ extension DiffusionFamily {
     private static let wanAttention = [("self_attn", "attn1"), ("cross_attn", "attn2")].flatMap { theirs, ours in
         [
             Row("\(theirs).q", "\(ours).to_q"), Row("\(theirs).k", "\(ours).to_k"), Row("\(theirs).v", "\(ours).to_v"),
-            Row("\(theirs).o", "\(ours).to_out.0"),
+            Row("\(theirs).o", "\(ours).to_out.0"), Row("\(theirs).norm_q", "\(ours).norm_q"), Row("\(theirs).norm_k", "\(ours).norm_k"),
         ]
     }
     private static let wan = DiffusionFamily(
@@ -106,7 +116,8 @@ extension DiffusionFamily {
                 authors: "blocks", diffusers: "blocks",
                 rows: wanAttention + [
                     Row("cross_attn.k_img", "attn2.add_k_proj"), Row("cross_attn.v_img", "attn2.add_v_proj"), Row("ffn.0", "ffn.net.0.proj"),
-                    Row("ffn.2", "ffn.net.2"),
+                    Row("ffn.2", "ffn.net.2"), Row("norm3", "norm2"), Row("cross_attn.norm_k_img", "attn2.norm_added_k"),
+                    Row("modulation", "scale_shift_table"),
                 ])
         ],
         outer: [
@@ -117,8 +128,14 @@ extension DiffusionFamily {
             Row("time_projection.1", "condition_embedder.time_proj"), Row("head.head", "proj_out"), Row("patch_embedding", "patch_embedding"),
             Row("img_emb.proj.1", "condition_embedder.image_embedder.ff.net.0.proj"),
             Row("img_emb.proj.3", "condition_embedder.image_embedder.ff.net.2"),
+            Row("img_emb.proj.0", "condition_embedder.image_embedder.norm1"), Row("img_emb.proj.4", "condition_embedder.image_embedder.norm2"),
+            Row("img_emb.emb_pos", "condition_embedder.image_embedder.pos_embed"), Row("head.modulation", "scale_shift_table"),
         ])
 
+    private static let ltxNorms = ["attn1", "attn2"].flatMap { [Row("\($0).q_norm", "\($0).norm_q"), Row("\($0).k_norm", "\($0).norm_k")] }
+    private static let ltxTimes = ["emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_2", "linear"].map {
+        Row("adaln_single.\($0)", "time_embed.\($0)")
+    }
     private static let ltxVideo = DiffusionFamily(
         "LTX-Video", classNames: ["LTXVideoTransformer3DModel"], kohyaNames: .any,
         groups: [
@@ -126,8 +143,8 @@ extension DiffusionFamily {
                 authors: "transformer_blocks", diffusers: "transformer_blocks",
                 rows: same(
                     "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0",
-                    "ff.net.0.proj", "ff.net.2"))
-        ])
+                    "ff.net.0.proj", "ff.net.2") + ltxNorms)
+        ], ofWholeModels: [Row("patchify_proj", "proj_in")] + ltxTimes)
 
     /// Of its table only the names in diffusers are known here, by which it cannot be taken for another family.
     private static let sd3 = DiffusionFamily(

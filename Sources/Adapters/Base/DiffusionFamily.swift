@@ -46,12 +46,15 @@ struct DiffusionFamily: Sendable {
     let kohyaNames: KohyaNames
     let groups: [Group]
     let outer: [Row]
+    /// Outer rows by which two whole models are matched, and no adapter is renamed: families that are not known here have the names, too.
+    let ofWholeModels: [Row]
 
     init(
-        _ name: String, component: String = "transformer", classNames: Set<String>, kohyaNames: KohyaNames, groups: [Group] = [], outer: [Row] = []
+        _ name: String, component: String = "transformer", classNames: Set<String>, kohyaNames: KohyaNames, groups: [Group] = [], outer: [Row] = [],
+        ofWholeModels: [Row] = []
     ) {
         (self.name, self.component, self.classNames, self.kohyaNames) = (name, component, classNames, kohyaNames)
-        (self.groups, self.outer) = (groups, outer)
+        (self.groups, self.outer, self.ofWholeModels) = (groups, outer, ofWholeModels)
     }
 
     // MARK: U-Nets
@@ -93,6 +96,11 @@ struct DiffusionFamily: Sendable {
             }
         }
         return place(of: parts.joined(separator: "."), in: outer, true, true, "", "")
+    }
+
+    /// Likewise, of two whole models.
+    func place(ofWholeModels parts: [Substring]) -> Place? {
+        place(of: parts) ?? place(of: parts.joined(separator: "."), in: ofWholeModels, true, true, "", "")
     }
 
     private func place(of name: String, in rows: [Row], _ isAuthors: Bool, _ isOurs: Bool, _ theirs: String, _ ours: String) -> Place? {

@@ -10,6 +10,8 @@ enum DiffusionNames {
         case piece(Int)
         /// The module is the n-th of those that lie one below the other in the matrix.
         case contains(Int)
+        /// The module is the matrix with the two halves of its rows exchanged.
+        case exchanged
     }
 
     typealias Alias = (name: String, relation: Relation)
@@ -132,11 +134,16 @@ enum DiffusionNames {
 
     // MARK: Families with a table
 
-    /// The other names of a module of a family, each once. Those whose halves are exchanged are no part of a matrix as it stands.
+    /// The other names of a module of a family, each once.
     private static func aliases(of parts: [Substring], in families: [DiffusionFamily]) -> [Alias] {
         var found: [Alias] = []
         for family in families {
-            guard let place = family.place(of: parts), !place.row.isExchanged else { continue }
+            guard let place = family.place(of: parts) else { continue }
+            if place.row.isExchanged {
+                let alias: Alias = (place.part == nil ? place.diffusersNames[0] : place.authorsName, .exchanged)
+                if !found.contains(where: { $0 == alias }) { found.append(alias) }
+                continue
+            }
             let isWhole = place.row.diffusers.count == 1
             let theirs: [Alias] = place.part.map { [(place.authorsName, isWhole ? .whole : .piece($0))] } ?? []
             let ours: [Alias] =
@@ -165,6 +172,31 @@ enum DiffusionNames {
         if parts.count > 2, parts[0] == "encoder", parts[1] == "layers" { return [("text_model." + parts.joined(separator: "."), .whole)] }
         if parts.count > 2, parts[0] == "text_model" { return [(parts.dropFirst().joined(separator: "."), .whole)] }
         return []
+    }
+
+    // MARK: Whole models
+
+    /// What a module of the authors' is in diffusers and transformers: the modules that lie in it, one below the other.
+    struct Translation: Hashable {
+        let names: [String]
+        /// Whether the two halves of the rows are the other way round.
+        let isExchanged: Bool
+    }
+
+    /// What a module may be called in diffusers and transformers that is called so by the authors; its own name among it.
+    static func translations(ofAuthors parts: [Substring], _ layout: Layout, _ families: [DiffusionFamily]) -> Set<Translation> {
+        var found: Set<Translation> = [.init(names: [parts.joined(separator: ".")], isExchanged: false)]
+        if let name = diffusersName(parts, layout) { found.insert(.init(names: [name], isExchanged: false)) }
+        for place in families.compactMap({ $0.place(ofWholeModels: parts) }) where place.authorsName == parts.joined(separator: ".") {
+            found.insert(.init(names: place.diffusersNames, isExchanged: place.row.isExchanged))
+        }
+        let clip = clipAliases(parts)
+        if clip.contains(where: { $0.relation != .whole }) {
+            found.insert(.init(names: clip.map(\.name), isExchanged: false))
+        } else {
+            for alias in clip { found.insert(.init(names: [alias.name], isExchanged: false)) }
+        }
+        return found
     }
 
     /// The other names of a module.

@@ -53,7 +53,7 @@ struct ModuleIndex: Sendable {
                 let name: String =
                     switch alias.relation {
                     case .whole: module
-                    case .piece: String(stem)
+                    case .piece, .exchanged: String(stem)
                     case .contains: alias.name
                     }
                 places[Self.flattened(alias.name), default: []].append(

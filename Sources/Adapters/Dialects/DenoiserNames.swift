@@ -53,6 +53,18 @@ struct DenoiserNames {
         AdapterError(.unsupportedFeature, path: path, subject: module.label.text, message)
     }
 
+    /// What takes a language model's adapter, and how it is said that the model is part of a pipeline.
+    private static let wayOut =
+        "write peft, mlx or gguf, which programs for language models load, or say --component text_encoder if the model is a pipeline's text encoder"
+
+    /// Names that only a language model's modules have are loaded by nothing as a denoiser's.
+    private func refuseLanguageModel(layout: String) throws(AdapterError) {
+        guard base?.denoiserClass == nil, adapter.isOfLanguageModel, let module = adapter.modules.first else { return }
+        throw fault(
+            module,
+            "\(layout) is loaded for denoisers of diffusion models and their text encoders, and the module is a language model's; \(Self.wayOut)")
+    }
+
     private var familyNames: String { families.map(\.name).joined(separator: ", ") }
 
     private func refuseOpenCLIP(_ module: AdapterModule, layout: String) throws(AdapterError) {
@@ -65,6 +77,7 @@ struct DenoiserNames {
 
     /// - Throws: `AdapterError.unsupportedFeature` where the names in diffusers are not known.
     func forDiffusers() throws(AdapterError) -> Adapter {
+        try refuseLanguageModel(layout: "diffusers' layout")
         var made: [AdapterModule] = []
         for module in adapter.modules {
             guard Self.isDenoiser(module) || module.component == nil && isOfDiffusion else {
@@ -133,11 +146,8 @@ struct DenoiserNames {
             "its \(module.outputs) outputs are not those of \(names.joined(separator: ", ")) together, which have \(sizes.map(String.init).joined(separator: ", "))"
         )
         guard sizes.allSatisfy({ $0 > 0 }), sizes.reduce(0, +) == module.outputs else { throw misfit }
-        guard names.count == 1 && !place.row.isExchanged || module.kind == .linear && module.bias == nil else { throw misfit }
-        if place.row.isExchanged {
-            guard module.outputs % 2 == 0 else { throw misfit }
-            return [try exchanged(module, name: names[0])]
-        }
+        if place.row.isExchanged { return [try exchanged(module, name: names[0])] }
+        guard names.count == 1 || module.kind == .linear && module.bias == nil else { throw misfit }
         var first = 0
         var made: [AdapterModule] = []
         for (name, size) in zip(names, sizes) {
@@ -153,10 +163,12 @@ struct DenoiserNames {
 
     /// The module with the two halves of its rows the other way round, as diffusers has them.
     private func exchanged(_ module: AdapterModule, name: String) throws(AdapterError) -> AdapterModule {
-        let half = module.outputs / 2
-        guard module.magnitude == nil, let path = ModulePath(name) else { throw fault(module, "its magnitudes (DoRA) cannot be reordered") }
-        let b = FactorMatrix.stacked([module.loraB.rows(from: half, count: half), module.loraB.rows(from: 0, count: half)])
-        return module.changing { ($0.path, $0.factors) = (path, [.init(a: $0.loraA, b: b)]) }
+        guard let path = ModulePath(name), let exchanged = module.withHalvesExchanged else {
+            throw fault(
+                module,
+                "\(name) has the two halves of its outputs the other way round, and those of this update cannot be exchanged")
+        }
+        return exchanged.changing { $0.path = path }
     }
 
     // MARK: kohya
@@ -165,11 +177,18 @@ struct DenoiserNames {
     func forKohya() throws -> (adapter: Adapter, notes: [String]) {
         // Whoever wrote these names meant them.
         guard !adapter.namesAreFlattened else { return (adapter, []) }
+        try refuseLanguageModel(layout: "kohya's layout")
         var made: [AdapterModule] = []
         var fused: OrderedDictionary<String, (place: DiffusionFamily.Place, parts: [Int: AdapterModule])> = [:]
         for module in adapter.modules {
             guard Self.isDenoiser(module) || module.component == nil && isOfDiffusion else {
                 try refuseOpenCLIP(module, layout: "kohya's layout")
+                guard module.component != nil else {
+                    throw fault(
+                        module,
+                        "kohya's layout is loaded for denoisers of diffusion models and their text encoders, and the names do not say of which the module is; say it with --component, or name the base with --base"
+                    )
+                }
                 made.append(module)
                 continue
             }
@@ -262,6 +281,17 @@ extension AdapterModule {
             case .ofInputs?, nil: break
             }
         }.nilIfOfInputs
+    }
+
+    /// The linear module with the two halves of its outputs exchanged; `nil` where they are not two, or not of a linear layer.
+    var withHalvesExchanged: AdapterModule? {
+        guard kind == .linear, factors.count == 1, outputs % 2 == 0 else { return nil }
+        func columns(_ row: FactorMatrix) -> FactorMatrix { row.transposed.withHalvesExchanged.transposed }
+        return changing {
+            $0.factors = [.init(a: loraA, b: .stacked([loraB.withHalvesExchanged]))]
+            if case .ofOutputs(let values)? = magnitude { $0.magnitude = .ofOutputs(columns(values)) }
+            $0.bias = bias.map(columns)
+        }
     }
 
     private var nilIfOfInputs: AdapterModule? { if case .ofInputs? = magnitude { nil } else { self } }

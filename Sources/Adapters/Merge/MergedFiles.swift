@@ -48,7 +48,7 @@ extension MergePlan {
             tokenizer: .init(
                 adapter: tokenizer.owner.map { FileSystem.lastComponent($0.path) }, fromAdapter: tokenizer.names,
                 fromBase: base.isPipeline ? [] : kept.filter(TokenizerFiles.claims)),
-            remarks: vocabularyRemarks)
+            remarks: vocabularyRemarks + indexRemarks)
         try write(receipt(result, files), ModelFolder.receiptName)
         return files
     }
@@ -79,18 +79,49 @@ extension MergePlan {
     /// The paths of all files of the merged folder, so that it is known again.
     private func paths(beside copied: [String]) -> [String] {
         let weights = base.parts.flatMap { part in
-            base.shards[part.shards].map { part.path(of: FileSystem.lastComponent($0.path)) } + (part.index.map { [part.path(of: $0.name)] } ?? [])
+            base.shards[part.shards].map { part.path(of: FileSystem.lastComponent($0.path)) }
+                + (indexName(of: part).map { [part.path(of: $0)] } ?? [])
         }
         return (copied + weights + [ModelFolder.receiptName]).sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+    }
+
+    /// What the index of a part is called; `nil` for a single file.
+    private func indexName(of part: WeightFiles.Part) -> String? {
+        guard FileSystem.isFolder(base.path) else { return nil }
+        return part.index?.name ?? WeightFiles.indexName(ofShard: base.shards[part.shards.lowerBound].path)
+    }
+
+    /// An index such as transformers writes, for shards that have none.
+    private func index(of jobs: [TensorJob], in part: WeightFiles.Part) -> JSONValue {
+        let map = jobs.map { job in
+            (String(job.tensor.name.dropFirst(part.prefix.count)), JSONValue.string(FileSystem.lastComponent(base.shards[job.tensor.shard].path)))
+        }.sorted { $0.0.utf8.lexicographicallyPrecedes($1.0.utf8) }
+        return [
+            "metadata": [
+                "total_parameters": .integer(jobs.reduce(0) { $0 + $1.tensor.source.info.elementCount }),
+                "total_size": .integer(jobs.reduce(0) { $0 + $1.outputByteCount }),
+            ],
+            "weight_map": .object(OrderedDictionary(uniqueKeysWithValues: map)),
+        ]
+    }
+
+    /// What is in the folder that the base's has not.
+    private var indexRemarks: [String] {
+        base.parts.filter { $0.index == nil }.compactMap { part in
+            indexName(of: part).map {
+                "the base's shards have no index, and transformers loads none without; the merged model has one, \(part.path(of: $0))"
+            }
+        }
     }
 
     /// The index of a part of the model, where it has one: the base's, unless tensors were added or their sizes have changed.
     private func writeIndex(
         of part: WeightFiles.Part, in folder: AtomicFolder, isDurable: Bool, _ write: (JSONValue, String) throws -> Void
     ) throws {
-        guard let (name, index) = part.index else { return }
+        guard let name = indexName(of: part) else { return }
         let path = part.path(of: name)
         let all = jobs.filter { part.shards.contains($0.tensor.shard) }
+        guard let index = part.index?.value else { return try write(self.index(of: all, in: part), path) }
         let added = all.filter { base.tensors[$0.tensor.name] == nil }
         let byteCount = all.reduce(0) { $0 + $1.outputByteCount }
         if index["metadata"]?["total_size"]?.integerValue == byteCount, added.isEmpty {

@@ -24,6 +24,8 @@ public struct FactorMatrix: Sendable {
         case memory([UInt8])
         /// Each row of a matrix multiplied by its factor, anew each time that the elements are asked for.
         indirect case scaled(FactorMatrix, rows: [Double])
+        /// The rows of several matrices, one below the other, read each time that the elements are asked for.
+        indirect case joined([FactorMatrix])
     }
 
     private init(
@@ -111,6 +113,16 @@ public struct FactorMatrix: Sendable {
     /// - Precondition: the matrix has these rows.
     public func rows(from first: Int, step: Int = 1, count: Int) -> FactorMatrix {
         precondition(first >= 0 && step > 0 && count >= 0 && (count == 0 || first + (count - 1) * step < rows))
+        // Only the parts that have the rows are read.
+        if case .joined(let parts) = storage, step == 1, count > 0, isContiguous, start == 0, parts.reduce(0, { $0 + $1.rows }) == rows {
+            var (before, within) = (0, [FactorMatrix]())
+            for part in parts {
+                let (low, high) = (max(first, before), min(first + count, before + part.rows))
+                if low < high { within.append(part.rows(from: low - before, count: high - low)) }
+                before += part.rows
+            }
+            return .joined(within)
+        }
         return FactorMatrix(
             name: name, dtype: dtype, rows: count, columns: columns, storage: storage, tensorShape: tensorShape, start: start + first * rowStride,
             rowStride: rowStride * step, columnStride: columnStride)
@@ -128,6 +140,7 @@ public struct FactorMatrix: Sendable {
     /// - Precondition: they lie one after the other, and there are as many.
     func reshaped(rows: Int, columns: Int) -> FactorMatrix {
         precondition(isContiguous && rows * columns == self.rows * self.columns)
+        guard rows != self.rows || columns != self.columns else { return self }
         return FactorMatrix(
             name: name, dtype: dtype, rows: rows, columns: columns, storage: storage, tensorShape: tensorShape, start: start, rowStride: columns,
             columnStride: 1)
@@ -161,6 +174,10 @@ public struct FactorMatrix: Sendable {
             defer { file.release(range) }
             return try visible(file.bytes(in: range))
         case .memory(let bytes):
+            // Sound: every bit pattern of a byte may be read as a raw byte.
+            return try visible(unsafe bytes.span.bytes)
+        case .joined(let parts):
+            let bytes = Self.bytes(of: parts)
             // Sound: every bit pattern of a byte may be read as a raw byte.
             return try visible(unsafe bytes.span.bytes)
         case .scaled(let matrix, let factors):
@@ -206,11 +223,33 @@ public struct FactorMatrix: Sendable {
     /// - Precondition: there is one; all have the same columns and element type.
     static func stacked(_ parts: [FactorMatrix]) -> FactorMatrix {
         precondition(!parts.isEmpty && parts.allSatisfy { $0.columns == parts[0].columns && $0.dtype == parts[0].dtype })
+        return FactorMatrix(
+            name: parts[0].name, dtype: parts[0].dtype, rows: parts.reduce(0) { $0 + $1.rows }, columns: parts[0].columns, bytes: bytes(of: parts))
+    }
+
+    /// Likewise, but the rows stay where they are until they are read.
+    ///
+    /// - Precondition: there is one; all have the same columns and element type.
+    static func joined(_ parts: [FactorMatrix]) -> FactorMatrix {
+        precondition(!parts.isEmpty && parts.allSatisfy { $0.columns == parts[0].columns && $0.dtype == parts[0].dtype })
+        guard parts.count > 1 else { return parts[0] }
+        let shape = [parts.reduce(0) { $0 + $1.rows }, parts[0].columns]
+        return FactorMatrix(name: parts[0].name, dtype: parts[0].dtype, shape: shape, storage: .joined(parts))
+    }
+
+    private static func bytes(of parts: [FactorMatrix]) -> [UInt8] {
         var bytes: [UInt8] = []
         // Sound: the buffer is the span's own, for as long as it is asked for.
         for part in parts { part.withBytes { span in unsafe span.withUnsafeBytes { unsafe bytes.append(contentsOf: $0) } } }
-        return FactorMatrix(
-            name: parts[0].name, dtype: parts[0].dtype, rows: parts.reduce(0) { $0 + $1.rows }, columns: parts[0].columns, bytes: bytes)
+        return bytes
+    }
+
+    /// The matrix with the two halves of its rows exchanged, as some layouts have them.
+    ///
+    /// - Precondition: the number of rows is even.
+    var withHalvesExchanged: FactorMatrix {
+        precondition(rows % 2 == 0)
+        return .joined([rows(from: rows / 2, count: rows / 2), rows(from: 0, count: rows / 2)])
     }
 
     /// Zeros in the element type of another matrix.

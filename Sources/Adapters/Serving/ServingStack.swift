@@ -113,6 +113,10 @@ public enum ServingStack: String, Sendable, CaseIterable {
     }
 
     private func diffusers(_ adapter: Adapter) -> Verdict {
+        if adapter.isOfLanguageModel, let module = adapter.modules.first {
+            return Verdict(
+                stack: self, reasons: ["it runs diffusion models, and the adapter is a language model's (\(module.label))"], remedy: nil, notes: [])
+        }
         guard adapter.dialect == .diffusers || adapter.dialect == .kohya else {
             return Verdict(
                 stack: self, reasons: ["it reads files of diffusers and of kohya's trainers"],

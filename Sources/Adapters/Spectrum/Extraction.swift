@@ -54,7 +54,7 @@ public struct Extraction: Sendable {
 
     /// - Parameters:
     ///   - base: a model folder or one safetensors file.
-    ///   - tuned: the fine-tuned model, likewise, with the same tensors.
+    ///   - tuned: the fine-tuned model, likewise, with the same tensors, or with those that are known to be the same in another layout.
     /// - Throws: `AdapterError` (`.unexpectedTensor`, `.unsupportedDType`, `.notFinite`, `.empty`), `MergeError.interrupted`,
     ///   `SafetensorsError` or `FileError`.
     public init(base basePath: String, tuned tunedPath: String, options: Options) throws {
@@ -63,28 +63,53 @@ public struct Extraction: Sendable {
         var changes: [Change] = []
         var replacements: [Replacement] = []
         var unchanged = 0
-        let names = Self.names(of: tuned, in: base.files)
-        let known = Set(names.values)
+        let tunedNames = TensorCorrespondence.Model(tuned, configuration: try BaseModel.configuration(of: tunedPath))
+        let correspondence = TensorCorrespondence(base.names, tunedNames)
+        let names = Dictionary(correspondence.renamed.map { ($0.value, $0.key) }) { first, _ in first }
+        let counterparts = correspondence.counterparts
         func misfit(_ name: String, _ has: String) -> AdapterError {
             AdapterError(
                 .unexpectedTensor, path: tunedPath, subject: name,
-                "\(has) no tensor of this name; either the two are of different architectures, or their files are in different layouts, such as the authors' and diffusers', between which extracting does not translate: give both in one layout"
+                "\(has) no tensor of this name, nor one that is known to be the same in another layout; either the two are of different architectures, or one is in a layout whose names are not known here: give both in one layout"
             )
         }
-        for name in base.files.tensors.keys where !known.contains(name) { throw misfit(name, "the fine-tuned model has") }
-        for (tunedName, after) in tuned.tensors {
-            let name = names[tunedName] ?? tunedName
-            guard let before = base.source(of: name) else { throw misfit(name, "the base has") }
-            let difference = WeightDifference.Tensors(before: before, after: after)
+        if let gap = correspondence.gaps.first.first { throw misfit(gap.missing, "the fine-tuned model has") }
+        if let gap = correspondence.gaps.second.first { throw misfit(gap.missing, "the base has") }
+        for name in base.files.tensors.keys
+        where tuned.tensors[name] == nil && correspondence.renamed[name] == nil && correspondence.pieces[name] == nil {
+            throw misfit(name, "the fine-tuned model has")
+        }
+        func compare(_ name: String, _ difference: WeightDifference.Tensors) throws {
             if difference.areSame {
                 unchanged += 1
             } else if let change = try Change(name, difference, of: base, path: tunedPath) {
                 changes.append(change)
             } else if difference.haveSameValues {
                 unchanged += 1
+            } else if let values = difference.whole {
+                replacements.append(Replacement(tensor: name, values: values))
             } else {
-                replacements.append(Replacement(tensor: name, values: after))
+                throw AdapterError(
+                    .unexpectedTensor, path: tunedPath, subject: name,
+                    "it differs, no low-rank update can stand for it, and the fine-tuned model has its elements in other tensors, which an adapter cannot bring as one; give both models in one layout"
+                )
             }
+        }
+        for (tunedName, after) in tuned.tensors where names[tunedName] != nil || !counterparts.contains(tunedName) {
+            let name = names[tunedName] ?? tunedName
+            guard let before = base.source(of: name) else { throw misfit(name, "the base has") }
+            try compare(name, WeightDifference.Tensors(before: before, after: after))
+        }
+        for (name, pieces) in correspondence.pieces {
+            guard let before = base.source(of: name) else { throw misfit(name, "the base has") }
+            let parts = try pieces.map { piece in (try tuned.location(of: piece.second), piece.secondElements) }
+            guard let difference = WeightDifference.Tensors(before: before, parts: parts) else {
+                throw AdapterError(
+                    .unsupportedDType, path: tunedPath, subject: name,
+                    "the fine-tuned model has its parts in several element types (\(Set(parts.map { "\($0.0.info.dtype)" }).sorted().joined(separator: ", "))), and one is needed"
+                )
+            }
+            try compare(name, difference)
         }
         let made = try Self.factors(of: changes, path: tunedPath, options: options)
         unchanged += made.count { $0 == nil }
@@ -119,21 +144,6 @@ public struct Extraction: Sendable {
         self.unchanged = unchanged
     }
 
-    /// The names that the base has for the tensors of the fine-tuned model: the same, or those without or with the name of a model around them all.
-    private static func names(of tuned: WeightFiles, in base: WeightFiles) -> [String: String] {
-        let same = Dictionary(uniqueKeysWithValues: tuned.tensors.keys.map { ($0, $0) })
-        guard let first = base.tensors.keys.first, tuned.tensors[first] == nil, !tuned.isPipeline, !base.isPipeline else { return same }
-        for name in tuned.tensors.keys {
-            if name.hasSuffix("." + first) {
-                let outer = name.dropLast(first.count)
-                if tuned.tensors.keys.allSatisfy({ $0.hasPrefix(outer) }) { return same.mapValues { String($0.dropFirst(outer.count)) } }
-            } else if first.hasSuffix("." + name) {
-                return same.mapValues { first.dropLast(name.count) + $0 }
-            }
-        }
-        return same
-    }
-
     private static func factors(
         of changes: [Change], path: String, options: Options
     ) throws -> [(module: AdapterModule, report: Module)?] {
@@ -154,20 +164,57 @@ public struct Extraction: Sendable {
 extension WeightDifference {
     /// A tensor before and after.
     fileprivate struct Tensors {
-        let before: WeightFiles.Location
-        let after: WeightFiles.Location
+        let shape: [Int]
+        let shapeAfter: [Int]
+        let before: FactorMatrix
+        let after: FactorMatrix
+        /// Where the tensor is after, if it is one tensor there or a part of one.
+        let whole: WeightFiles.Location?
+
+        init(before: WeightFiles.Location, after: WeightFiles.Location) {
+            (shape, shapeAfter) = (before.info.shape, after.info.shape)
+            (self.before, self.after) = (FactorMatrix(before.info, in: before.file), FactorMatrix(after.info, in: after.file))
+            whole = after
+        }
+
+        /// - Parameter parts: the elements that are the tensor after, in order; `nil` where they have several types.
+        init?(before: WeightFiles.Location, parts: [(tensor: WeightFiles.Location, elements: Range<Int>)]) {
+            shape = before.info.shape
+            shapeAfter = shape
+            let matrix = FactorMatrix(before.info, in: before.file)
+            // Parts are rows of the last dimension's length where they are matrices of a stack, and of all but the first's otherwise.
+            let starts = parts.flatMap { [$0.elements.lowerBound, $0.elements.count] }
+            let width = shape.count < 2 ? 1 : starts.allSatisfy { $0 % matrix.columns == 0 } ? matrix.columns : shape[shape.count - 1]
+            guard Set(parts.map(\.tensor.info.dtype)).count == 1, width > 0, starts.allSatisfy({ $0 % width == 0 }) else { return nil }
+            let matrices = parts.map { tensor, elements in
+                FactorMatrix(tensor.info, in: tensor.file).reshaped(rows: tensor.info.elementCount / width, columns: width)
+                    .rows(from: elements.lowerBound / width, count: elements.count / width)
+            }
+            let joined = FactorMatrix.joined(matrices)
+            self.before = matrix
+            after = width == matrix.columns && joined.rows == matrix.rows ? joined : joined.reshaped(rows: matrix.rows, columns: matrix.columns)
+            whole = parts.count == 1 ? parts[0].tensor.part(parts[0].elements, shape: shape) : nil
+        }
+
+        private var areComparable: Bool { shape == shapeAfter && before.shape == after.shape }
 
         /// Whether they have the same numbers, in whatever element types.
         var haveSameValues: Bool {
-            guard before.info.shape == after.info.shape, [before, after].allSatisfy({ MergeKernel.supports($0.info.dtype) }) else { return false }
-            return FactorMatrix(before.info, in: before.file).doubles() == FactorMatrix(after.info, in: after.file).doubles()
+            areComparable && [before, after].allSatisfy { MergeKernel.supports($0.dtype) } && before.doubles() == after.doubles()
         }
 
         /// Whether they have the same bytes.
-        var areSame: Bool {
-            before.info.shape == after.info.shape && before.info.dtype == after.info.dtype
-                && FactorMatrix(before.info, in: before.file).hasSameBytes(as: FactorMatrix(after.info, in: after.file))
-        }
+        var areSame: Bool { areComparable && before.dtype == after.dtype && before.hasSameBytes(as: after) }
+    }
+}
+
+extension WeightFiles.Location {
+    /// Some elements of the tensor as one of their own; `nil` where they do not begin and end with a byte.
+    fileprivate func part(_ elements: Range<Int>, shape: [Int]) -> WeightFiles.Location? {
+        guard info.dtype.bitWidth % 8 == 0 else { return nil }
+        let (start, width) = (info.byteRange.lowerBound, info.dtype.bitWidth / 8)
+        let range = start + elements.lowerBound * width..<start + elements.upperBound * width
+        return WeightFiles.Location(info: TensorInfo(name: info.name, dtype: info.dtype, shape: shape, byteRange: range), file: file)
     }
 }
 
@@ -188,11 +235,11 @@ private struct Change: Sendable {
     /// - Returns: `nil` for a tensor that no low-rank update can stand for.
     init?(_ name: String, _ tensors: WeightDifference.Tensors, of base: BaseModel, path: String) throws(AdapterError) {
         let (before, after) = (tensors.before, tensors.after)
-        let shape = before.info.shape
-        guard shape == after.info.shape, shape.count >= 2, !shape.contains(0) else { return nil }
-        for info in [before.info, after.info] where !MergeKernel.supports(info.dtype) {
+        let shape = tensors.shape
+        guard shape == tensors.shapeAfter, shape.count >= 2, !shape.contains(0) else { return nil }
+        for dtype in [before.dtype, after.dtype] where !MergeKernel.supports(dtype) {
             throw AdapterError(
-                .unsupportedDType, path: path, subject: name, "a difference of weights in \(info.dtype) is not supported; F32, BF16, F16 and F64 are")
+                .unsupportedDType, path: path, subject: name, "a difference of weights in \(dtype) is not supported; F32, BF16, F16 and F64 are")
         }
         let component = base.files.component(of: name)
         let parts = name.dropFirst(component.map { $0.count + 1 } ?? 0).split(separator: ".")
@@ -215,10 +262,8 @@ private struct Change: Sendable {
         }
         isTransposed = kind == .embedding || kind == .transposedLinear || kind == .experts && base.storesExpertsTransposed
         let columns = isWeight ? shape.dropFirst().reduce(1, &*) : shape[2]
-        func matrix(_ location: WeightFiles.Location) -> FactorMatrix {
-            FactorMatrix(location.info, in: location.file).reshaped(rows: shape.reduce(1, &*) / columns, columns: columns)
-        }
-        (self.before, self.after) = (matrix(before), matrix(after))
+        let rows = shape.reduce(1, &*) / columns
+        (self.before, self.after) = (before.reshaped(rows: rows, columns: columns), after.reshaped(rows: rows, columns: columns))
     }
 
     /// Whether a module of this name is a table of embeddings, of tokens or of anything else, which PEFT adapts as such.

@@ -16,6 +16,38 @@ struct ComparedTensor: Sendable {
     let bytes: any ByteSource
 
     var elementCount: Int { shape.reduce(1, &*) }
+
+    /// Some of its elements; `nil` where their bytes are not taken apart here.
+    func part(_ elements: Range<Int>) -> ComparedTensor? {
+        guard case .plain(let dtype) = type, dtype.bitWidth % 8 == 0 else { return nil }
+        let width = shape.dropFirst().reduce(1, &*)
+        let isOfRows = shape.count > 1 && width > 0 && elements.lowerBound % width == 0 && elements.count % width == 0
+        let size = dtype.bitWidth / 8
+        return ComparedTensor(
+            type: type, shape: isOfRows ? [elements.count / width] + shape.dropFirst() : [elements.count],
+            bytes: PartOfBytes(whole: bytes, range: elements.lowerBound * size..<elements.upperBound * size))
+    }
+}
+
+extension ComparedTensor {
+    /// The same bytes in another tensor's shape, where it has as many elements.
+    func like(_ other: ComparedTensor) -> ComparedTensor {
+        elementCount == other.elementCount ? ComparedTensor(type: type, shape: other.shape, bytes: bytes) : self
+    }
+}
+
+/// Some of the bytes of a source.
+private struct PartOfBytes: ByteSource {
+    let whole: any ByteSource
+    let range: Range<Int>
+
+    var byteCount: Int { range.count }
+
+    func withBytes(in part: Range<Int>, _ body: (RawSpan) throws -> Void) throws { try whole.withBytes(in: place(part), body) }
+
+    func release(_ part: Range<Int>) { whole.release(place(part)) }
+
+    private func place(_ part: Range<Int>) -> Range<Int> { range.lowerBound + part.lowerBound..<range.lowerBound + part.upperBound }
 }
 
 /// One of the two things that are compared.
@@ -24,6 +56,8 @@ struct ComparedFile {
     /// In the order of the files.
     let tensors: OrderedDictionary<String, ComparedTensor>
     let isFolder: Bool
+    /// The components of a pipeline.
+    private let components: [String]
     /// `config.json` of a model's folder.
     let configuration: JSONValue?
     /// What an adapter's tensors mean; `nil` for anything else, and for adapters that are not read here.
@@ -39,7 +73,7 @@ struct ComparedFile {
         if !isFolder, CheckpointFile.claims(path) {
             let file = try CheckpointFile(path: path)
             tensors = try Self.tensors(of: file, base: base)
-            (configuration, adapter, isRun) = (nil, nil, file.packedFiles == nil && file.kind == TrainingCheckpoint.kind)
+            (components, configuration, adapter, isRun) = ([], nil, nil, file.packedFiles == nil && file.kind == TrainingCheckpoint.kind)
             return
         }
         isRun = false
@@ -48,17 +82,19 @@ struct ComparedFile {
             tensors = file.tensors.mapValues { tensor in
                 ComparedTensor(type: ElementType(tensor.type), shape: tensor.shape, bytes: MappedBytes(file.file, tensor.byteRange))
             }
-            configuration = nil
+            (components, configuration) = ([], nil)
             adapter = try Self.adapter(at: path)
         } else if let weights = Adapter.weightsPath(at: path) {
             let file = try SafetensorsFile(path: weights)
             tensors = file.tensors.mapValues { tensor in
                 ComparedTensor(type: .plain(tensor.dtype), shape: tensor.shape, bytes: MappedBytes(file.file, tensor.byteRange))
             }
-            configuration = nil
+            (components, configuration) = ([], nil)
             adapter = try Self.adapter(at: path)
         } else {
-            tensors = try WeightFiles(path: path).tensors.mapValues { location in
+            let files = try WeightFiles(path: path)
+            components = files.parts.map(\.name).filter { !$0.isEmpty }
+            tensors = files.tensors.mapValues { location in
                 ComparedTensor(
                     type: .plain(location.info.dtype), shape: location.info.shape, bytes: MappedBytes(location.file.file, location.info.byteRange))
             }
@@ -72,6 +108,11 @@ struct ComparedFile {
 
     /// Whether it is an adapter of any kind.
     var isAdapter: Bool { adapter != nil || isRun || AdapterMethod(tensors: tensors.keys) != nil }
+
+    /// The names and shapes of the tensors.
+    var names: TensorCorrespondence.Model {
+        TensorCorrespondence.Model(shapes: tensors.mapValues(\.shape), components: components, configuration: configuration)
+    }
 
     /// Those of a checkpoint; of a pack those of all its files, under the names that the model's folder gives them.
     private static func tensors(of file: CheckpointFile, base: BaseFiles?) throws -> OrderedDictionary<String, ComparedTensor> {

@@ -1,3 +1,4 @@
+internal import Adapters
 internal import JSON
 internal import Kernels
 internal import OrderedCollections
@@ -13,7 +14,8 @@ extension Difference {
         return [
             "schema": "oplora.diff/1", "a": .string(a), "b": .string(b), "compared": .string(compared), "same": .bool(isNone),
             "diagnosis": .string(diagnosis), "common": .integer(common), "added": .array(added.map(single)), "removed": .array(removed.map(single)),
-            "renamed": .array(renamed.map { ["a": .string($0.key), "b": .string($0.value)] }), "changed": .array(changed.map(\.json)),
+            "renamed": .array(renamed.map { ["a": .string($0.key), "b": .string($0.value)] }),
+            "joined": .array(joined.map(\.json)), "changed": .array(changed.map(\.json)),
             "settings": .array(settings.map { ["subject": .string($0.subject), "before": $0.before, "after": $0.after] }),
         ]
     }
@@ -38,6 +40,7 @@ extension Difference {
         func form(_ item: Single) -> String { item.type.map { " \($0.name) \(describe(shape: item.shape))" } ?? "" }
         list(settings) { ("set      \($0.subject) ", "\($0.before.inWords) → \($0.after.inWords)") }
         list(Array(renamed.prefix(1))) { ("renamed  \($0.key)", "→ \($0.value)" + (renamed.count > 1 ? " and \(renamed.count - 1) like it" : "")) }
+        list(Array(joined.prefix(1))) { ("joined   \($0.first)", "with \($0.second)" + (joined.count > 1 ? " and \(joined.count - 1) like it" : "")) }
         list(removed) { ("removed  \($0.name)", form($0)) }
         list(added) { ("added    \($0.name)", form($0)) }
         list(changed, \.line)
@@ -51,7 +54,12 @@ extension Difference {
         let valued = changed.filter { $0.hasOtherValues && !$0.isReshaped }
         let (reshaped, retyped) = (changed.filter(\.isReshaped), changed.filter { !$0.hasOtherValues && !$0.isReshaped })
         func are(_ count: Int) -> String { "\(Format.count(count, noun)) \(count == 1 ? "has" : "have")" }
+        if isOfTwoLayouts, changed.isEmpty, added.isEmpty, removed.isEmpty, settings.isEmpty {
+            let tensors = Format.count(common, "weight")
+            return "only names or layout differ: the same \(tensors)" + (fused > 0 ? ", \(Format.count(fused, "projection")) fused" : "")
+        }
         var kinds: [String] = []
+        if !joined.isEmpty { kinds.append("\(are(Set(joined.map(\.first)).count)) another layout") }
         if !renamed.isEmpty { kinds.append("\(are(renamed.count)) other names") }
         if !retyped.isEmpty { kinds.append("\(are(retyped.count)) the same values in other element types") }
         if !reshaped.isEmpty { kinds.append("\(are(reshaped.count)) other shapes") }
@@ -73,11 +81,19 @@ extension Difference {
         let noun = compared == "tensors" ? "tensor" : "update"
         guard !isNone else { return "same: \(Format.count(common, noun))" }
         let counts = [
-            (changed.count, "changed"), (renamed.count, "renamed"), (added.count, "added"), (removed.count, "removed"),
+            (changed.count, "changed"), (renamed.count, "renamed"), (Set(joined.map(\.first)).count, "joined otherwise"), (added.count, "added"),
+            (removed.count, "removed"),
             (settings.count, settings.count == 1 ? "setting" : "settings"),
         ]
         return "different: "
             + counts.filter { $0.0 > 0 }.map { "\(Format.count($0.0)) \($0.1)" }.joined(separator: ", ") + " of \(Format.count(common, noun)) in both"
+    }
+}
+
+extension TensorCorrespondence.Piece {
+    fileprivate var json: JSONValue {
+        func range(_ elements: Range<Int>) -> JSONValue { [.integer(elements.lowerBound), .integer(elements.upperBound)] }
+        return ["a": .string(first), "aElements": range(firstElements), "b": .string(second), "bElements": range(secondElements)]
     }
 }
 

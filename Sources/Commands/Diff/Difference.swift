@@ -71,25 +71,51 @@ struct Difference {
     let removed: [Single]
     /// What both have under other names: B's by A's.
     let renamed: OrderedDictionary<String, String>
+    /// Elements that lie in different tensors of the two, whose files are in two layouts.
+    let joined: [TensorCorrespondence.Piece]
+    /// How many tensors of either are several of the other's.
+    let fused: Int
+    /// Whether the names are those of two layouts of one model.
+    let isOfTwoLayouts: Bool
     /// The most different first.
     let changed: [Change]
     let settings: [Setting]
 
-    var isNone: Bool { added.isEmpty && removed.isEmpty && renamed.isEmpty && changed.isEmpty && settings.isEmpty }
+    var isNone: Bool { added.isEmpty && removed.isEmpty && renamed.isEmpty && joined.isEmpty && changed.isEmpty && settings.isEmpty }
 
     /// Compares by tensors.
     init(_ a: ComparedFile, _ b: ComparedFile, options: Options) throws {
         compared = "tensors"
-        let renamed = NameMatching.pairs(a.tensors.keys, b.tensors.keys).filter { a.tensors[$0.key]?.shape == b.tensors[$0.value]?.shape }
+        let correspondence = TensorCorrespondence(a.names, b.names)
+        let renamed = correspondence.renamed.filter { a.tensors[$0.key]?.shape == b.tensors[$0.value]?.shape }
         self.renamed = renamed
+        let pieces = correspondence.pieces.values.joined().compactMap { piece -> (piece: TensorCorrespondence.Piece, pair: TensorPair)? in
+            guard let first = a.tensors[piece.first], let own = first.part(piece.firstElements),
+                let other = b.tensors[piece.second]?.part(piece.secondElements)
+            else { return nil }
+            let isWhole = piece.firstElements.count == first.elementCount
+            let name = isWhole ? piece.first : "\(piece.first), \(LayoutFaults.rows(piece.firstElements, of: first.shape))"
+            return (piece, TensorPair(name: name, a: own, b: other.like(own)))
+        }
+        joined = pieces.map(\.piece)
+        (fused, isOfTwoLayouts) = (correspondence.fusedCount, correspondence.isOfTwoLayouts)
         func only(_ one: ComparedFile, _ other: ComparedFile, but matched: Set<String>) -> [Single] {
             one.tensors.filter { other.tensors[$0.key] == nil && !matched.contains($0.key) }
                 .map { Single(name: $0.key, type: $0.value.type, shape: $0.value.shape) }
         }
-        added = only(b, a, but: Set(renamed.values))
-        removed = only(a, b, but: Set(renamed.keys))
-        let pairs = a.tensors.compactMap { name, tensor in b.tensors[renamed[name] ?? name].map { TensorPair(name: name, a: tensor, b: $0) } }
-        common = pairs.count
+        func gaps(_ gaps: [TensorCorrespondence.Gap], of file: ComparedFile) -> [Single] {
+            gaps.compactMap { gap in
+                file.tensors[gap.tensor].map { whole in
+                    let shape = whole.part(gap.elements)?.shape ?? [gap.elements.count]
+                    return Single(name: "\(gap.tensor), \(LayoutFaults.rows(gap.elements, of: whole.shape))", type: whole.type, shape: shape)
+                }
+            }
+        }
+        added = only(b, a, but: Set(renamed.values).union(joined.map(\.second))) + gaps(correspondence.gaps.second, of: b)
+        removed = only(a, b, but: Set(renamed.keys).union(joined.map(\.first))) + gaps(correspondence.gaps.first, of: a)
+        let named = a.tensors.compactMap { name, tensor in b.tensors[renamed[name] ?? name].map { TensorPair(name: name, a: tensor, b: $0) } }
+        let pairs = named + pieces.map(\.pair)
+        common = named.count + Set(joined.map(\.first)).count
         let extents = try TensorPair.extents(pairs, options: options)
         changed = zip(pairs, extents).compactMap { pair, extent in
             let change = Change(
@@ -98,7 +124,8 @@ struct Difference {
         }.sorted { ($1.size, $0.name) < ($0.size, $1.name) }
         var settings: [Setting] = []
         func present(_ value: Any?) -> JSONValue { value == nil ? .null : "present" }
-        if a.isFolder, b.isFolder, a.adapter == nil, b.adapter == nil, (a.configuration == nil) != (b.configuration == nil) {
+        // The authors' files of a diffusion model have no configuration.
+        if !isOfTwoLayouts, a.isFolder, b.isFolder, a.adapter == nil, b.adapter == nil, (a.configuration == nil) != (b.configuration == nil) {
             settings.append(Setting(subject: "config.json", before: present(a.configuration), after: present(b.configuration)))
         }
         if (a.adapter == nil) != (b.adapter == nil), common > 0 {
@@ -140,6 +167,6 @@ struct Difference {
             comparison.reshaped.map { Change(name: $0.name, types: [], shapes: [$0.first, $0.second], extent: .unknown) }
             + other.sorted { ($1.size, $0.name) < ($0.size, $1.name) }
         settings = []
-        renamed = [:]
+        (renamed, joined, fused, isOfTwoLayouts) = ([:], [], 0, false)
     }
 }

@@ -79,7 +79,8 @@ public struct AdaptedWeights {
     /// What a tensor is with its updates, in F32.
     private static func expected(_ tensor: AdaptedModel.Tensor) throws -> WeightMatrix {
         let values = FloatBuffer(count: tensor.source.info.elementCount).view
-        for work in MergeWork.parts(of: tensor, merged: tensor.source) {
+        let whole = MergeWork.Target(tensor.source, elements: 0..<tensor.source.info.elementCount, start: 0)
+        for work in MergeWork.parts(of: tensor, merged: [whole]) {
             try work.forEachExpectedRow { row, elements in
                 let start = row * work.columns
                 for (column, element) in elements.enumerated() { values[start + column] = Float(element) }

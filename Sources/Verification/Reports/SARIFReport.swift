@@ -14,7 +14,7 @@ extension MergeVerdict {
             [
                 "id": .string(code.rawValue), "name": .string(code.rawValue), "shortDescription": message(code.title),
                 "help": message(code.advice),
-                "defaultConfiguration": ["level": .string([.roundedAway, .quantizedBase].contains(code) ? "warning" : "error")],
+                "defaultConfiguration": ["level": .string([.roundedAway, .unknownName, .quantizedBase].contains(code) ? "warning" : "error")],
             ]
         }
         func result(_ fault: Fault, level: String) -> JSONValue {

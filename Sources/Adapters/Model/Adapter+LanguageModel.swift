@@ -1,0 +1,17 @@
+extension Adapter {
+    /// How the modules of language models end in transformers, and no denoiser's all do.
+    private static let endings = [
+        "self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj", "self_attn_o_proj", "mlp_gate_proj", "mlp_up_proj", "mlp_down_proj",
+        "attn_c_attn", "attn_c_proj", "mlp_c_fc", "mlp_c_proj", "query_key_value", "dense_h_to_4h", "dense_4h_to_h", "embed_tokens", "lm_head",
+    ]
+
+    /// Whether all names are those of a language model's modules, and nothing says that it is a pipeline's text encoder.
+    var isOfLanguageModel: Bool {
+        !modules.isEmpty
+            && modules.allSatisfy { module in
+                guard module.component.map(DiffusionNames.canonical) ?? DiffusionNames.denoiser == DiffusionNames.denoiser else { return false }
+                let name = ModuleIndex.flattened(module.path.text)
+                return !name.contains("text_model_encoder_") && Self.endings.contains(where: name.hasSuffix)
+            }
+    }
+}
