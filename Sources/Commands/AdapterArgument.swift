@@ -25,15 +25,16 @@ struct AdapterArgument: ExpressibleByArgument {
 
     /// Opens the adapter; a training run is collapsed on the fly.
     func read(alpha: AlphaChoice = .ofFile) throws -> WeightedAdapter {
-        try checkWeight()
         guard CheckpointFile.claims(path) else { return WeightedAdapter(try Adapter.read(path: path, alpha: alpha), weight: weight) }
         guard alpha == .ofFile else { throw UsageError("\(path): a training run has its own alpha; leave --alpha out", status: .usage) }
         return WeightedAdapter(try CollapsedRun(path: path).adapter, weight: weight)
     }
 
     /// - Throws: `UsageError` for a weight that is no finite number, where only that keeps the adapter from being found.
-    private func checkWeight() throws {
-        guard weight.isFinite else { throw UsageError("\(path): the weight of an adapter is a finite number, as in \(path):0.5, and not \(weight)") }
+    func checkWeight() throws {
+        guard weight.isFinite else {
+            throw UsageError("\(path): the weight of an adapter is a finite number, as in \(path):0.5, and not \(weight.isNaN ? "NaN" : "infinite")")
+        }
         guard !FileSystem.exists(path), let colon = path.lastIndex(of: ":"), FileSystem.exists(String(path[..<colon])) else { return }
         throw UsageError(
             "\(path): an adapter with a weight is given as PATH:WEIGHT, such as \(path[..<colon]):0.5, and \"\(path[path.index(after: colon)...])\" is no number"

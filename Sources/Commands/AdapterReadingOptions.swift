@@ -38,9 +38,7 @@ struct AdapterReadingOptions: ParsableArguments {
         if let unknown = component.first(where: { !known.all.contains($0) }) {
             throw UsageError("--component must be one of \(known.all.joined(separator: ", "))\(known.suggestion(for: unknown))")
         }
-        if let argument = arguments.first(where: { !$0.weight.isFinite }) {
-            throw UsageError("\(argument.path): the weight of an adapter must be a finite number, and \(argument.weight) is none")
-        }
+        for argument in arguments { try argument.checkWeight() }
     }
 
     /// The adapters as what a command reads, their options checked.

@@ -33,8 +33,9 @@ struct Input {
                 _ = try WeightFiles(path: path)
                 throw UsageError("\(path): a model is run from its folder, with config.json beside the weights; name the folder")
             }
-            _ = try TransformerConfiguration(folder: path)
+            // They say what the folder is that holds no model.
             _ = try WeightFiles(path: path)
+            _ = try TransformerConfiguration(folder: path)
         }
     }
 

@@ -296,6 +296,18 @@ struct NameTests {
         }
     }
 
+    @Test func namesInMemoryThatAreNotKnownAreNotGuessed() throws {
+        let folder = try TemporaryFolder()
+        let model = try base(["model.encoder.layers.0.self_attn.q_proj.weight"], models: ["t5gemma2"], in: folder)
+        let module = AdapterModule(
+            path: try #require(ModulePath("model.encoder.layers.0.self_attn.q_proj")), rank: 1, alpha: 1, loraA: [1, 2], loraB: [1, 2, 3])
+        let adapter = Adapter(path: "adapter", dialect: .extraction, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
+        let error = #expect(throws: AdapterError.self) {
+            try adapter.write(.peft, to: folder.path("out"), base: model, options: .init(isDurable: false))
+        }
+        #expect("\(try #require(error))".contains("the family \"t5gemma2\" is not known here"))
+    }
+
     @Test func onlyTheBaseTellsTheNamesInMemoryOfAnAdapterOfMLX() throws {
         let folder = try TemporaryFolder()
         let module = AdapterModule(

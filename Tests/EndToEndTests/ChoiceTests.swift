@@ -42,7 +42,9 @@ struct ChoiceTests {
             ("--to", "mlx-lm", "mlx"), ("--to", "MLX_LM", "mlx"), ("--to", "llama.cpp", "gguf"), ("--to", "sd-scripts", "kohya"),
             ("--dtype", "bfloat16", "bf16"), ("--dtype", "float16", "f16"), ("--dtype", "float32", "f32"), ("--dtype", "torch.half", ""),
         ].enumerated() {
-            let rest = (option == "--to" ? [] : ["--to", "peft"]) + ["--base", Repository.tinyLlama, "--json", "--out"]
+            let rest =
+                (option == "--to" ? [] : ["--to", "peft"]) + (own == "kohya" ? ["--component", "text_encoder"] : [])
+                + ["--base", Repository.tinyLlama, "--json", "--out"]
             let outcome = try Executable.run(["convert", adapter, option, other] + rest + [space.path("other\(number)")])
             #expect((outcome.status == 0) == !own.isEmpty, "\(option) \(other): \(outcome.errors)")
             guard !own.isEmpty else { continue }

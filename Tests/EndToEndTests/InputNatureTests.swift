@@ -399,7 +399,8 @@ struct InputNatureTests {
         #expect(merge.status == 73 && merge.errors.contains("a folder is written"), "\(merge.errors)")
         #expect(try FileSystem.names(in: space.folder.path) == ["adapter", "folder"])
         for (layout, name) in [("peft", "p"), ("kohya", "k.safetensors"), ("kohya", "k"), ("safetensors", "s.safetensors"), ("gguf", "g.gguf")] {
-            try space.succeed(["convert", adapter, "--to", layout, "--base", Repository.tinyLlama, "--out", space.path(name)])
+            let part = layout == "kohya" ? ["--component", "text_encoder"] : []
+            try space.succeed(["convert", adapter, "--to", layout, "--base", Repository.tinyLlama, "--out", space.path(name)] + part)
         }
         // What it is stands in the file and not in its name.
         #expect(try Executable.run("inspect", space.path("k")).output.contains("method: LoRA"))

@@ -51,6 +51,8 @@ struct MemoryNames: Sendable {
         case composite
         /// The model has the names of its files.
         case kept
+        /// Names in memory that no renaming here gives.
+        case unknown
     }
 
     init(_ configuration: JSONValue?) {
@@ -88,17 +90,20 @@ struct MemoryNames: Sendable {
         return (parts[..<own.startIndex], own, renamed.drop(while: Self.outer.contains))
     }
 
+    /// Whether `inMemory` gives what transformers has.
+    var knowsMemory: Bool { frame != .unknown }
+
     /// What transformers calls a tensor in memory that the files, or other tools, call `name`; PEFT gives adapters these names.
     ///
     /// An expert with a number of its own keeps its name: in memory there are stacks, into which PEFT puts experts by the names of files.
     func inMemory(_ name: String) -> String {
-        guard frame != .kept else { return name }
+        guard frame != .kept, frame != .unknown else { return name }
         let (outer, own, renamed) = parts(of: name)
         if zip(own, own.dropFirst()).contains(where: { $0 == "experts" && Int($1) != nil }) { return name }
         let end = renamed.joined(separator: ".")
         guard renamed.first != "lm_head" else { return end }
         switch frame {
-        case .kept: return name
+        case .kept, .unknown: return name
         case .named(let model): return outer.isEmpty && own.first != model ? "\(model).\(name)" : name
         case .ofFiles:
             if own == renamed { return name }
@@ -112,6 +117,7 @@ struct MemoryNames: Sendable {
     private static func frame(of configuration: JSONValue?) -> Frame {
         let family = configuration?["model_type"]?.stringValue ?? ""
         if keeping.contains(family) { return .kept }
+        if unknown.contains(family) { return .unknown }
         if configuration?["text_config"]?.objectValue != nil { return .composite }
         guard let name = inner[family] else { return .ofFiles }
         let architecture = configuration?["architectures"]?.arrayValue?.first?.stringValue ?? ""
@@ -125,7 +131,11 @@ struct MemoryNames: Sendable {
     /// Families of transformers whose classes for text and more have no model around their parts, or that have other exceptions, by `model_type`.
     private static let keeping: Set<String> = [
         "blip", "blip-2", "deepseek_vl", "deepseek_vl_hybrid", "gemma4_assistant", "gemma4_unified_assistant", "instructblip", "instructblipvideo",
-        "kosmos-2", "kosmos-2.5", "llama4", "pix2struct", "vision-encoder-decoder",
+        "kosmos-2", "kosmos-2.5", "llama4", "pix2struct",
+    ]
+    /// Families of which only the merging of modules is known here, and not all names.
+    private static let unknown: Set<String> = [
+        "hrm_text", "mistral_large4", "pi0", "t5gemma2", "t5gemma2_encoder", "vision-encoder-decoder",
     ]
     /// What a language model begins with.
     private static let ofText: Set<Substring> = ["layers", "embed_tokens", "embed_tokens_per_layer", "norm"]

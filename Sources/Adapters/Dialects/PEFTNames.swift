@@ -20,6 +20,12 @@ extension Adapter {
             }
             return self
         }
+        guard names.knowsMemory else {
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: modules.first?.label.text,
+                "PEFT wants the names that modules have in memory, and what transformers calls those of the family \"\(base.configuration?["model_type"]?.stringValue ?? "")\" is not known here; write another layout"
+            )
+        }
         return with(
             modules: AdapterModule.stackingExperts(modules, of: base).map { module in
                 let parts = names.inMemory("\(module.path).\(module.parameter)").split(separator: ".")
