@@ -10,15 +10,15 @@ enum OutputKind {
     case file
     /// An adapter in one file, whose name ends so where it has an ending.
     case adapter(ending: String)
-    /// With what it may take the place of.
-    case folder(FolderRule)
+    /// With what it may take the place of; of an adapter other layouts are files.
+    case folder(FolderRule, isAdapter: Bool = false)
 }
 
 extension Adapter.Layout {
     /// What an adapter of this layout is.
     var output: OutputKind {
         switch self {
-        case .peft, .diffusers, .mlx: .folder(WrittenFolder.rule)
+        case .peft, .diffusers, .mlx: .folder(WrittenFolder.rule, isAdapter: true)
         case .kohya, .safetensors: .adapter(ending: ".safetensors")
         case .gguf: .adapter(ending: ".gguf")
         }
@@ -48,7 +48,7 @@ private func refuseExisting(_ path: String, as kind: OutputKind, replacing: Bool
     Unfinished.removeLeftovers(beside: path)
     switch kind {
     case .report, .file, .adapter: try AtomicFile.requireReplaceable(path, replacing: replacing)
-    case .folder(let rule):
+    case .folder(let rule, _):
         for input in inputs where lies(path, in: input) {
             throw UsageError("\(path): the output would lie in \(input), which is read; choose a place outside of it", status: .cannotCreateOutput)
         }
@@ -94,10 +94,12 @@ private func refuseMisnamed(_ path: String, _ kind: OutputKind) throws {
     let ending = weightEndings.first(where: path.lowercased().hasSuffix)
     switch kind {
     case .report, .file: return
-    case .folder:
+    case .folder(_, let isAdapter):
         guard let ending, !FileSystem.isFolder(path) else { return }
+        let layouts = [".safetensors": "kohya or safetensors", ".gguf": "gguf"][ending]
+        let other = isAdapter ? layouts.map { ", or choose a layout that is a file: \($0)" } ?? "" : ""
         throw UsageError(
-            "\(path): a folder is written, and this is the name of a file; name a folder, such as \(path.dropLast(ending.count))",
+            "\(path): a folder is written, and this is the name of a file; name a folder, such as \(path.dropLast(ending.count))\(other)",
             status: .cannotCreateOutput)
     case .adapter(let own):
         if FileSystem.isFolder(path) || path.hasSuffix("/") {

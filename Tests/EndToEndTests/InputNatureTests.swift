@@ -385,8 +385,8 @@ struct InputNatureTests {
         let adapter = try PEFTAdapter.write(to: space.path("adapter"))
         try FileSystem.createFolder(space.path("folder"))
         for (layout, name, words) in [
-            ("peft", "x.safetensors", "a folder is written"), ("mlx", "x.safetensors", "a folder is written"),
-            ("diffusers", "x.gguf", "a folder is written"), ("kohya", "folder", "such as \(space.path("folder/adapter.safetensors"))"),
+            ("peft", "x.safetensors", "or choose a layout that is a file: kohya or safetensors"), ("mlx", "x.safetensors", "a folder is written"),
+            ("diffusers", "x.gguf", "a file: gguf"), ("kohya", "folder", "such as \(space.path("folder/adapter.safetensors"))"),
             ("safetensors", "folder/", "folder/adapter.safetensors"), ("gguf", "folder", "folder/adapter.gguf"),
             ("gguf", "x.safetensors", "name it with .gguf"), ("kohya", "x.gguf", "name it with .safetensors"),
             ("safetensors", "x.bin", "name it with .safetensors"),
