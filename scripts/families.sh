@@ -14,7 +14,8 @@ output=docs/families.md
 Made by `scripts/families.sh`; do not edit. For each class that transformers has for causal language models, `Tests/interop/families.py` saves a tiny
 random model in F32 and an adapter that PEFT makes of LoRA on all linear layers. **right**: `oplora merge` gives, under the names that the model has in
 memory, the base's weights plus PEFT's own `get_delta_weight` in binary64, so many matrices with so large a relative difference, and every other
-tensor bit for bit; and `oplora verify` passes the model that PEFT merged and saved. **refused**: nothing was written, and why. **not built**:
+tensor bit for bit; `oplora extract` makes of base and merged model an adapter that is the same one to PEFT when it loads it (**extracted again**); and
+`oplora verify` passes the model that PEFT merged and saved. **refused**: nothing was written, and why. **not built**:
 transformers or PEFT does not make the small model here.
 
 TEXT
