@@ -72,7 +72,9 @@ struct MergeCommand: ParsableCommand {
             "\(out): \(report.modules.count) modules merged, \(report.tensorsChanged) tensors changed, \(report.tensorsCopied) copied, \(Format.bytes(report.bytes))"
         )
         if let worst = report.minimumSurvival {
-            output.say("at least \(Format.fixed(worst.survival * 100, 2))% of each update survived rounding (least: \(worst.module.text))")
+            output.say(
+                "at least \(Format.fixed((worst.survival * 10_000).rounded(.down) / 100, 2))% of each update survived rounding (least: \(worst.module.text))"
+            )
         }
         if let adapter = report.tokenizer.adapter {
             output.say("from \(adapter): \(report.tokenizer.fromAdapter.joined(separator: ", "))")

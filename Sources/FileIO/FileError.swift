@@ -50,6 +50,8 @@ extension FileError: CustomStringConvertible {
         case .missing(let path) where Self.isHubName(path):
             "\(path): there is no such file or folder, and nothing is downloaded; if this is the name of a repository on the Hugging Face Hub, "
                 + "fetch it first with `hf download \(path) --local-dir \(FileSystem.lastComponent(path))` and name that folder"
+        case .missing(let path) where FileSystem.kind(of: path) == .link:
+            "\(path): \(FileNature.brokenLink.explanation)"
         case .missing(let path):
             "\(path): there is no such file or folder; check the path"
         case .wrongKind(let path, let expected):

@@ -1,6 +1,8 @@
 /// What a file really is, by its first bytes and its name, where it is not what its reader hoped for. Readers ask when they cannot go on,
 /// so that every command gives the same reason for the same file.
 public enum FileNature: Sendable, Equatable {
+    /// A link, as caches of hubs have them, to what is not there.
+    case brokenLink
     case empty
     /// A pointer of Git LFS, which stands in a clone for the file until that is fetched.
     case lfsPointer
@@ -22,7 +24,11 @@ public enum FileNature: Sendable, Equatable {
 
     /// - Parameter path: a file; `nil` for one that is not read, or is of no kind that is known here.
     public init?(path: String) {
-        guard let file = try? MappedFile(path: path) else { return nil }
+        guard let file = try? MappedFile(path: path) else {
+            guard FileSystem.kind(of: path) == .link, FileSystem.resolved(path) == nil else { return nil }
+            self = .brokenLink
+            return
+        }
         let head = unsafe file.bytes.extracting(0..<min(file.count, Self.headBytes)).withUnsafeBytes { unsafe Array($0) }
         self.init(head, name: FileSystem.lastComponent(path))
     }
@@ -102,12 +108,14 @@ public enum FileNature: Sendable, Equatable {
 
     /// Why pickles are not read and what to do with one that is needed.
     public static let pickleAdvice =
-        "loading one can run any code that it holds; where you trust it, load it with torch.load(…, weights_only=True) and save it with "
-        + "safetensors.torch.save_file"
+        "loading one can run any code that it holds; where you trust it, load it with torch.load(…, weights_only=True) and save clones of its "
+        + "tensors with safetensors.torch.save_file"
 
     /// What the file is and what to do, as the end of a sentence that begins with the path.
     public var explanation: String {
         switch self {
+        case .brokenLink:
+            "this is a link, and what it leads to is not there; fetch the file again, or copy the folder with what its links lead to"
         case .empty: "the file is empty; fetch or copy it again"
         case .lfsPointer: "this is a pointer of Git LFS and not the file itself; fetch the file with `git lfs pull`"
         case .unfinishedDownload: "the download of this file has not finished; fetch it again"

@@ -116,7 +116,7 @@ public struct MergeVerdict: Sendable {
     public var summary: String {
         switch outcome {
         case .fail:
-            return "fail: \(count(faults.count, "fault")) in \(count(modules.count, "module"))"
+            return "fail: \(count(faults.count, "fault"))" + (modules.isEmpty ? "" : " in \(count(modules.count, "module"))")
         case .inconclusive where doubts.contains { $0.code == .quantizedBase }:
             return "inconclusive: the base is quantized, and what was merged into it cannot be told from it"
         case .inconclusive where doubts.allSatisfy { $0.code == .unknownName }:

@@ -319,6 +319,15 @@ struct ConversionTests {
         #expect(ServingStack.vLLM.verdict(on: plain).isTaken)
         #expect(ServingStack.llamaCpp.verdict(on: plain).remedy?.contains("--to gguf") == true)
         #expect(!ServingStack.mlx.verdict(on: plain).isTaken && !ServingStack.diffusers.verdict(on: plain).isTaken)
+        let denoiser = AdapterModule(
+            component: "unet", path: try #require(ModulePath("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q")), kind: .linear,
+            factors: plain.modules[0].factors, alpha: 1, scale: 1)
+        for dialect in [Adapter.Dialect.peft, .mlx, .gguf] {
+            let adapter = Adapter(path: "d", dialect: dialect, weightsPath: nil, baseModel: nil, targets: [], modules: [denoiser])
+            for stack in [ServingStack.vLLM, .mlx, .llamaCpp] {
+                #expect(stack.verdict(on: adapter).reasons.contains { $0.contains("a diffusion model's") })
+            }
+        }
         // vLLM 0.33 takes patterns of ranks and alphas.
         #expect(ServingStack.vLLM.verdict(on: try write(try uneven(), .peft).read).isTaken)
         for (layout, stack) in [(.mlx, .mlx), (.gguf, .llamaCpp), (.diffusers, .diffusers)] as [(Adapter.Layout, ServingStack)] {

@@ -361,6 +361,25 @@ struct InputNatureTests {
         }
     }
 
+    @Test func linksToNothing() throws {
+        let space = try Workspace()
+        try FileSystem.createFolder(space.path("base"))
+        try FileManager.default.createSymbolicLink(atPath: space.path("base/model.safetensors"), withDestinationPath: "../blobs/0123")
+        for path in ["base/model.safetensors", "base"] {
+            let outcome = try Executable.run("inspect", space.path(path))
+            #expect(outcome.status == 66 && outcome.errors.contains("this is a link, and what it leads to is not there"), "\(outcome.errors)")
+        }
+        // A tokenizer that a cache has lost is no part of the merged model that may be left out.
+        let adapter = try PEFTAdapter.write(to: space.path("adapter"))
+        try FileManager.default.copyItem(atPath: Repository.tinyLlama, toPath: space.path("model"))
+        try FileManager.default.removeItem(atPath: space.path("model/tokenizer.json"))
+        try FileManager.default.createSymbolicLink(atPath: space.path("model/tokenizer.json"), withDestinationPath: "../blobs/0123")
+        for more in [[], ["--dry-run"]] {
+            let merge = try Executable.run(["merge", "--base", space.path("model"), "--adapter", adapter, "--out", space.path("out")] + more)
+            #expect(merge.status == 65 && merge.errors.contains("tokenizer.json: this is a link"), "\(merge.status) \(merge.errors)")
+        }
+    }
+
     @Test func weightsThatAreNone() throws {
         let space = try Workspace()
         let adapter = try PEFTAdapter.write(to: space.path("adapter"))

@@ -78,4 +78,26 @@ struct TiedModelTests {
             #expect(result.status == status, "\(name): \(result.output) \(result.errors)")
         }
     }
+
+    /// A fresh adapter has updates of zeros, of which the embedding's is none of the head's.
+    @Test func updatesOfZeroSeparateNothing() throws {
+        let space = try Workspace()
+        let embedding = TestTensor("model.embed_tokens.weight", .f32, [3, 2], values: [1, 2, 3, 4, 5, 6])
+        for folder in ["base", "adapter"] { try FileSystem.createFolder(space.path(folder)) }
+        try writeSafetensors([embedding], to: space.path("base/model.safetensors"))
+        try writeText(
+            #"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": true}"#, space.path("base/config.json"))
+        try writeSafetensors(
+            [
+                TestTensor("base_model.model.model.embed_tokens.lora_embedding_A", .f32, [1, 3], values: [0, 0, 0]),
+                TestTensor("base_model.model.model.embed_tokens.lora_embedding_B", .f32, [2, 1], values: [1, 2]),
+            ], to: space.path("adapter/adapter_model.safetensors"))
+        try writeText(
+            #"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["embed_tokens"]}"#, space.path("adapter/adapter_config.json"))
+        let models = ["--base", space.path("base"), "--adapter", space.path("adapter")]
+        let merge = try space.succeed(["merge"] + models + ["--out", space.path("merged"), "--no-fsync"])
+        #expect(merge.output.contains("0 tensors changed") && !merge.output.contains("are two now"), "\(merge.output)")
+        #expect(try space.readTensors(space.path("merged/model.safetensors")).map(\.name) == [embedding.name])
+        for merged in ["merged", "base"] { try space.succeed(["verify"] + models + ["--merged", space.path(merged)]) }
+    }
 }

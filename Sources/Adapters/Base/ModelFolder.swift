@@ -92,7 +92,8 @@ struct ModelFolder {
     /// A file, or a link to one that belongs to the model; what else a link leads to is nobody's to copy.
     static func isFile(_ path: String, _ kind: FileSystem.Kind?, of folder: String, _ links: ModelLinks) -> Bool {
         guard kind == .link else { return kind == .file }
-        guard let target = links.target(of: FileSystem.join(folder, path)) else { return false }
+        // A file of the model that is missing is none to be left out.
+        guard let target = links.target(of: FileSystem.join(folder, path)) else { return StandIn(path, in: folder)?.nature == .brokenLink }
         let root = (FileSystem.resolved(folder) ?? folder) + "/"
         return !target.utf8.starts(with: root.utf8) || !isHidden(String(decoding: target.utf8.dropFirst(root.utf8.count), as: UTF8.self))
     }

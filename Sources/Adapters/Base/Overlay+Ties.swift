@@ -65,7 +65,7 @@ extension Overlay {
 
     /// Whether adapters make two tensors that were one differ.
     private func differ(_ name: String, _ source: String) throws(MergeError) -> Bool {
-        guard areAlike(replaced[name]?.values, replaced[source]?.values), areAlike(updates[name] ?? [], updates[source] ?? []) else {
+        guard areAlike(replaced[name]?.values, replaced[source]?.values), areAlike(effective(name), effective(source)) else {
             guard rows[source] == nil || rows[name] != nil else {
                 throw MergeError(
                     .unsupportedCombination, path: replaced[name]?.adapter ?? updates[name]?.first?.adapterPath ?? base.path, tensor: source,
@@ -85,6 +85,11 @@ extension Overlay {
     private func areAlike(_ a: WeightFiles.Location?, _ b: WeightFiles.Location?) -> Bool {
         guard let a, let b else { return a == nil && b == nil }
         return FactorMatrix(a.info, in: a.file).hasSameBytes(as: FactorMatrix(b.info, in: b.file))
+    }
+
+    /// The updates of a tensor that change something; a fresh adapter has none.
+    private func effective(_ name: String) -> [TensorUpdate] {
+        (updates[name] ?? []).filter { $0.magnitude != nil || $0.scale != 0 && !$0.left.isZero && !$0.right.isZero }
     }
 
     private func areAlike(_ a: [TensorUpdate], _ b: [TensorUpdate]) -> Bool {

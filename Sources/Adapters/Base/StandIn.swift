@@ -1,7 +1,7 @@
 public import FileIO
 public import Safetensors
 
-/// A file that is not there itself: a pointer of Git LFS, or what a download that failed has left, lies in its place.
+/// A file that is not there itself: a pointer of Git LFS, a link to nothing, or what a download that failed has left, lies in its place.
 public struct StandIn: Sendable {
     /// The path in the folder.
     public let name: String
@@ -13,7 +13,7 @@ public struct StandIn: Sendable {
         switch nature {
         case .lfsPointer: break
         // Nothing else is certain of a file of any kind: many are empty, and some are web pages.
-        case .empty, .webPage, .xml: guard name.hasSuffix(".json") || TokenizerFiles.isVocabulary(name) else { return nil }
+        case .brokenLink, .empty, .webPage, .xml: guard name.hasSuffix(".json") || TokenizerFiles.isVocabulary(name) else { return nil }
         default: return nil
         }
         (self.name, self.nature) = (name, nature)

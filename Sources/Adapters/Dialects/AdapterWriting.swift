@@ -123,7 +123,8 @@ extension Adapter {
         guard Set(modules.map(\.component)).count > 1 else { return }
         throw AdapterError(
             .unsupportedFeature, path: path,
-            "an adapter of \(layout) is for one model, and this one is for \(components.joined(separator: ", ")); choose one with --component")
+            "an adapter in the layout of \(layout) is for one model, and this one is for \(components.joined(separator: ", ")); "
+                + (dialect == .extraction ? "write diffusers' layout, which is for all" : "choose one with --component"))
     }
 }
 

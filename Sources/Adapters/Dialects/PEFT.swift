@@ -23,14 +23,16 @@ public enum PEFT {
         let configurationPath = FileSystem.join(folder, configurationName)
         let weightsPath = status.isFolder ? FileSystem.join(folder, weightsName) : path
         guard FileSystem.exists(configurationPath) else {
-            if status.isFolder {
+            if status.isFolder, !FileSystem.exists(weightsPath) {
                 throw AdapterError(
                     .missingFile, path: path,
                     "the folder holds no adapter: no \(configurationName) of PEFT or mlx-lm, no \(Diffusers.weightsName) and no single adapter in "
                         + "safetensors, but \(try FolderNature.contents(of: path)); name the folder or the file of an adapter")
             }
             throw AdapterError(
-                .missingFile, path: path, "there is no \(configurationName) beside the file, and without it the scale is not known")
+                .missingFile, path: path,
+                "there is no \(configurationName) beside \(weightsName), and without it the scale is not known; fetch it from where the adapter came from"
+            )
         }
         guard FileSystem.exists(weightsPath) else {
             let isPickled = FileSystem.exists(FileSystem.join(folder, "adapter_model.bin"))

@@ -116,7 +116,7 @@ extension MergePlan {
                     + (isNarrow ? "; --dtype f32 may keep it" : ""))
         }
         if !zero.isEmpty {
-            remarks.append("the update of \(count(zero)) is zero (weight, alpha or B) and changed nothing: \(list(zero))")
+            remarks.append("the update of \(count(zero)) is zero (weight, alpha, A or B) and changed nothing: \(list(zero))")
         }
         return remarks
     }
@@ -130,8 +130,8 @@ extension MergePlan {
         return scales
     }
 
-    /// A share with two decimals, rounded so that one that is less than another reads as less.
-    private static func percent(_ share: Double, _ rule: FloatingPointRoundingRule) -> String { "\(((share * 10_000).rounded(rule) / 100).plain)%" }
+    /// A share that is rounded down, so that it reads as less than the one that it is less than.
+    private static func percent(_ share: Double) -> String { "\(((share * 10_000).rounded(.down) / 100).plain)%" }
 
     private func checkSurvival(_ sums: [ModulePath: MergeSums], minimum: Double?) throws(MergeError) {
         guard let minimum else { return }
@@ -140,7 +140,7 @@ extension MergePlan {
         let kind = dtype ?? jobs.first { $0.tensor.updates.contains { $0.module == module } }?.dtype
         throw MergeError(
             .survivalTooLow, path: base.path, tensor: module.text,
-            "rounding to \(kind?.rawValue ?? "the stored type") leaves \(Self.percent(survival, .down)) of the update, less than the \(Self.percent(minimum, .up)) that were asked for; choose a larger element type"
+            "rounding to \(kind?.rawValue ?? "the stored type") leaves \(Self.percent(survival)) of the update, less than the \(((minimum * 1e8).rounded() / 1e6).plain)% that were asked for; choose a larger element type"
         )
     }
 }

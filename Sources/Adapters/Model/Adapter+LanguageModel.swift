@@ -5,6 +5,14 @@ extension Adapter {
         "attn_c_attn", "attn_c_proj", "mlp_c_fc", "mlp_c_proj", "query_key_value", "dense_h_to_4h", "dense_4h_to_h", "embed_tokens", "lm_head",
     ]
 
+    /// Whether a name is that of a denoiser's module, by its component or by the table of its family.
+    var isOfDiffusionModel: Bool {
+        if !Set(components.map(DiffusionNames.canonical)).isDisjoint(with: [DiffusionNames.denoiser]) { return true }
+        let sightings = modules.map { DiffusionFamily.Sighting(parts: $0.path.components, outputs: $0.outputs, inputs: $0.inputs) }
+        guard !isOfLanguageModel, let family = DiffusionFamily.candidates(sightings).first else { return false }
+        return family.isUNet || sightings.allSatisfy { family.place(of: $0.parts) != nil }
+    }
+
     /// Whether all names are those of a language model's modules, and nothing says that it is a pipeline's text encoder.
     var isOfLanguageModel: Bool {
         !modules.isEmpty

@@ -42,6 +42,7 @@ public enum ServingStack: String, Sendable, CaseIterable {
     private static let vLLMDefaultRank = 16
 
     private func vLLM(_ adapter: Adapter) -> Verdict {
+        if let verdict = refusal(ofDiffusionModel: adapter) { return verdict }
         let isElsewhere = adapter.dialect != .peft
         var reasons = isElsewhere ? ["it reads folders of PEFT"] : []
         let configuration = FileSystem.join(FileSystem.parent(of: adapter.weightsPath ?? ""), PEFT.configurationName)
@@ -78,6 +79,13 @@ public enum ServingStack: String, Sendable, CaseIterable {
             notes: notes)
     }
 
+    /// What a program for language models says of another's adapter.
+    private func refusal(ofDiffusionModel adapter: Adapter) -> Verdict? {
+        guard adapter.isOfDiffusionModel, let module = adapter.modules.first else { return nil }
+        return Verdict(
+            stack: self, reasons: ["it runs language models, and the adapter is a diffusion model's (\(module.label))"], remedy: nil, notes: [])
+    }
+
     /// The command that converts an adapter, with what it needs to be told.
     private static func conversion(of adapter: Adapter, to layout: String) -> String {
         let needsBase = adapter.namesAreFlattened || adapter.modules.contains { $0.isInterleaved || $0.sharesInputs } || layout == "gguf"
@@ -85,6 +93,7 @@ public enum ServingStack: String, Sendable, CaseIterable {
     }
 
     private func llamaCpp(_ adapter: Adapter) -> Verdict {
+        if let verdict = refusal(ofDiffusionModel: adapter) { return verdict }
         var reasons = adapter.dialect == .gguf ? [] : ["it reads GGUF files"]
         let inside =
             adapter.wholeTensors("a GGUF adapter has no tensors that were trained whole")
@@ -97,6 +106,7 @@ public enum ServingStack: String, Sendable, CaseIterable {
     }
 
     private func mlx(_ adapter: Adapter) -> Verdict {
+        if let verdict = refusal(ofDiffusionModel: adapter) { return verdict }
         var reasons = adapter.dialect == .mlx ? [] : ["it reads folders of mlx-lm"]
         let inside =
             adapter.wholeTensors("its loader refuses tensors that are no factors")

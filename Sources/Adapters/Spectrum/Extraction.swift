@@ -268,8 +268,9 @@ private struct Change: Sendable {
 
     /// Whether a module of this name is a table of embeddings, of tokens or of anything else, which PEFT adapts as such.
     private static func isTable(_ name: String) -> Bool {
-        // GPT-NeoX's embed_out is its head.
-        ["wte", "wpe", "shared"].contains(name) || name.hasPrefix("embed_") && name != "embed_out" || name.hasSuffix("_embeddings")
+        // GPT-NeoX's embed_out is its head, and patches are multiplied.
+        if name.hasPrefix("patch_embed") { return false }
+        return ["wte", "wpe", "shared"].contains(name) || name.hasPrefix("embed_") && name != "embed_out" || name.hasSuffix("_embeddings")
             || name.hasSuffix("_embedding")
     }
 

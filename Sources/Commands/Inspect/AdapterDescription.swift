@@ -41,10 +41,13 @@ struct AdapterDescription {
         targets = []
         let alpha = file.metadata["adapter.lora.alpha"]?.doubleValue
         remarks = alpha == nil ? ["the file has no adapter.lora.alpha, so its scale is not known"] : []
-        // A is [rank, in], as in the other dialects; llama.cpp takes the scale alpha/rank, or 1 where alpha is 0.
+        // A is [rank, in], as in the other dialects, and an embedding's [vocabulary, rank]; llama.cpp takes the scale alpha/rank, or 1 where alpha
+        // is 0.
         let suffix = ".lora_a"
         modules = file.tensors.values.compactMap { tensor in
-            guard tensor.name.hasSuffix(suffix), tensor.shape.count == 2, let rank = tensor.shape.first, rank > 0, let alpha else { return nil }
+            guard tensor.name.hasSuffix(suffix), tensor.shape.count == 2,
+                let rank = tensor.name.hasPrefix("token_embd.") ? tensor.shape.last : tensor.shape.first, rank > 0, let alpha
+            else { return nil }
             return Module(
                 name: String(tensor.name.dropLast(suffix.count)), rank: rank, alpha: alpha, scale: alpha == 0 ? 1 : alpha / Double(rank))
         }
