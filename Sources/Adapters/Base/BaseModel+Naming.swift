@@ -23,9 +23,10 @@ extension BaseModel {
                 met[update.tensor, default: []].append(update.rows)
             }
             if module.kind == .experts {
-                // A stack has the name that it has in memory, in transformers.
-                let path = module.path.components.map { $0 == "block_sparse_moe" ? "mlp" : $0 }.joined(separator: ".")
-                named.append(module.changing { $0.path = ModulePath(path) ?? $0.path })
+                // A stack has the name that it has in memory, in transformers; PEFT's has it already.
+                let name = adapter.dialect == .peft ? nil : memoryNames?.inMemory("\(module.path).\(module.parameter)")
+                let path = name.flatMap { ModulePath($0.dropLast(module.parameter.count + 1)) }
+                named.append(module.changing { $0.path = path ?? $0.path })
                 continue
             }
             for place in places(of: module) {

@@ -43,12 +43,12 @@ struct MemoryNames: Sendable {
     private let frame: Frame
 
     private enum Frame: Equatable {
-        /// The same as in the files, and `model` around what has another name there.
-        case ofFiles
+        /// The same as in the files; what the files have another name around lies in `model`, unless the model is the inner one itself.
+        case ofFiles(isInner: Bool)
         /// A model of this name around what is not the head's; files of the family may be those of the inner model.
         case named(Substring)
-        /// `model`, and in it `language_model` beside the parts for images and sound.
-        case composite
+        /// `model`, and in it `language_model` beside the parts for images and sound; the inner one has no `model`.
+        case composite(isInner: Bool)
         /// The model has the names of its files.
         case kept
         /// Names in memory that no renaming here gives.
@@ -101,15 +101,18 @@ struct MemoryNames: Sendable {
         let (outer, own, renamed) = parts(of: name)
         if zip(own, own.dropFirst()).contains(where: { $0 == "experts" && Int($1) != nil }) { return name }
         let end = renamed.joined(separator: ".")
-        guard renamed.first != "lm_head" else { return end }
+        let keepsFirst = renamed.first == own.first
         switch frame {
         case .kept, .unknown: return name
-        case .named(let model): return outer.isEmpty && own.first != model ? "\(model).\(name)" : name
-        case .ofFiles:
+        case .named(let model): return outer.isEmpty && own.first != model && renamed.first != "lm_head" ? "\(model).\(name)" : name
+        case .ofFiles(let isInner):
             if own == renamed { return name }
-            return (outer.isEmpty ? ["model"] : outer).joined(separator: ".") + "." + end
-        case .composite:
+            if !outer.isEmpty, renamed.first != "lm_head" { return outer.joined(separator: ".") + "." + end }
+            return keepsFirst || isInner || renamed.first == "lm_head" ? end : "model." + end
+        case .composite(let isInner):
             let isOfText = outer.contains("language_model") || renamed.first.map(Self.ofText.contains) == true
+            if isInner { return isOfText ? "language_model." + end : keepsFirst ? end : name }
+            if let head = renamed.first, Self.heads.contains(head) { return end }
             return (isOfText ? "model.language_model." : "model.") + end
         }
     }
@@ -118,10 +121,10 @@ struct MemoryNames: Sendable {
         let family = configuration?["model_type"]?.stringValue ?? ""
         if keeping.contains(family) { return .kept }
         if unknown.contains(family) { return .unknown }
-        if configuration?["text_config"]?.objectValue != nil { return .composite }
-        guard let name = inner[family] else { return .ofFiles }
         let architecture = configuration?["architectures"]?.arrayValue?.first?.stringValue ?? ""
-        return architecture.hasSuffix("Model") && !architecture.hasSuffix("LMHeadModel") ? .kept : .named(name)
+        let isInner = architecture.hasSuffix("Model") && !architecture.hasSuffix("LMHeadModel")
+        if configuration?["text_config"]?.objectValue != nil { return .composite(isInner: isInner) }
+        return inner[family].map { isInner ? .kept : .named($0) } ?? .ofFiles(isInner: isInner)
     }
 
     /// Families whose mixtures of experts have their old name in memory, too.
@@ -135,8 +138,10 @@ struct MemoryNames: Sendable {
     ]
     /// Families of which only the merging of modules is known here, and not all names.
     private static let unknown: Set<String> = [
-        "hrm_text", "mistral_large4", "pi0", "t5gemma2", "t5gemma2_encoder", "vision-encoder-decoder",
+        "altclip", "dinov2", "dinov2_with_registers", "hrm_text", "mistral_large4", "pi0", "t5gemma2", "t5gemma2_encoder", "vision-encoder-decoder",
     ]
+    /// What lies beside the inner model.
+    private static let heads: Set<Substring> = ["lm_head", "score", "classifier"]
     /// What a language model begins with.
     private static let ofText: Set<Substring> = ["layers", "embed_tokens", "embed_tokens_per_layer", "norm"]
 }

@@ -40,7 +40,7 @@ extension Adapter {
 
 extension BaseModel {
     /// The names in memory; `nil` where the family is not known.
-    fileprivate var memoryNames: MemoryNames? {
+    var memoryNames: MemoryNames? {
         configuration?["model_type"] != nil && !files.isPipeline ? MemoryNames(configuration) : nil
     }
 
