@@ -312,6 +312,41 @@ struct ConversionTests {
         #expect(try experts.naming(adapter).modules[0].factors.count == 3)
     }
 
+    /// PEFT matches ends of names, and wants every parameter of every module that they mean.
+    @Test func modulesThatWereTrainedWholeAreNamedAlone() throws {
+        let path = folder.path("norms")
+        try FileSystem.createFolder(path)
+        let names = (0..<2).flatMap { ["model.layers.\($0).norm.weight", "model.layers.\($0).norm.bias"] }
+        try writeSafetensors(
+            names.map { TestTensor($0, .f32, [2], values: [1, 2]) }
+                + [TestTensor("model.layers.0.self_attn.q_proj.weight", .f32, [2, 2], values: [1, 2, 3, 4])],
+            to: FileSystem.join(path, "model.safetensors"))
+        try writeText(#"{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}"#, FileSystem.join(path, "config.json"))
+        let base = try BaseModel(path: path)
+        let module = AdapterModule(
+            path: try #require(ModulePath("model.layers.0.self_attn.q_proj")), rank: 1, alpha: 1, loraA: [1, 2], loraB: [1, 2])
+        let values = try base.files.location(of: "model.layers.1.norm.weight")
+        func written(_ dialect: Adapter.Dialect, saved: [String]) throws -> (fields: JSONValue, tensors: [String]) {
+            let adapter = Adapter(
+                path: "a", dialect: dialect, weightsPath: nil, baseModel: nil, targets: [], modules: [module],
+                replacements: [Replacement(tensor: "model.layers.1.norm.weight", values: values)], savedModules: saved)
+            let out = folder.path("\(dialect)")
+            _ = try adapter.write(.peft, to: out, base: base, options: .init(isDurable: false))
+            let fields = try JSONValue(parsing: try readAll(out + "/adapter_config.json"))
+            return (fields, try Adapter.read(path: out).replacements.map(\.tensor))
+        }
+        let extracted = try written(.extraction, saved: [])
+        #expect(extracted.fields["modules_to_save"] == ["model.layers.1.norm"])
+        #expect(extracted.tensors == ["model.layers.1.norm.bias", "model.layers.1.norm.weight"])
+        // As their author named them.
+        #expect(try written(.peft, saved: ["layers.1"]).fields["modules_to_save"] == ["layers.1"])
+        // A parameter that is no module's weight has no form.
+        let odd = Adapter(
+            path: "a", dialect: .extraction, weightsPath: nil, baseModel: nil, targets: [], modules: [module],
+            replacements: [Replacement(tensor: "model.layers.1.mixer.A_log", values: values)])
+        #expect(throws: AdapterError.self) { try odd.write(.peft, to: folder.path("odd"), base: base, options: .init(isDurable: false)) }
+    }
+
     // MARK: What serving programs take
 
     @Test func servingProgramsAndWhy() throws {

@@ -268,6 +268,21 @@ struct NameTests {
             configuration: ["model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]],
             names: [("h.0.attn.c_attn", "transformer.h.0.attn.c_attn"), ("transformer.h.1.attn.c_attn", "transformer.h.1.attn.c_attn")]),
         Renamed(configuration: ["model_type": "gpt2", "architectures": ["GPT2Model"]], names: [("h.0.attn.c_attn", "h.0.attn.c_attn")]),
+        Renamed(
+            configuration: ["model_type": "vit", "architectures": ["ViTForImageClassification"]],
+            names: [("vit.encoder.layer.0.attention.attention.query", "vit.layers.0.attention.q_proj")]),
+        Renamed(
+            configuration: ["model_type": "gemma3", "architectures": ["Gemma3Model"], "text_config": ["model_type": "gemma3_text"]],
+            names: [("language_model.model.layers.0.mlp.up_proj", "language_model.layers.0.mlp.up_proj")]),
+        Renamed(
+            configuration: [
+                "model_type": "clip", "architectures": ["CLIPModel"], "text_config": ["model_type": "clip_text_model"],
+                "vision_config": ["model_type": "clip_vision_model"],
+            ],
+            names: [
+                ("text_model.encoder.layers.0.self_attn.q_proj", "text_model.encoder.layers.0.self_attn.q_proj"),
+                ("vision_model.encoder.layers.0.self_attn.q_proj", "vision_model.encoder.layers.0.self_attn.q_proj"),
+            ]),
         Renamed(configuration: ["model_type": "llama"], names: [("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.q_proj")]),
     ]
 

@@ -48,7 +48,7 @@ extension Adapter {
             try requireOneModel(path: path, layout: "PEFT")
             let named = try namedAsInMemory(base, path: path)
             try PEFT.write(
-                named.modules, replacements: named.replacements, to: path, others: base?.modulesInMemory ?? [],
+                named.modules, replacements: named.replacements, to: path, others: base?.modulesInMemory ?? [], saved: savedModules,
                 header: TrainerMetadata.header(of: self), options: options)
             return roundedScales
         case .mlx: return try MLX.write(self, to: path, base: base, options: options)
@@ -114,7 +114,7 @@ extension Adapter {
         Adapter(
             path: path, dialect: dialect, weightsPath: weightsPath, baseModel: baseModel, targets: targets, taskType: taskType ?? self.taskType,
             ensuresTying: ensuresTying ?? self.ensuresTying, modules: modules,
-            replacements: replacements ?? self.replacements, remarks: remarks,
+            replacements: replacements ?? self.replacements, savedModules: savedModules, remarks: remarks,
             namesAreFlattened: namesAreFlattened ?? self.namesAreFlattened, metadata: metadata ?? self.metadata)
     }
 

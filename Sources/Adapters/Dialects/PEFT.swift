@@ -58,7 +58,7 @@ public enum PEFT {
         return Adapter(
             path: path, dialect: .peft, weightsPath: weightsPath, baseModel: configuration.baseModel, targets: configuration.targets,
             taskType: configuration.taskType, ensuresTying: configuration.ensuresTying, modules: reading.modules, replacements: reading.replacements,
-            remarks: reading.remarks, metadata: file.metadata)
+            savedModules: configuration.modulesToSave, remarks: reading.remarks, metadata: file.metadata)
     }
 
     /// The folder itself, or the one in it that holds an adapter: PEFT puts adapters of another name than `default` there. A

@@ -26,15 +26,35 @@ extension Adapter {
                 "PEFT wants the names that modules have in memory, and what transformers calls those of the family \"\(base.configuration?["model_type"]?.stringValue ?? "")\" is not known here; write another layout"
             )
         }
+        if let other = replacements.first(where: { !$0.tensor.hasSuffix(".weight") && !$0.tensor.hasSuffix(".bias") }) {
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: other.tensor,
+                "PEFT has no form for whole values of a parameter that is no weight or bias of a module; write --layout safetensors, which `oplora merge` takes"
+            )
+        }
         return with(
             modules: AdapterModule.stackingExperts(modules, of: base).map { module in
                 let parts = names.inMemory("\(module.path).\(module.parameter)").split(separator: ".")
                 guard let parameter = parts.last, let path = ModulePath(parts.dropLast().joined(separator: ".")) else { return module }
                 return module.changing { ($0.path, $0.parameter) = (path, String(parameter)) }
             },
-            replacements: replacements.map {
+            replacements: completing(replacements, from: base).map {
                 Replacement(tensor: names.inMemory($0.tensor), values: $0.values, rows: $0.rows, isOfNewModule: $0.isOfNewModule)
             })
+    }
+}
+
+extension Adapter {
+    /// The whole tensors with the others of their modules: PEFT saves modules, and wants all that is in one.
+    private func completing(_ replacements: [Replacement], from base: BaseModel) -> [Replacement] {
+        let known = Set(replacements.map(\.tensor))
+        let adapted = Set(modules.map(\.parameterName))
+        return replacements
+            + replacements.filter { $0.rows == nil && $0.tensor.hasSuffix(".weight") }.compactMap { replacement in
+                let bias = String(replacement.tensor.dropLast("weight".count)) + "bias"
+                guard !known.contains(bias), !adapted.contains(replacement.tensor), let values = base.files.tensors[bias] else { return nil }
+                return Replacement(tensor: bias, values: values)
+            }
     }
 }
 

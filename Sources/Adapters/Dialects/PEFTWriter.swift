@@ -18,12 +18,13 @@ extension PEFT {
     ///
     /// - Parameters:
     ///   - others: modules of the base, in memory, which targets must not mean; as far as they are known.
+    ///   - saved: what an earlier configuration calls the modules that were trained whole.
     ///   - header: what the header of the weights says beside the tensors.
     public static func write(
-        _ modules: [AdapterModule], replacements: [Replacement] = [], to path: String, others: Set<String> = [], header: [String: String] = [:],
-        options: AdapterOptions
+        _ modules: [AdapterModule], replacements: [Replacement] = [], to path: String, others: Set<String> = [], saved: [String] = [],
+        header: [String: String] = [:], options: AdapterOptions
     ) throws {
-        let content = try Content(modules, replacements: replacements, others: others, path: path)
+        let content = try Content(modules, replacements: replacements, others: others, saved: saved, path: path)
         let folder = try AtomicFolder(path: path, replacing: options.isReplacing)
         try folder.fill {
             let text = try AtomicFile(path: folder.path(of: configurationName), replacing: false)
@@ -62,6 +63,7 @@ extension PEFT {
         private let isRankStabilised: Bool
         private let usesMagnitudes: Bool
         private let hasFactorBias: Bool
+        private let saved: [String]
         private let targets: [String]
         private var targetParameters: [String] = []
         private var savedModules: Set<String> = []
@@ -69,13 +71,15 @@ extension PEFT {
         private var trainsBiases = false
 
         /// - Throws: `AdapterError.empty`, `.unsupportedFeature`.
-        init(_ given: [AdapterModule], replacements: [Replacement], others: Set<String> = [], path: String) throws(AdapterError) {
+        init(_ given: [AdapterModule], replacements: [Replacement], others: Set<String> = [], saved: [String] = [], path: String) throws(AdapterError)
+        {
             let modules = joiningExperts(given)
             guard !modules.isEmpty else { throw AdapterError(.empty, path: path, "there is no module to write") }
             func refuse(_ module: AdapterModule, _ why: String) -> AdapterError {
                 AdapterError(.unsupportedFeature, path: path, subject: module.label.text, why)
             }
             self.modules = modules
+            self.saved = saved
             targets = Self.targets(of: modules.filter { $0.kind != .experts && !Self.isRouter($0) }.map(\.path), others: others)
             isRankStabilised =
                 modules.allSatisfy { $0.scale == $0.alpha / Double($0.rank).squareRoot() }
@@ -192,8 +196,10 @@ extension PEFT {
             let isBias = parts.last == "bias" && !wholeTensors.contains(owner + ".weight")
             if isBias { trainsBiases = true }
             if !isBias, name == replacement.tensor {
-                let owner = replacement.isOfNewModule ? parts.first : parts.dropLast().last
-                savedModules.insert(owner.map(String.init) ?? name)
+                // PEFT matches ends of names, so that a whole path means one module.
+                let known = saved.filter { name.contains($0 + ".") }
+                if known.isEmpty { savedModules.insert(replacement.isOfNewModule ? parts.first.map(String.init) ?? name : owner) }
+                savedModules.formUnion(known)
             }
             tensors.append(OutputTensor(name, shape, values))
         }

@@ -40,6 +40,8 @@ public struct Adapter: Sendable {
     public let modules: [AdapterModule]
     /// Tensors, or rows of them, that take the place of the base's, sorted by the tensor's name.
     public let replacements: [Replacement]
+    /// What PEFT's configuration calls the modules that were trained whole, in `modules_to_save`.
+    let savedModules: [String]
     /// Oddities that change nothing, each one sentence.
     public let remarks: [String]
     /// Whether the paths of the modules have underscores where the model's have dots.
@@ -49,8 +51,8 @@ public struct Adapter: Sendable {
 
     public init(
         path: String, dialect: Dialect, weightsPath: String?, baseModel: String?, targets: [String], taskType: String? = nil,
-        ensuresTying: Bool = false, modules: [AdapterModule], replacements: [Replacement] = [], remarks: [String] = [],
-        namesAreFlattened: Bool = false, metadata: OrderedDictionary<String, String> = [:]
+        ensuresTying: Bool = false, modules: [AdapterModule], replacements: [Replacement] = [], savedModules: [String] = [],
+        remarks: [String] = [], namesAreFlattened: Bool = false, metadata: OrderedDictionary<String, String> = [:]
     ) {
         self.path = path
         self.dialect = dialect
@@ -61,6 +63,7 @@ public struct Adapter: Sendable {
         self.ensuresTying = ensuresTying
         self.modules = modules.sorted { ($0.place, $0.parameter) < ($1.place, $1.parameter) }
         self.replacements = replacements.sorted { $0.tensor.utf8.lexicographicallyPrecedes($1.tensor.utf8) }
+        self.savedModules = savedModules
         self.remarks = remarks
         self.namesAreFlattened = namesAreFlattened
         self.metadata = metadata
