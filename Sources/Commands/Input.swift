@@ -34,7 +34,9 @@ struct Input {
                 throw UsageError("\(path): a model is run from its folder, with config.json beside the weights; name the folder")
             }
             // They say what the folder is that holds no model.
-            _ = try WeightFiles(path: path)
+            guard try !WeightFiles(path: path).isPipeline else {
+                throw UsageError("\(path): this is a pipeline of a diffusion model, and only language models of the Llama family are run here")
+            }
             _ = try TransformerConfiguration(folder: path)
         }
     }

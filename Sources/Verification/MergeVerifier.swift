@@ -118,6 +118,9 @@ public enum MergeVerifier {
         var verdict = MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
         verdict.remarks = model.nameRemarks + receiptRemarks(base: base, adapters: adapters, merged: merged)
         verdict.remarks += LayoutFaults.remarks(correspondence)
+        if options.dtype == nil, faults.contains(where: { $0.code == .dtypeMismatch }), let dtype = try? MergeReceipt(ofModel: merged)?.dtype {
+            verdict.remarks.append("the merged model's receipt says that it was merged with --dtype \(dtype); verify it with --dtype \(dtype)")
+        }
         if options.examinesRows { try RowSearch.examine(&verdict, works: modules.mapValues { $0.map(\.0) }, options: options) }
         return verdict
     }

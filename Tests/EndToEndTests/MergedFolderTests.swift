@@ -185,4 +185,23 @@ struct MergedFolderTests {
         #expect(try merge("--adapter", same, base: named, out: "m4").status == 65)
         #expect(try remarks(report(try merge("--adapter", same, "--any-base", base: named, out: "m4"))).contains("calls itself Qwen/Qwen2.5-0.5B"))
     }
+
+    /// What the receipt knows is said where a verdict turns on it.
+    @Test func anElementTypeThatTheReceiptHas() throws {
+        let space = try Workspace()
+        let models = ["--base", Repository.tinyLlama, "--adapter", try PEFTAdapter.write(to: space.path("adapter"))]
+        try space.succeed(["merge"] + models + ["--dtype", "f16", "--out", space.path("merged"), "--no-fsync"])
+        let verify = try Executable.run(["verify"] + models + ["--merged", space.path("merged")])
+        #expect(verify.status == 1 && verify.errors.contains("verify it with --dtype f16"), "\(verify.errors)")
+        try space.succeed(["verify"] + models + ["--merged", space.path("merged"), "--dtype", "f16"])
+    }
+
+    @Test func aFileBesideItsConfigurationIsNoWholeModel() throws {
+        let space = try Workspace()
+        let adapter = try PEFTAdapter.write(to: space.path("adapter"))
+        let merge = try space.succeed([
+            "merge", "--base", Repository.tinyLlama + "/model.safetensors", "--adapter", adapter, "--out", space.path("merged"), "--no-fsync",
+        ])
+        #expect(merge.output.contains("are not copied; name its folder"), "\(merge.output)")
+    }
 }

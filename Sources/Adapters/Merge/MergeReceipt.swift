@@ -24,6 +24,8 @@ public struct MergeReceipt: Sendable {
     let steps: [JSONValue]
     /// The adapters that are in the model.
     public let adapters: [Entry]
+    /// The element type that the last step was told to write; `nil` where it kept those of the base.
+    public let dtype: String?
 
     static let taking = "unmerge"
     /// The largest receipt that is read, in bytes.
@@ -48,6 +50,7 @@ public struct MergeReceipt: Sendable {
         }
         let earlier = last.removeValue(forKey: "history")?.arrayValue ?? []
         steps = earlier + [.object(last)]
+        dtype = last["dtype"]?.stringValue.flatMap { $0 == "keep" ? nil : $0.lowercased() }
         adapters = Self.adapters(after: steps)
     }
 

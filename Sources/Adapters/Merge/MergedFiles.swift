@@ -14,7 +14,12 @@ extension MergePlan {
             try file.publish(durable: options.isDurable)
         }
         guard let others else {
-            let files = OtherFiles(copied: [], leftOut: [], tokenizer: .init(adapter: nil, fromAdapter: [], fromBase: []), remarks: [])
+            let folder = FileSystem.parent(of: base.path)
+            let hasMore = FileSystem.exists(FileSystem.join(folder, BaseModel.configurationName))
+            let files = OtherFiles(
+                copied: [], leftOut: [], tokenizer: .init(adapter: nil, fromAdapter: [], fromBase: []),
+                remarks: hasMore
+                    ? ["the base is one file, and config.json and the tokenizer beside it are not copied; name its folder for a whole model"] : [])
             try write(receipt(result, files), ModelFolder.receiptName)
             return files
         }
