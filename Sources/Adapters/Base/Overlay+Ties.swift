@@ -96,9 +96,9 @@ extension Overlay {
         return FactorMatrix(a.info, in: a.file).hasSameBytes(as: FactorMatrix(b.info, in: b.file))
     }
 
-    /// The updates of a tensor that change something; a fresh adapter has none.
+    /// The updates of a tensor that change something.
     private func effective(_ name: String) -> [TensorUpdate] {
-        (updates[name] ?? []).filter { $0.magnitude != nil || $0.scale != 0 && !$0.left.isZero && !$0.right.isZero }
+        (updates[name] ?? []).filter(\.isEffective)
     }
 
     private func areAlike(_ a: [TensorUpdate], _ b: [TensorUpdate]) -> Bool {
