@@ -137,6 +137,15 @@ struct SpectrumTests {
         #expect(relativeDistance(update(sum.modules[number]), expected) < 1e-6)
         let (cut, reports) = try Adapter.combined(adapters, .svd, choice: .init(rank: 3))
         #expect(cut.modules.allSatisfy { $0.rank == 3 } && reports.allSatisfy { $0.energy < 1 })
+        // Of what cancels there is nothing to keep or to lose.
+        let opposites = [WeightedAdapter(adapter, weight: 1), WeightedAdapter(adapter, weight: -1)]
+        for combination in [Adapter.Combination.concatenation, .svd] {
+            let (_, nothing) = try Adapter.combined(opposites, combination, choice: combination == .svd ? .init(rank: 2) : nil)
+            #expect(nothing.allSatisfy { $0.energy == 1 }, "\(combination): \(nothing.map(\.energy))")
+        }
+        let nearly = [WeightedAdapter(adapter, weight: 1), WeightedAdapter(adapter, weight: -1 + 0x1p-20)]
+        let (_, reportsOfNearly) = try Adapter.combined(nearly, .svd, choice: .init(rank: 1))
+        #expect(reportsOfNearly.allSatisfy { $0.energy > 0 && $0.energy < 1 }, "\(reportsOfNearly.map(\.energy))")
         #expect(throws: AdapterError.self) { try Adapter.combined(adapters, .linear) }
         #expect(throws: AdapterError.self) { try Adapter.combined([], .concatenation) }
     }
