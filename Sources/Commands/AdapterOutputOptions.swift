@@ -65,7 +65,10 @@ extension Terminal {
             "\(path): \(Format.count(modules.count, "module")), rank \(ranks.min() ?? 0)"
                 + (ranks.min() == ranks.max() ? "" : " to \(ranks.max() ?? 0)"))
         if let worst = modules.min(by: { $0.energy < $1.energy }), worst.energy < 1 {
-            output.say("at least \(Format.fixed(worst.energy * 100, 2))% of each update was kept (least: \(worst.path))")
+            output.say(
+                worst.energy >= 0
+                    ? "at least \(Format.fixed(worst.energy * 100, 2))% of each update was kept (least: \(worst.path))"
+                    : "what was written for \(worst.path) is further from the update than zeros would be (energy \(Format.number(worst.energy)))")
         }
         for note in notes { output.say(note) }
     }

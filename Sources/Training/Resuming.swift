@@ -6,7 +6,9 @@ extension TrainingSubject {
     func check(continues run: TrainingCheckpoint) throws(TrainingError) {
         guard baseFingerprint == run.subject.baseFingerprint else {
             throw TrainingError(
-                .otherBase, "the run was trained on other base weights than those of --base (\(run.subject.baseName)); continue with the same model")
+                .otherBase,
+                "\(run.file.path): the run was trained on a model called \(run.subject.baseName), whose weights are not those of --base; continue with the same model"
+            )
         }
         guard dataFingerprint == run.subject.dataFingerprint else {
             throw TrainingError(.otherData, "the run was started on other data than --data; continue with the same")

@@ -137,6 +137,15 @@ struct SpectrumTests {
         #expect(relativeDistance(update(sum.modules[number]), expected) < 1e-6)
         let (cut, reports) = try Adapter.combined(adapters, .svd, choice: .init(rank: 3))
         #expect(cut.modules.allSatisfy { $0.rank == 3 } && reports.allSatisfy { $0.energy < 1 })
+        // Of what cancels there is nothing to keep or to lose.
+        let opposites = [WeightedAdapter(adapter, weight: 1), WeightedAdapter(adapter, weight: -1)]
+        for combination in [Adapter.Combination.concatenation, .svd] {
+            let (_, nothing) = try Adapter.combined(opposites, combination, choice: combination == .svd ? .init(rank: 2) : nil)
+            #expect(nothing.allSatisfy { $0.energy == 1 }, "\(combination): \(nothing.map(\.energy))")
+        }
+        let nearly = [WeightedAdapter(adapter, weight: 1), WeightedAdapter(adapter, weight: -1 + 0x1p-20)]
+        let (_, reportsOfNearly) = try Adapter.combined(nearly, .svd, choice: .init(rank: 1))
+        #expect(reportsOfNearly.allSatisfy { $0.energy > 0 && $0.energy < 1 }, "\(reportsOfNearly.map(\.energy))")
         #expect(throws: AdapterError.self) { try Adapter.combined(adapters, .linear) }
         #expect(throws: AdapterError.self) { try Adapter.combined([], .concatenation) }
     }
@@ -185,6 +194,31 @@ struct SpectrumTests {
         }
         let wanted = try values("model.embed_tokens.weight", tuned)
         for name in ["model.embed_tokens.weight", "lm_head.weight"] { #expect(relativeDistance(try values(name, again), wanted) < 1e-6) }
+    }
+
+    /// Tables of embeddings in families that call them otherwise: PEFT takes no other factors for them, and a tied head changes with its own.
+    @Test(arguments: [
+        ("mamba", "backbone.embeddings", "lm_head"), ("falcon_mamba", "backbone.embeddings", "lm_head"),
+        ("xlnet", "transformer.word_embedding", "lm_loss"), ("gpt2", "transformer.wte", "lm_head"), ("t5", "shared", nil),
+        ("t5", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias", nil), ("wavlm", "encoder.layers.0.attention.rel_attn_embed", nil),
+        ("internlm2", "model.tok_embeddings", "output"),
+    ])
+    func embeddingsAreExtractedAsSuch(family: String, module: String, head: String?) throws {
+        var generator = SeededGenerator(seed: 1)
+        var tensors = [
+            TestTensor("\(module).weight", .f32, [8, 4], values: generator.values(32, spread: 1)),
+            TestTensor("encoder.block.0.layer.0.SelfAttention.q.weight", .f32, [4, 4], values: generator.values(16, spread: 1)),
+        ]
+        if let head, family == "internlm2" { tensors.append(TestTensor("\(head).weight", .f32, [8, 4], values: generator.values(32, spread: 1))) }
+        for name in ["tied", "tuned"] {
+            try FileSystem.createFolder(folder.path(name))
+            try writeText(#"{"model_type": "\#(family)", "architectures": []}"#, folder.path("\(name)/config.json"))
+            if name == "tuned" { tensors[0].bytes[2] ^= 0x40 }
+            try writeSafetensors(tensors, to: folder.path("\(name)/model.safetensors"))
+        }
+        let modules = try Extraction(base: folder.path("tied"), tuned: folder.path("tuned"), options: .init(choice: .init(rank: 2))).adapter.modules
+        #expect(modules.first { $0.path.text == module }?.kind == .embedding, "\(modules.map { ($0.path, $0.kind) })")
+        if let head, family != "internlm2" { #expect(modules.first { $0.path.text == head }?.kind == .linear, "\(modules.map(\.path))") }
     }
 
     /// W = 1 + 2⁻⁷ and ΔW = 2⁻⁸ in BF16: the sum lies half-way, and so does what is left.

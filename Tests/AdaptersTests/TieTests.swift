@@ -213,6 +213,34 @@ struct TieTests {
         ])
     }
 
+    /// The bias of a masked-LM head is one parameter of two names, of which an adapter brings one.
+    @Test(arguments: ["bias", "decoder.bias"])
+    func whatIsBroughtForOneNameOfABiasIsForBoth(parameter: String) throws {
+        let item = try Case()
+        let (name, head) = ("bert.embeddings.word_embeddings.weight", "cls.predictions")
+        item.modelConfiguration = ["model_type": "bert", "architectures": ["BertForMaskedLM"], "tie_word_embeddings": true]
+        item.addBase(name, [8, 4])
+        item.addBase("\(head).transform.dense.weight", [4, 4])
+        item.addBase("\(head).bias", [8])
+        item.addBase("bert.pooler.dense.weight", [4, 4])
+        item.configuration["modules_to_save"] = ["cls.predictions", "cls.predictions.decoder"]
+        let bias = item.add("\(head).\(parameter)", [8])
+        // What is one parameter stays one.
+        try item.expect(["\(head).bias": bias])
+        #expect(try configuration(item)["tie_word_embeddings"] == true)
+        // The embedding alone separates it from the head, and both names keep what was trained.
+        let embedding = updated(item, "bert.embeddings.word_embeddings", name)
+        let separated = ["\(head).bias": bias, "\(head).decoder.bias": bias, name: embedding, "\(head).decoder.weight": item.weights(name)]
+        try item.expect(separated)
+        #expect(try verdict(item).passes)
+        // The base's bias under the name that the head computes with is a fault.
+        var tensors = try separated.keys.map { try writtenTensor($0, item) } + item.base[1...].filter { $0.name != "\(head).bias" }
+        let place = try #require(tensors.firstIndex { $0.name == "\(head).decoder.bias" })
+        tensors[place].bytes = try #require(item.base.first { $0.name == "\(head).bias" }).bytes
+        try writeSafetensors(tensors, to: item.folder.path("merged/model.safetensors"))
+        #expect(try !verdict(item).passes)
+    }
+
     @Test func encodersAndDecodersAreSeparated() throws {
         let item = try Case()
         item.modelConfiguration = ["model_type": "bart", "tie_word_embeddings": true]

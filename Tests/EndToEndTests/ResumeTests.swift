@@ -43,6 +43,22 @@ struct ResumeTests {
         #expect(try readAll(space.path("more")) == readAll(space.path("run.opck")))
     }
 
+    @Test func theRunsOwnBaseIsNamed() throws {
+        try space.succeed(space.trainArguments())
+        // The same model with another bit.
+        try FileManager.default.copyItem(atPath: Repository.tinyLlama, toPath: space.path("other"))
+        let weights = space.path("other/model.safetensors")
+        var bytes = try Data(contentsOf: URL(fileURLWithPath: weights))
+        bytes[bytes.count - 1] ^= 1
+        try bytes.write(to: URL(fileURLWithPath: weights))
+        let outcome = try Executable.run([
+            "train", "--base", space.path("other"), "--data", Repository.fixture("texts/adapt-heldout.txt"), "--resume", space.path("run.opck"),
+            "--out", space.path("more"),
+        ])
+        let name = FileSystem.lastComponent(Repository.tinyLlama)
+        #expect(outcome.status != 0 && outcome.errors.contains("a model called \(name), whose weights are not those of --base"), "\(outcome.errors)")
+    }
+
     @Test func moreStepsWhereTheScheduleAllowsThem() throws {
         try space.succeed(space.trainArguments())
         for (option, value) in [("--steps", "20"), ("--epochs", "2")] {

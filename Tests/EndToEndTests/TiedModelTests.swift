@@ -79,6 +79,30 @@ struct TiedModelTests {
         }
     }
 
+    /// Updates that cancel are none of zero.
+    @Test func whatCancelsIsNotCalledZero() throws {
+        let space = try Workspace()
+        for folder in ["base", "adapter"] { try FileSystem.createFolder(space.path(folder)) }
+        try writeSafetensors([TestTensor("q_proj.weight", .f32, [2, 2], values: [1, 2, 3, 4])], to: space.path("base/model.safetensors"))
+        try writeText(#"{"model_type": "llama"}"#, space.path("base/config.json"))
+        try writeSafetensors(
+            [
+                TestTensor("base_model.model.q_proj.lora_A.weight", .f32, [1, 2], values: [1, 2]),
+                TestTensor("base_model.model.q_proj.lora_B.weight", .f32, [2, 1], values: [1, 2]),
+            ], to: space.path("adapter/adapter_model.safetensors"))
+        try writeText(#"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}"#, space.path("adapter/adapter_config.json"))
+        let adapter = space.path("adapter")
+        func merge(_ adapters: [String], _ out: String) throws -> String {
+            let outcome = try space.succeed(
+                ["merge", "--base", space.path("base"), "--again", "--no-fsync", "--out", space.path(out)] + adapters.flatMap { ["--adapter", $0] })
+            return (outcome.output + outcome.errors).split(whereSeparator: \.isWhitespace).joined(separator: " ")
+        }
+        let canceled = try merge([adapter, adapter + ":-1"], "canceled")
+        #expect(canceled.contains("the update of 1 module cancel out") && !canceled.contains("is zero"), "\(canceled)")
+        let zero = try merge([adapter + ":0"], "zero")
+        #expect(zero.contains("the update of 1 module is zero") && !zero.contains("cancel out"), "\(zero)")
+    }
+
     /// A fresh adapter has updates of zeros, of which the embedding's is none of the head's.
     @Test func updatesOfZeroSeparateNothing() throws {
         let space = try Workspace()

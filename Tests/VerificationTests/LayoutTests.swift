@@ -233,6 +233,27 @@ struct LayoutTests {
         let bad = try verify(base, adapter, try write(stacked(wrong), "wrong"))
         #expect(bad.faults.map(\.code) == [.notMerged])
         #expect(bad.faults.first?.message.hasPrefix("rows 8 to 15 of model.layers.0.mlp.experts.down_proj") == true, "\(bad.faults)")
+        // A half of a stack beside it is one tensor too many.
+        for (matrix, name) in [("w1", "gate_proj"), ("w3", "up_proj")] {
+            var doubled = try stacked(right)
+            let copy = "model.layers.0.mlp.experts.\(name)"
+            doubled[copy] = Values(
+                shape: [count, inner, d],
+                numbers: try (0..<count).flatMap {
+                    try #require(right["model.layers.0.block_sparse_moe.experts.\($0).\(matrix).weight"]).numbers
+                })
+            let path = try write(doubled, "doubled-\(name)")
+            let verdict = try verify(base, adapter, path)
+            #expect(verdict.faults.map(\.code) == [.extraTensor] && verdict.faults.map(\.module) == [copy], "\(verdict.faults)")
+            let (own, other) = (try BaseModel(path: base), try BaseModel(path: path))
+            for correspondence in [TensorCorrespondence(own.names, other.names), TensorCorrespondence(other.names, own.names)] {
+                #expect(!correspondence.counterparts.contains(copy) && correspondence.pieces[copy] == nil)
+            }
+            let error = #expect(throws: AdapterError.self) {
+                try Extraction(base: base, tuned: path, options: .init(choice: RankChoice(rank: 2)))
+            }
+            #expect(error?.code == .unexpectedTensor && error?.subject == copy, "\(String(describing: error))")
+        }
     }
 
     // MARK: merge

@@ -16,6 +16,8 @@ extension BaseModel {
         let tower: String
         /// Whether the configuration says it.
         let isStated: Bool
+
+        var isOfBiases: Bool { source.hasSuffix(".bias") }
     }
 
     /// The modules that embed tokens. Which of them are ties, the rest of the model tells.

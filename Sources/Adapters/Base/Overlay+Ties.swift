@@ -7,6 +7,7 @@ internal import Tensors
 extension Overlay {
     /// Gives the members of ties tensors of their own where adapters make them differ.
     mutating func settleTies() throws(MergeError) {
+        for tie in base.ties where tie.isOfBiases { spreadReplacement(of: tie) }
         for tie in base.ties where tie.members.contains(where: isTouched) {
             if try areMadeToDiffer(tie) { untiedTowers.insert(tie.tower) }
         }
@@ -26,6 +27,14 @@ extension Overlay {
 
     private func isTouched(_ name: String) -> Bool { updates[name] != nil || replaced[name] != nil || rows[name] != nil }
     private func isStored(_ name: String) -> Bool { base.files.tensors[name] != nil }
+
+    /// Gives whole values of one name of a bias to its other names. Libraries have one parameter for them, and train and save it once; with the
+    /// base's values the other name, which the head computes with, would undo the training.
+    private mutating func spreadReplacement(of tie: BaseModel.Tie) {
+        let members = tie.members.filter { $0 == tie.source || !isStored($0) || base.holdsAlike($0, tie.source) }
+        guard let brought = members.compactMap({ replaced[$0] }).first else { return }
+        for name in members where !isTouched(name) { replaced[name] = brought }
+    }
 
     private mutating func areMadeToDiffer(_ tie: BaseModel.Tie) throws(MergeError) -> Bool {
         let others = tie.members.dropFirst()
@@ -58,7 +67,7 @@ extension Overlay {
             )
         }
         for name in absent { separated[name] = tie.source }
-        guard !tie.source.hasSuffix(".bias") else { return }
+        guard !tie.isOfBiases else { return }
         let count = absent.count == 1 ? "two" : "\(absent.count + 1)"
         remarks.append("the embedding and the head were one matrix and are \(count) now: \(([tie.source] + absent).joined(separator: " and "))")
     }
@@ -87,9 +96,9 @@ extension Overlay {
         return FactorMatrix(a.info, in: a.file).hasSameBytes(as: FactorMatrix(b.info, in: b.file))
     }
 
-    /// The updates of a tensor that change something; a fresh adapter has none.
+    /// The updates of a tensor that change something.
     private func effective(_ name: String) -> [TensorUpdate] {
-        (updates[name] ?? []).filter { $0.magnitude != nil || $0.scale != 0 && !$0.left.isZero && !$0.right.isZero }
+        (updates[name] ?? []).filter(\.isEffective)
     }
 
     private func areAlike(_ a: [TensorUpdate], _ b: [TensorUpdate]) -> Bool {

@@ -78,7 +78,7 @@ public struct TensorCorrespondence: Sendable {
             let found =
                 layouts.joints(fused, of: fusedModel, in: split, of: splitModel)
                 + ExpertStacks.joints(fused, of: fusedModel, in: split, of: splitModel, memory)
-            for joint in found { add(joint, isFirstFused: isFirstFused, first, second) }
+            for joint in Self.disjoint(found) { add(joint, isFirstFused: isFirstFused, first, second) }
             let known = (Set(renamed.keys).union(pieces.keys), Set(renamed.values).union(pieces.values.joined().map(\.second)))
             rest = (rest.first.filter { !known.0.contains($0) }, rest.second.filter { !known.1.contains($0) })
         }
@@ -89,6 +89,20 @@ public struct TensorCorrespondence: Sendable {
     struct Joint {
         let fused: String
         let parts: [(name: String, elements: Range<Int>, start: Int, isThere: Bool)]
+    }
+
+    /// Those that have no elements in common, the largest first; what else the model holds of them is a copy without a counterpart.
+    private static func disjoint(_ joints: [Joint]) -> [Joint] {
+        var (fused, taken): (Set<String>, [String: [Range<Int>]]) = ([], [:])
+        func size(_ joint: Joint) -> Int { joint.parts.reduce(0) { $0 + $1.elements.count } }
+        return joints.sorted { size($0) > size($1) }.filter { joint in
+            let parts = joint.parts.filter(\.isThere).map { ($0.name, $0.start..<$0.start + $0.elements.count) }
+            guard !fused.contains(joint.fused), parts.allSatisfy({ name, range in !(taken[name] ?? []).contains { $0.overlaps(range) } })
+            else { return false }
+            fused.insert(joint.fused)
+            for (name, range) in parts { taken[name, default: []].append(range) }
+            return true
+        }
     }
 
     private mutating func add(_ joint: Joint, isFirstFused: Bool, _ first: Model, _ second: Model) {

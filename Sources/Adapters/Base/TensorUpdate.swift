@@ -40,6 +40,9 @@ public struct TensorUpdate: Sendable {
     public var rank: Int { right.rows }
     public var columns: Int { right.columns }
 
+    /// Whether the update may change something; that of a fresh adapter does not.
+    var isEffective: Bool { magnitude != nil || scale != 0 && !left.isZero && !right.isZero }
+
     /// Whether the update is zero everywhere because B is, so that no byte of the tensor may change.
     public var isZero: Bool { magnitude == nil && (bIsRight ? right : left).isZero }
 }

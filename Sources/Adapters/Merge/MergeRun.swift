@@ -103,7 +103,10 @@ extension MergePlan {
             return modules.count > 3 ? "\(names) and \(modules.count - 3) more" : names
         }
         func count(_ modules: [MergeReport.Module]) -> String { "\(modules.count) module\(modules.count == 1 ? "" : "s")" }
-        let zero = modules.filter { !$0.isChanged && $0.survival == nil }
+        let unmoved = modules.filter { !$0.isChanged && $0.survival == nil }
+        let effective = unmoved.isEmpty ? [] : Set(jobs.flatMap(\.tensor.updates).filter(\.isEffective).map(\.module))
+        let zero = unmoved.filter { !effective.contains($0.path) }
+        let canceled = unmoved.filter { effective.contains($0.path) }
         let erased = modules.filter { !$0.isChanged && $0.survival != nil }
         var remarks: [String] = []
         if !erased.isEmpty {
@@ -117,6 +120,9 @@ extension MergePlan {
         }
         if !zero.isEmpty {
             remarks.append("the update of \(count(zero)) is zero (weight, alpha, A or B) and changed nothing: \(list(zero))")
+        }
+        if !canceled.isEmpty {
+            remarks.append("the terms of the update of \(count(canceled)) cancel out and changed nothing: \(list(canceled))")
         }
         return remarks
     }

@@ -253,7 +253,7 @@ private struct Change: Sendable {
         kernel = isWeight ? Array(shape.dropFirst(2)) : []
         if !isWeight {
             kind = .experts
-        } else if Self.isTable(module.lastComponent), shape.count == 2, base.files.tensors[name.dropLast("weight".count) + "bias"] == nil {
+        } else if shape.count == 2, Self.isTable(name, module.lastComponent, of: base) {
             kind = .embedding
         } else if !kernel.isEmpty {
             kind = .convolution
@@ -266,13 +266,24 @@ private struct Change: Sendable {
         (self.before, self.after) = (before.reshaped(rows: rows, columns: columns), after.reshaped(rows: rows, columns: columns))
     }
 
-    /// Whether a module of this name is a table of embeddings, of tokens or of anything else, which PEFT adapts as such.
-    private static func isTable(_ name: String) -> Bool {
-        // GPT-NeoX's embed_out is its head, and patches are multiplied.
-        if name.hasPrefix("patch_embed") { return false }
-        return ["wte", "wpe", "shared"].contains(name) || name.hasPrefix("embed_") && name != "embed_out" || name.hasSuffix("_embeddings")
-            || name.hasSuffix("_embedding")
+    /// Whether a weight is a table of embeddings, of tokens or of anything else, which PEFT adapts as such. Where the model's ties do not tell,
+    /// the name does.
+    private static func isTable(_ weight: String, _ module: String, of base: BaseModel) -> Bool {
+        // A table has no bias.
+        guard base.files.tensors[weight.dropLast("weight".count) + "bias"] == nil else { return false }
+        if BaseModel.isEmbedding(weight) || base.ties.contains(where: { $0.members.dropLast().contains(weight) }) { return true }
+        guard !module.hasPrefix("patch_embed"), !multiplied.contains(module) else { return false }
+        return otherTables.contains(module) || module.hasPrefix("embed_") || module.hasSuffix("_embeddings") || module.hasSuffix("_embedding")
     }
+
+    /// Matrices that are called after embeddings, GPT-NeoX's head among them.
+    private static let multiplied: Set<String> = ["embed_out", "embed_proj"]
+
+    /// Tables besides those that are called `embed_…` or `…_embedding`: of positions, of distances in attention, and of codes.
+    private static let otherTables: Set<String> = [
+        "wpe", "pos_emb", "positions_embed", "position_embeds_layer", "input_embeds_layer", "embedding", "relative_attention_bias",
+        "global_relative_attention_bias", "rel_attn_embed",
+    ]
 
     /// The module and what it has kept; `nil` where the numbers are equal though the bytes are not.
     func factors(_ options: Extraction.Options, path file: String) throws -> (module: AdapterModule, report: Extraction.Module)? {

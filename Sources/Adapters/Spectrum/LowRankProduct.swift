@@ -48,6 +48,14 @@ struct LowRankProduct {
         (Self.orthogonal(b).r * Self.orthogonal(a.transposed).r.transposed).values.reduce(0) { $0 + $1 * $1 }
     }
 
+    /// The sum of ‖bᵢ‖·‖aᵢ‖, which ‖B·A‖ would be at most.
+    private var sizeOfTerms: Double {
+        var (columns, rows) = ([Double](repeating: 0, count: b.columns), [Double](repeating: 0, count: b.columns))
+        for row in 0..<b.rows { for term in columns.indices { columns[term] += b[row, term] * b[row, term] } }
+        for term in rows.indices { for column in 0..<a.columns { rows[term] += a[term, column] * a[term, column] } }
+        return zip(columns, rows).reduce(0) { $0 + ($1.0 * $1.1).squareRoot() }
+    }
+
     /// Q·R of a matrix, which may be wider than it is high: then Q is the unit matrix.
     private static func orthogonal(_ matrix: Matrix) -> (q: Matrix, r: Matrix) {
         guard matrix.rows < matrix.columns else { return matrix.qr() }
@@ -72,10 +80,10 @@ struct LowRankProduct {
         return Self.balanced(u: u.prefix(columns: count), values: Array(values.prefix(count)), v: v.prefix(columns: count))
     }
 
-    /// 1 − ‖ΔW − B·A‖² / ‖ΔW‖² for another product ΔW; one where that is zero.
+    /// 1 − ‖ΔW − B·A‖² / ‖ΔW‖² for another product ΔW; one where that is zero, or so near it that its terms cancel but for rounding.
     func energy(of target: LowRankProduct) -> Double {
         let total = target.squaredNorm
-        guard total > 0 else { return 1 }
+        guard !(total.squareRoot() <= 0x1p-46 * target.sizeOfTerms) else { return 1 }
         return 1 - LowRankProduct.sum([target, LowRankProduct(b: b.scaled(by: -1), a: a)]).squaredNorm / total
     }
 
