@@ -1,5 +1,6 @@
 import Adapters
 import FileIO
+import JSON
 import Kernels
 import OrderedCollections
 import Safetensors
@@ -107,6 +108,31 @@ struct SpectrumTests {
         #expect(throws: AdapterError.self) {
             try Extraction(base: folder.path("base"), tuned: folder.path("one.safetensors"), options: .init(choice: .init(rank: 1)))
         }
+    }
+
+    /// A model folder with one tensor of numbers, and another with other ones.
+    private func extract(_ tensors: [(name: String, shape: [Int])], _ configuration: JSONValue) throws -> Extraction {
+        var generator = SeededGenerator(seed: 5)
+        for name in ["plain", "changed"] {
+            try FileSystem.createFolder(folder.path(name))
+            try writeText(configuration.serialized(), folder.path(name + "/config.json"))
+            try writeSafetensors(
+                tensors.map { TestTensor($0.name, .f32, $0.shape, values: generator.values($0.shape.reduce(1, *), spread: 1)) },
+                to: folder.path(name + "/model.safetensors"))
+        }
+        return try Extraction(base: folder.path("plain"), tuned: folder.path("changed"), options: .init(choice: .init(rank: 2)))
+    }
+
+    /// A is beside the dimension that PEFT takes for the inputs.
+    @Test(arguments: [
+        ("gpt_oss", [2, 4, 10], 4), ("openai_privacy_filter", [2, 4, 10], 4), ("llama4_text", [2, 4, 10], 10), ("qwen3_moe", [2, 10, 4], 4),
+        ("qwen3_vl_moe", [2, 4, 10], 4), ("qwen3_vl_moe", [2, 10, 4], 4),
+    ])
+    func extractGivesExpertsTheInputsOfPEFT(family: String, shape: [Int], inputs: Int) throws {
+        let extraction = try extract(
+            [("model.layers.0.mlp.experts.gate_up_proj", shape)], ["model_type": .string(family), "text_config": ["hidden_size": 4]])
+        let module = try #require(extraction.adapter.modules.first)
+        #expect(module.kind == .experts && module.inputs == inputs && module.outputs == 14 - inputs)
     }
 
     @Test func resizeKeepsTheLargestValues() throws {

@@ -12,6 +12,12 @@ extension Adapter {
         case .peft, .opck, .opLoRA: return self
         case .kohya, .diffusers, .mlx, .gguf, .extraction: break
         }
+        if dialect != .extraction, base?.takesExpertsInputsForOutputs == true, let module = modules.first(where: { $0.kind == .experts }) {
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: module.label.text,
+                "PEFT takes the inputs of this family's experts for outputs, and such an update is not converted; write another layout"
+            )
+        }
         guard let base, let names = base.memoryNames else {
             if dialect == .mlx, let module = modules.first(where: { $0.path.components.first == "language_model" }) {
                 throw AdapterError(
@@ -40,7 +46,7 @@ extension Adapter {
 
 extension BaseModel {
     /// The names in memory; `nil` where the family is not known.
-    fileprivate var memoryNames: MemoryNames? {
+    var memoryNames: MemoryNames? {
         configuration?["model_type"] != nil && !files.isPipeline ? MemoryNames(configuration) : nil
     }
 

@@ -260,7 +260,7 @@ private struct Change: Sendable {
         } else {
             kind = base.storesTransposed(module) ? .transposedLinear : .linear
         }
-        isTransposed = kind == .embedding || kind == .transposedLinear || kind == .experts && base.storesExpertsTransposed
+        isTransposed = kind == .embedding || kind == .transposedLinear || kind == .experts && base.storesExpertsTransposed(self.parameter, shape)
         let columns = isWeight ? shape.dropFirst().reduce(1, &*) : shape[2]
         let rows = shape.reduce(1, &*) / columns
         (self.before, self.after) = (before.reshaped(rows: rows, columns: columns), after.reshaped(rows: rows, columns: columns))
