@@ -16,6 +16,18 @@ extension BaseModel {
     /// Whether a bare parameter of this name holds the matrices of all experts.
     static func isStackOfExperts(_ parameter: String) -> Bool { expertMatrices[parameter] != nil }
 
+    /// The modules whose one weight is the stack of all experts, in families that have no parameters of their own for it (JetMoE).
+    private static let modulesOfExperts: Set<Substring> = ["input_linear", "output_linear"]
+
+    /// The name by which PEFT adapts a tensor of three dimensions that is a stack of experts; `nil` for any other, such as a convolution.
+    func stackOfExperts(_ tensor: String) -> String? {
+        func parts(_ name: String) -> [Substring] { name.split(separator: ".") }
+        func isStack(_ name: String) -> Bool { parts(name).last.map { Self.isStackOfExperts(String($0)) } ?? false }
+        if isStack(tensor) { return tensor }
+        let name = memoryNames?.inMemory(tensor) ?? tensor
+        return isStack(name) || parts(name).last == "weight" && parts(name).dropLast().last.map(Self.modulesOfExperts.contains) == true ? name : nil
+    }
+
     /// The parameter that holds a matrix of all experts in memory, by the name that files give the matrix of one of them.
     static func parameter(ofExperts matrix: String) -> String? {
         expertMatrices.first { parameter, names in parameter != AdapterModule.fused && names.contains([matrix]) }?.key
