@@ -272,6 +272,29 @@ struct AdapterKindTests {
         }
     }
 
+    /// Where the shape cannot tell inputs from outputs, the family does: PEFT transposes where the class of the experts says that it is transposed.
+    @Test(arguments: [
+        ("aria", true), ("aria_text", true), ("gpt_oss", true), ("openai_privacy_filter", true), ("llama4", false), ("llama4_text", false),
+        ("qwen3_vl_moe", false), ("qwen3_moe", false),
+    ])
+    func squareExperts(family: String, isTransposed: Bool) throws {
+        let item = try Case()
+        let (count, width) = (3, 6)
+        item.modelConfiguration["model_type"] = .string(family)
+        item.configuration["target_parameters"] = ["experts.gate_up_proj"]
+        let key = "model.layers.0.mlp.experts"
+        let a = item.add(key + ".lora_A.weight", [count * 2, width])
+        let b = item.add(key + ".lora_B.weight", [width, 2 * count])
+        func update(_ e: Int, _ o: Int, _ i: Int) -> Double { dot(2) { (b[o * 2 * count + $0 * count + e], a[(e * 2 + $0) * width + i]) } }
+        let name = key + ".gate_up_proj"
+        item.addBase(name, [count, width, width])
+        try item.expect([
+            name: sum(item.weights(name), rows: count * width, columns: width, scale: 1.5) { row, column in
+                isTransposed ? update(row / width, column, row % width) : update(row / width, row % width, column)
+            }
+        ])
+    }
+
     @Test func wholeTensorsAndRows() throws {
         let item = try Case()
         item.configuration["modules_to_save"] = ["lm_head", "norm", "score"]

@@ -1,5 +1,6 @@
 import Adapters
 import FileIO
+import JSON
 import Kernels
 import OrderedCollections
 import Safetensors
@@ -107,6 +108,98 @@ struct SpectrumTests {
         #expect(throws: AdapterError.self) {
             try Extraction(base: folder.path("base"), tuned: folder.path("one.safetensors"), options: .init(choice: .init(rank: 1)))
         }
+    }
+
+    /// A model folder with one tensor of numbers, and another with other ones.
+    private func extract(_ tensors: [(name: String, shape: [Int])], _ configuration: JSONValue) throws -> Extraction {
+        var generator = SeededGenerator(seed: 5)
+        for name in ["plain", "changed"] {
+            try FileSystem.createFolder(folder.path(name))
+            try writeText(configuration.serialized(), folder.path(name + "/config.json"))
+            try writeSafetensors(
+                tensors.map { TestTensor($0.name, .f32, $0.shape, values: generator.values($0.shape.reduce(1, *), spread: 1)) },
+                to: folder.path(name + "/model.safetensors"))
+        }
+        return try Extraction(base: folder.path("plain"), tuned: folder.path("changed"), options: .init(choice: .init(rank: 2)))
+    }
+
+    /// A is beside the dimension that PEFT takes for the inputs.
+    @Test(arguments: [
+        ("gpt_oss", [2, 4, 10], 4), ("openai_privacy_filter", [2, 4, 10], 4), ("llama4_text", [2, 4, 10], 10), ("qwen3_moe", [2, 10, 4], 4),
+        ("qwen3_vl_moe", [2, 4, 10], 4), ("qwen3_vl_moe", [2, 10, 4], 4),
+    ])
+    func extractGivesExpertsTheInputsOfPEFT(family: String, shape: [Int], inputs: Int) throws {
+        let extraction = try extract(
+            [("model.layers.0.mlp.experts.gate_up_proj", shape)], ["model_type": .string(family), "text_config": ["hidden_size": 4]])
+        let module = try #require(extraction.adapter.modules.first)
+        #expect(module.kind == .experts && module.inputs == inputs && module.outputs == 14 - inputs)
+    }
+
+    /// Stacks of experts that files keep as a weight are adapted as those that they are in memory.
+    @Test(arguments: [
+        ("granitemoe", "block_sparse_moe.input_linear.weight", "block_sparse_moe.experts", "gate_up_proj", 4),
+        ("granitemoe", "block_sparse_moe.output_linear.weight", "block_sparse_moe.experts", "down_proj", 4),
+        ("aria_text", "mlp.experts.fc1.weight", "mlp.experts", "gate_up_proj", 10),
+        ("jetmoe", "mlp.input_linear.weight", "mlp.input_linear", "weight", 4),
+    ])
+    func weightsThatAreStacksOfExperts(family: String, tensor: String, path: String, parameter: String, inputs: Int) throws {
+        let extraction = try extract([("model.layers.0." + tensor, [3, 10, 4])], ["model_type": .string(family)])
+        let module = try #require(extraction.adapter.modules.first)
+        #expect(module.kind == .experts && module.factors.count == 3 && module.inputs == inputs)
+        #expect(module.path.text == "model.layers.0." + path && module.parameter == parameter)
+        // PEFT's files say the same, and the merge finds the tensor.
+        let out = folder.path("out")
+        _ = try extraction.adapter.write(.peft, to: out, base: try BaseModel(path: folder.path("plain")), options: .init(isDurable: false))
+        let read = try Adapter.read(path: out)
+        #expect(read.modules[0].path == module.path && read.modules[0].kind == .experts && read.remarks.isEmpty)
+        let plan = try MergePlan(base: folder.path("plain"), adapters: [.init(read)])
+        #expect(plan.model.tensors.count { $0.updates.count == 3 } == 1)
+    }
+
+    /// PEFT has no LoRA for them.
+    @Test func convolutionsOfEachChannelAreTakenWhole() throws {
+        let extraction = try extract(
+            [("model.layers.0.conv1d.weight", [6, 1, 4]), ("model.layers.0.conv.weight", [6, 2, 4])], ["model_type": "qwen3_next"])
+        #expect(extraction.adapter.modules.map(\.path.text) == ["model.layers.0.conv"])
+        #expect(extraction.adapter.replacements.map(\.tensor) == ["model.layers.0.conv1d.weight"])
+    }
+
+    /// What PEFT finds by the names in `target_parameters` is what the adapter has.
+    @Test func layersThatChangeDifferentParameters() throws {
+        func experts(_ layer: Int, _ parameter: String) throws -> AdapterModule {
+            let values: [Float] = [1, 2]
+            let factors = AdapterModule.Factors(
+                a: FactorMatrix(name: "a", rows: 1, columns: 2, values: values), b: FactorMatrix(name: "b", rows: 2, columns: 1, values: values))
+            return AdapterModule(
+                path: try #require(ModulePath("model.layers.\(layer).mlp.experts")), parameter: parameter, kind: .experts,
+                factors: [factors, factors], alpha: 1, scale: 1)
+        }
+        func targets(_ modules: [AdapterModule]) throws -> [String] {
+            let path = folder.path("mixed")
+            try PEFT.write(modules, to: path, options: .init(isReplacing: true, isDurable: false))
+            let read = try Adapter.read(path: path)
+            #expect(Set(read.modules.map(\.label)) == Set(modules.map(\.label)) && read.remarks.isEmpty)
+            let configuration = try JSONValue(configuration: try FileSystem.contents(of: path + "/adapter_config.json", limit: 10_000))
+            return configuration["target_parameters"]?.arrayValue?.compactMap(\.stringValue) ?? []
+        }
+        let (first, second) = (try experts(0, "gate_up_proj"), try experts(1, "down_proj"))
+        #expect(try targets([first, second]) == ["model.layers.0.mlp.experts.gate_up_proj", "model.layers.1.mlp.experts.down_proj"])
+        #expect(
+            try targets([first, second, try experts(1, "gate_up_proj")]) == ["mlp.experts.gate_up_proj", "model.layers.1.mlp.experts.down_proj"])
+        #expect(try targets([first, try experts(1, "gate_up_proj")]) == ["mlp.experts.gate_up_proj"])
+    }
+
+    /// Patterns name a router by its parameter, as PEFT does.
+    @Test func patternsOfRoutersAreNoRemarks() throws {
+        func module(_ name: String, rank: Int) throws -> AdapterModule {
+            AdapterModule(
+                path: try #require(ModulePath("model.layers.0.mlp." + name)), rank: rank, alpha: Double(rank),
+                loraA: [Float](repeating: 1, count: 2 * rank), loraB: [Float](repeating: 1, count: 3 * rank))
+        }
+        let path = folder.path("routers")
+        try PEFT.write(
+            [try module("gate", rank: 1), try module("a_proj", rank: 2), try module("b_proj", rank: 2)], to: path, options: .init(isDurable: false))
+        #expect(try Adapter.read(path: path).remarks.isEmpty)
     }
 
     @Test func resizeKeepsTheLargestValues() throws {

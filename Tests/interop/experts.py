@@ -4,8 +4,8 @@
     python experts.py --oplora PROGRAM [--only WORD] [--keep FOLDER]
 
 PEFT turns the names of an expert's layers, which transformers 5 holds in stacks, into parameters: "gate_proj" and "up_proj"
-become the parameter "gate_up_proj", with twice the rank for its two halves, and the router becomes "gate.weight". Each
-case is merged and compared with base + adapter as in adapters.py, and `oplora verify` must pass the model that PEFT merged, too.
+become the parameter "gate_up_proj", with twice the rank for its two halves, and the router becomes "gate.weight". Which dimension of a stack
+has the inputs depends on the family, and where the matrices are square, on nothing else (ORDERS). Each case is merged and compared with base + adapter as in adapters.py, and `oplora verify` must pass the model that PEFT merged, too.
 """
 
 import argparse
@@ -38,7 +38,38 @@ def deepseek_v3():
         v_head_dim=8))
 
 
-CASES = [
+def gpt_oss_of(width):
+    return lambda: hf.GptOssForCausalLM(hf.GptOssConfig(
+        **MOE, intermediate_size=width, num_local_experts=4, num_experts_per_tok=2, head_dim=8, rope_scaling=None, rope_theta=10000.0))
+
+
+def llama4_of(width):
+    return lambda: hf.Llama4ForCausalLM(hf.Llama4TextConfig(
+        **MOE, intermediate_size=width, intermediate_size_mlp=width, num_local_experts=4, head_dim=8, attn_temperature_tuning=False, pad_token_id=0))
+
+
+def aria_of(width):
+    return lambda: hf.AriaTextForCausalLM(hf.AriaTextConfig(**MOE, intermediate_size=width, moe_num_experts=4, moe_topk=2, head_dim=8, pad_token_id=0))
+
+
+def privacy_filter_of(width):
+    return lambda: hf.OpenAIPrivacyFilterForTokenClassification(hf.OpenAIPrivacyFilterConfig(
+        **MOE, intermediate_size=width, num_local_experts=4, num_experts_per_tok=2, head_dim=8, pad_token_id=0, eos_token_id=1))
+
+
+def mixtral_of(width):
+    return lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**MOE, intermediate_size=width, num_local_experts=4, num_experts_per_tok=2))
+
+
+# Which of the dimensions are the inputs for PEFT, told by the shape and not: gate and up projections of half the width, and down projections of all of it.
+ORDERS = [
+    (f"{name}: {width} of 32", family(width), dict(target_modules=["q_proj"], target_parameters=["experts.gate_up_proj", "experts.down_proj"]))
+    for name, family in [("GPT-OSS", gpt_oss_of), ("Llama 4", llama4_of), ("Aria", aria_of), ("OpenAI privacy filter", privacy_filter_of),
+                         ("Mixtral", mixtral_of)]
+    for width in (16, 24, 32)
+]
+
+CASES = ORDERS + [
     ("seven names: Qwen3-MoE", qwen3_moe, dict(target_modules=SEVEN)),
     ("seven names: DeepSeek-V3", deepseek_v3, dict(target_modules=SEVEN)),
     ("seven names: GLM-4-MoE", glm4_moe, dict(target_modules=SEVEN)),

@@ -31,6 +31,9 @@ import numpy as np
 
 FORMATS = {"BF16": (7, 127, np.uint16), "F16": (10, 15, np.uint16), "F32": (23, 127, np.uint32)}
 
+# Families whose class of experts has is_transposed.
+TRANSPOSED_EXPERTS = ("aria", "aria_text", "gpt_oss", "openai_privacy_filter")
+
 
 class Weights:
     """All tensors of a safetensors file, or of the shards of a folder."""
@@ -223,12 +226,12 @@ class Adapter:
         scale, count = scale_of(self.config, label, rank), a.shape[0] // rank
         b = b.reshape(b.shape[0], rank, count)  # [out, rank, expert]
         names = {"gate_up_proj": [("gate_proj", "up_proj"), ("w1", "w3")], "down_proj": [("down_proj",), ("w2",)]}[parameter]
-        stacked = self.resolve(label)
+        stacked = self.resolve(label) or self.resolve(f"{module}.{dict(gate_up_proj='fc1', down_proj='fc2')[parameter]}.weight")
         for expert in range(count):
             left, right = b[:, :, expert], a[expert * rank : (expert + 1) * rank]
             zero = not left.any()
             if stacked:
-                if self.model.get("model_type") == "gpt_oss":
+                if self.model.get("model_type") in TRANSPOSED_EXPERTS:
                     left, right = right.T, left.T
                 self.updates.append(Update(stacked, expert * left.shape[0], left, right, scale, zero))
                 continue

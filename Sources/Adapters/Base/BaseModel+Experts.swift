@@ -16,6 +16,18 @@ extension BaseModel {
     /// Whether a bare parameter of this name holds the matrices of all experts.
     static func isStackOfExperts(_ parameter: String) -> Bool { expertMatrices[parameter] != nil }
 
+    /// The modules whose one weight is the stack of all experts, in families that have no parameters of their own for it (JetMoE).
+    private static let modulesOfExperts: Set<Substring> = ["input_linear", "output_linear"]
+
+    /// The name by which PEFT adapts a tensor of three dimensions that is a stack of experts; `nil` for any other, such as a convolution.
+    func stackOfExperts(_ tensor: String) -> String? {
+        func parts(_ name: String) -> [Substring] { name.split(separator: ".") }
+        func isStack(_ name: String) -> Bool { parts(name).last.map { Self.isStackOfExperts(String($0)) } ?? false }
+        if isStack(tensor) { return tensor }
+        let name = memoryNames?.inMemory(tensor) ?? tensor
+        return isStack(name) || parts(name).last == "weight" && parts(name).dropLast().last.map(Self.modulesOfExperts.contains) == true ? name : nil
+    }
+
     /// The parameter that holds a matrix of all experts in memory, by the name that files give the matrix of one of them.
     static func parameter(ofExperts matrix: String) -> String? {
         expertMatrices.first { parameter, names in parameter != AdapterModule.fused && names.contains([matrix]) }?.key
@@ -42,7 +54,7 @@ extension BaseModel {
                         + Self.otherRankOrModel(count, info.shape)
                 )
             }
-            let isTransposed = info.shape != straight || (straight == transposed && storesExpertsTransposed)
+            let isTransposed = info.shape != straight || (straight == transposed && marksExpertsTransposed)
             return module.factors.enumerated().map { number, factors in
                 let left = isTransposed ? factors.a.transposed : factors.b
                 let right = isTransposed ? factors.b.transposed : factors.a
@@ -112,8 +124,42 @@ extension BaseModel {
     /// The name that the files have for a parameter beside the experts, such as the router's.
     func nameBesideExperts(_ name: String) -> String? { expertPaths(of: name).last { files.tensors[$0] != nil } }
 
-    /// Whether the family keeps the matrices of its experts as [in, out]; asked only where the shape cannot tell.
-    var storesExpertsTransposed: Bool {
-        ["gpt_oss", "llama4", "llama4_text"].contains(configuration?["model_type"]?.stringValue ?? "")
+    /// What the families do whose experts are not [experts, out, in] with the rows of the gate first, by the `model_type` of the model or of a part.
+    ///
+    /// PEFT takes the first of two dimensions for the inputs only where the class of the experts has `is_transposed`; in all others the last one,
+    /// whatever the class means by it. `Tests/interop/experts.py` compares with the installed releases of transformers and PEFT.
+    private static let expertOrders: [String: ExpertOrder] = [
+        "aria": .marked, "aria_text": .marked, "gpt_oss": .marked, "openai_privacy_filter": .marked, "llama4": .unmarked, "llama4_text": .unmarked,
+        "qwen3_vl_moe": .loadedTransposed, "qwen3_vl_moe_text": .loadedTransposed,
+    ]
+
+    /// How a family keeps the matrices of its experts.
+    private enum ExpertOrder {
+        /// As [in, out], and its class says so.
+        case marked
+        /// As [in, out], which its class does not say: A is beside what are the outputs.
+        case unmarked
+        /// As [out, in] in memory, whatever the files have; transformers transposes what does not fit.
+        case loadedTransposed
+    }
+
+    private func keepsExperts(_ order: ExpertOrder) -> Bool { models.contains { Self.expertOrders[$0] == order } }
+
+    /// Whether PEFT's A of a stack of experts is beside the first of its two dimensions; asked only where the shape cannot tell.
+    private var marksExpertsTransposed: Bool { keepsExperts(.marked) }
+
+    /// Whether the inputs are, for PEFT, the outputs of the experts.
+    var takesExpertsInputsForOutputs: Bool { keepsExperts(.unmarked) }
+
+    /// Whether gate and up projections of experts are interleaved.
+    var interleavesExperts: Bool { models.contains("gpt_oss") }
+
+    /// Whether PEFT's A of a stack of experts of the shape in the files is beside the first of its two dimensions.
+    func storesExpertsTransposed(_ parameter: String, _ shape: [Int]) -> Bool {
+        if marksExpertsTransposed { return true }
+        guard keepsExperts(.loadedTransposed), shape.count == 3 else { return false }
+        let text = configuration?["text_config"] ?? configuration
+        guard let width = text?["hidden_size"]?.integerValue else { return false }
+        return (parameter == "down_proj" ? shape[1] : shape[2]) != width
     }
 }

@@ -21,6 +21,8 @@ public struct BaseModel: Sendable {
     /// The tensors by the names that adapters may give them, and the modules by those that tools give them.
     let memory: Lazy<MemoryIndex>
     let modules: Lazy<ModuleIndex>
+    /// The `model_type`s of the model and its parts.
+    let models: Set<String>
     /// What is stored as codes with scales.
     let quantization: QuantizedWeights
 
@@ -53,6 +55,7 @@ public struct BaseModel: Sendable {
         (self.files, self.configuration, self.ties) = (files, configuration, ties)
         memory = Lazy { MemoryIndex(files, configuration: configuration, absent: Self.absentNames(of: ties, in: files)) }
         modules = Lazy { ModuleIndex(files) }
+        models = MemoryNames.models(in: configuration)
         quantization = QuantizedWeights(files)
         outerNames = Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first })
     }

@@ -56,7 +56,7 @@ struct MemoryNames: Sendable {
     }
 
     init(_ configuration: JSONValue?) {
-        let models = Self.models(in: configuration, depth: 4)
+        let models = Self.models(in: configuration)
         self.models = models
         frame = Self.frame(of: configuration)
         renamings =
@@ -64,7 +64,7 @@ struct MemoryNames: Sendable {
             + (models.isDisjoint(with: Self.keepingMixtures) ? Self.mixtures : []) + Self.general).map(Renaming.init)
     }
 
-    private static func models(in configuration: JSONValue?, depth: Int) -> Set<String> {
+    static func models(in configuration: JSONValue?, depth: Int = 4) -> Set<String> {
         guard depth > 0, let members = configuration?.objectValue else { return [] }
         var found = Set(members["model_type"]?.stringValue.map { [$0] } ?? [])
         for member in members.values { found.formUnion(models(in: member, depth: depth - 1)) }

@@ -8,10 +8,15 @@ extension MLX {
         let adapter = try base?.gatheringTies(adapter, path: path, layout: layout) ?? adapter
         try adapter.requireOneModel(path: path, layout: layout)
         try adapter.replacements.requireNone(path: path, layout: layout)
-        if let module = adapter.modules.first(where: { $0.kind == .experts }), base?.storesExpertsTransposed == true {
-            throw AdapterError(
-                .unsupportedFeature, path: path, subject: module.label.text,
-                "\(layout) has no form for an update of experts whose gate and up projections the model interleaves")
+        if let base, let module = adapter.modules.first(where: { $0.kind == .experts }) {
+            func refuse(_ what: String) -> AdapterError {
+                AdapterError(
+                    .unsupportedFeature, path: path, subject: module.label.text, "\(layout) has no form for an update of experts \(what)")
+            }
+            if base.interleavesExperts { throw refuse("whose gate and up projections the model interleaves") }
+            if base.takesExpertsInputsForOutputs {
+                throw refuse("of this family, whose inputs PEFT takes for outputs")
+            }
         }
         // Models of mlx-lm have the gate and the up projections of experts apart.
         let modules = adapter.modules.flatMap {

@@ -12,6 +12,12 @@ extension Adapter {
         case .peft, .opck, .opLoRA: return self
         case .kohya, .diffusers, .mlx, .gguf, .extraction: break
         }
+        if dialect != .extraction, base?.takesExpertsInputsForOutputs == true, let module = modules.first(where: { $0.kind == .experts }) {
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: module.label.text,
+                "PEFT takes the inputs of this family's experts for outputs, and such an update is not converted; write another layout"
+            )
+        }
         guard let base, let names = base.memoryNames else {
             if dialect == .mlx, let module = modules.first(where: { $0.path.components.first == "language_model" }) {
                 throw AdapterError(

@@ -13,6 +13,8 @@ struct PEFTReading {
     /// The alphas of modules, where they stand beside the factors and not in a configuration: those not named have the rank.
     private let alphas: [String: Double]?
     private(set) var modules: [AdapterModule] = []
+    /// What patterns may name: modules, and parameters that are adapted by their names.
+    private var named: [ModulePath] = []
     private(set) var replacements: [Replacement] = []
     private(set) var remarks: [String] = []
     private var parts: OrderedDictionary<Owner, Parts> = [:]
@@ -90,7 +92,7 @@ struct PEFTReading {
         for (tensor, name) in tensors { try claim(tensor, name: name) }
         for (path, copies) in wholes { try addWhole(path, copies) }
         for (owner, parts) in parts { try addModule(owner, parts) }
-        remarks += configuration.unmatched(by: modules.map(\.label))
+        remarks += configuration.unmatched(by: named)
         guard !modules.isEmpty || !replacements.isEmpty else { throw AdapterError(.empty, path: file.path, "the file holds no tensor of an adapter") }
     }
 
@@ -245,6 +247,7 @@ struct PEFTReading {
         for vector in [parts.magnitude, parts.bias].compactMap({ $0 }) where vector.columns != b.rows {
             throw fault(.invalidShape, vector.name, "it has \(vector.columns) elements and the module \(path) has \(b.rows) outputs")
         }
+        named.append(path)
         let kind: AdapterModule.Kind =
             parts.embeddingA != nil
             ? .embedding : !parts.kernel.isEmpty ? .convolution : configuration.isFanInFanOut ? .transposedLinear : .linear
@@ -284,6 +287,7 @@ struct PEFTReading {
             throw fault(.unexpectedTensor, (parts.magnitude ?? parts.bias)?.name ?? "", "factors of a bare parameter have no magnitude and no bias")
         }
         let place = owner.appending(name)
+        named.append(place)
         let rank = configuration.rank(of: place)
         guard a.rows % rank == 0 else {
             throw fault(

@@ -65,7 +65,7 @@ extension PEFT {
         private let hasFactorBias: Bool
         private let saved: [String]
         private let targets: [String]
-        private var targetParameters: [String] = []
+        private let targetParameters: [String]
         private var savedModules: Set<String> = []
         private var trainedTokens: OrderedDictionary<String, [Int]> = [:]
         private var trainsBiases = false
@@ -81,6 +81,7 @@ extension PEFT {
             self.modules = modules
             self.saved = saved
             targets = Self.targets(of: modules.filter { $0.kind != .experts && !Self.isRouter($0) }.map(\.path), others: others)
+            targetParameters = Self.targetParameters(of: modules.filter { $0.kind == .experts || Self.isRouter($0) }, others: others)
             isRankStabilised =
                 modules.allSatisfy { $0.scale == $0.alpha / Double($0.rank).squareRoot() }
                 && modules.contains { $0.scale != $0.alpha / Double($0.rank) }
@@ -111,7 +112,6 @@ extension PEFT {
                     add(module, depth: parameters.count - 1 - place)
                 } else {
                     add(module)
-                    if Self.isRouter(module) { targetParameters.append("\(module.path.components.suffix(2).joined(separator: ".")).weight") }
                 }
             }
             var names: Set<String> = []
@@ -146,6 +146,18 @@ extension PEFT {
             return Set(targets).sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
         }
 
+        /// The ends of parameters' paths, or whole paths where an end is that of a parameter without an update, too: PEFT adapts that as well and
+        /// nests its wrappers otherwise.
+        private static func targetParameters(of modules: [AdapterModule], others: Set<String>) -> [String] {
+            let adapted = Set(modules.map { $0.path.appending($0.parameter).text })
+            let owners = others.union(modules.map(\.path.text))
+            return modules.map { module in
+                let end = module.path.components.suffix(2).joined(separator: ".")
+                let isOfOthers = owners.contains { ($0 == end || $0.hasSuffix("." + end)) && !adapted.contains("\($0).\(module.parameter)") }
+                return "\(isOfOthers ? module.path.text : end).\(module.parameter)"
+            }
+        }
+
         /// Whether a module chooses among experts: its class in transformers is none that PEFT adapts as a module, but it takes the parameter of any.
         private static func isRouter(_ module: AdapterModule) -> Bool {
             module.kind == .linear && module.magnitude == nil && module.bias == nil && ["gate", "router"].contains(module.path.lastComponent)
@@ -173,8 +185,6 @@ extension PEFT {
                 (0..<module.rank).flatMap { column in module.factors.map { $0.b.columns(from: column, count: 1).transposed } })
             tensors.append(OutputTensor("\(owner).lora_A.weight", a.shape, a))
             tensors.append(OutputTensor("\(owner).lora_B.weight", [module.outputs, columns.rows], columns.transposed))
-            let ending = module.path.components.suffix(2).joined(separator: ".")
-            targetParameters.append("\(ending).\(module.parameter)")
         }
 
         private mutating func add(_ replacement: Replacement, among wholeTensors: Set<String>) {
@@ -210,7 +220,7 @@ extension PEFT {
             let rank = mostFrequent(modules.map(\.rank))
             let alpha = mostFrequent(alphas)
             func path(_ module: AdapterModule) -> ModulePath {
-                Self.isRouter(module) ? module.path.appending(module.parameter) : module.pathOfParameter
+                module.kind == .experts || Self.isRouter(module) ? module.path.appending(module.parameter) : module.pathOfParameter
             }
             let names = modules.map(path)
             func patterns(_ values: [(ModulePath, JSONValue)]) -> JSONValue {

@@ -242,16 +242,20 @@ private struct Change: Sendable {
                 .unsupportedDType, path: path, subject: name, "a difference of weights in \(dtype) is not supported; F32, BF16, F16 and F64 are")
         }
         let component = base.files.component(of: name)
-        let parts = name.dropFirst(component.map { $0.count + 1 } ?? 0).split(separator: ".")
+        let stored = String(name.dropFirst(component.map { $0.count + 1 } ?? 0))
+        let stack = shape.count == 3 ? base.stackOfExperts(stored) : nil
+        let parts = (stack ?? stored).split(separator: ".")
         guard let parameter = parts.last, let module = ModulePath(parts.dropLast().joined(separator: ".")) else { return nil }
-        let isWeight = parameter == "weight"
-        guard isWeight || shape.count == 3 && BaseModel.isStackOfExperts(String(parameter)) else { return nil }
+        let isStack = stack != nil
+        guard isStack || parameter == "weight" else { return nil }
+        // Nor for a convolution of each channel by itself: PEFT has no factors for it.
+        if !isStack, shape.count > 2, shape[1] == 1 { return nil }
         self.path = module
         self.component = component
         self.parameter = String(parameter)
-        count = isWeight ? 1 : shape[0]
-        kernel = isWeight ? Array(shape.dropFirst(2)) : []
-        if !isWeight {
+        count = isStack ? shape[0] : 1
+        kernel = isStack ? [] : Array(shape.dropFirst(2))
+        if isStack {
             kind = .experts
         } else if shape.count == 2, Self.isTable(name, module.lastComponent, of: base) {
             kind = .embedding
@@ -260,8 +264,8 @@ private struct Change: Sendable {
         } else {
             kind = base.storesTransposed(module) ? .transposedLinear : .linear
         }
-        isTransposed = kind == .embedding || kind == .transposedLinear || kind == .experts && base.storesExpertsTransposed
-        let columns = isWeight ? shape.dropFirst().reduce(1, &*) : shape[2]
+        isTransposed = kind == .embedding || kind == .transposedLinear || kind == .experts && base.storesExpertsTransposed(self.parameter, shape)
+        let columns = isStack ? shape[2] : shape.dropFirst().reduce(1, &*)
         let rows = shape.reduce(1, &*) / columns
         (self.before, self.after) = (before.reshaped(rows: rows, columns: columns), after.reshaped(rows: rows, columns: columns))
     }
