@@ -154,6 +154,10 @@ struct SpectrumTests {
         #expect(read.modules[0].path == module.path && read.modules[0].kind == .experts && read.remarks.isEmpty)
         let plan = try MergePlan(base: folder.path("plain"), adapters: [.init(read)])
         #expect(plan.model.tensors.count { $0.updates.count == 3 } == 1)
+        // What mlx-lm would not find is not written.
+        let isKnown = module.path.lastComponent == "experts"
+        let written = try? extraction.adapter.write(.mlx, to: folder.path("mlx"), base: nil, options: .init(isDurable: false))
+        #expect((written != nil) == isKnown)
     }
 
     /// PEFT has no LoRA for them.

@@ -53,7 +53,12 @@ struct MLXNames {
                 name = "language_model." + name
             }
         }
-        guard module.kind == .experts, module.path.lastComponent == "experts" else { return name }
+        guard module.kind == .experts else { return name }
+        guard module.path.lastComponent == "experts" else {
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: module.label.text,
+                "mlx-lm has stacks of experts in `switch_mlp` alone, and what it calls this one is not known here; write another layout")
+        }
         var owner = name.split(separator: ".").dropLast().map(String.init)
         // It keeps Mixtral's own name for the layer, which transformers has given up.
         if owner.last == "mlp", base?.resolve((owner + ["gate", "weight"]).joined(separator: "."))?.contains(".block_sparse_moe.") == true {
