@@ -192,7 +192,7 @@ struct MergedFolderTests {
         let models = ["--base", Repository.tinyLlama, "--adapter", try PEFTAdapter.write(to: space.path("adapter"))]
         try space.succeed(["merge"] + models + ["--dtype", "f16", "--out", space.path("merged"), "--no-fsync"])
         let verify = try Executable.run(["verify"] + models + ["--merged", space.path("merged")])
-        #expect(verify.status == 1 && verify.errors.contains("--dtype f16"), "\(verify.errors)")
+        #expect(verify.status == 1 && verify.output.contains("--dtype f16"), "\(verify.errors)")
         try space.succeed(["verify"] + models + ["--merged", space.path("merged"), "--dtype", "f16"])
     }
 
