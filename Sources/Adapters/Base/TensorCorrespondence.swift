@@ -48,13 +48,13 @@ public struct TensorCorrespondence: Sendable {
     /// Whether the files are in two layouts, and differ in more than the names of models around others.
     public private(set) var isOfTwoLayouts = false
     /// What is known of the names in two layouts of diffusion models.
-    private let layouts: LayoutNames
+    private var layouts: LayoutNames?
 
     public init(_ first: Model, _ second: Model) {
-        layouts = LayoutNames(first, second)
         var rest = (
             first: Array(first.shapes.keys.filter { second.shapes[$0] == nil }), second: Array(second.shapes.keys.filter { first.shapes[$0] == nil })
         )
+        guard !rest.first.isEmpty, !rest.second.isEmpty else { return }
         func take(_ pairs: OrderedDictionary<String, String>) {
             guard !pairs.isEmpty else { return }
             renamed.merge(pairs) { old, _ in old }
@@ -71,6 +71,8 @@ public struct TensorCorrespondence: Sendable {
             take(NameMatching.pairs(rest.first, rest.second) { $0.hasPrefix(outer) ? String($0.dropFirst(outer.count)) : $0 }.filter(fits))
         }
         guard !rest.first.isEmpty, !rest.second.isEmpty else { return }
+        let layouts = LayoutNames(first, second)
+        self.layouts = layouts
         // Either may be the one with the fused matrices.
         for isFirstFused in [true, false] {
             let (fused, split) = isFirstFused ? (rest.first, rest.second) : (rest.second, rest.first)
@@ -138,7 +140,7 @@ public struct TensorCorrespondence: Sendable {
     }
 
     /// Whether the table of a family has the name, so that its counterpart would have been found.
-    public func knows(_ name: String) -> Bool { layouts.knows(name) }
+    public func knows(_ name: String) -> Bool { layouts?.knows(name) ?? false }
 }
 
 // MARK: Models
