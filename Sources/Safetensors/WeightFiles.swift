@@ -43,7 +43,9 @@ public final class WeightFiles: Sendable {
 
     /// The index of a model that is no pipeline; `nil` for a single file.
     public var index: JSONValue? { isPipeline ? nil : parts.first?.index?.value }
-    public var isPipeline: Bool { parts.contains { !$0.name.isEmpty } }
+    public var isPipeline: Bool { !components.isEmpty }
+    /// The components of a pipeline, with whose names those of their tensors begin.
+    public var components: [String] { parts.map(\.name).filter { !$0.isEmpty } }
 
     /// The part that has a shard.
     ///

@@ -110,7 +110,7 @@ public struct AdaptedModel: Sendable {
     public var names: TensorCorrespondence.Model {
         var shapes: OrderedDictionary<String, [Int]> = [:]
         for tensor in tensors { shapes[tensor.name] = tensor.shape }
-        return TensorCorrespondence.Model(shapes: shapes, components: base.names.components, configuration: base.configuration)
+        return TensorCorrespondence.Model(shapes: shapes, components: base.files.components, configuration: base.configuration)
     }
 
     /// The element type of a tensor of the model where another one is asked for: what floating point can be converted is, but for what says how

@@ -63,18 +63,17 @@ extension BaseModel {
                     magnitude: nil, bIsRight: isTransposed, adapterPath: adapter)
             }
         }
-        for path in expertPaths(of: module.path.text) {
-            for matrices in Self.expertMatrices[module.parameter] ?? [] {
-                guard resolve("\(path).0.\(matrices[0]).weight") != nil else { continue }
-                func has(_ number: Int) -> Bool { resolve("\(path).\(number).\(matrices[0]).weight") != nil }
-                guard has(count - 1), !has(count) else {
-                    throw MergeError(
-                        .shapeMismatch, path: adapter, tensor: "\(path).\(count).\(matrices[0]).weight",
-                        "the adapter has factors of rank \(module.rank) for \(count) experts and the base has \(has(count) ? "more" : "fewer"); \(Self.rankOrModel)"
-                    )
-                }
-                return try separateUpdates(of: module, in: path, matrices: matrices, scale: scale, adapter: adapter)
+        let path = module.path.text
+        for matrices in Self.expertMatrices[module.parameter] ?? [] {
+            guard resolve("\(path).0.\(matrices[0]).weight") != nil else { continue }
+            func has(_ number: Int) -> Bool { resolve("\(path).\(number).\(matrices[0]).weight") != nil }
+            guard has(count - 1), !has(count) else {
+                throw MergeError(
+                    .shapeMismatch, path: adapter, tensor: "\(path).\(count).\(matrices[0]).weight",
+                    "the adapter has factors of rank \(module.rank) for \(count) experts and the base has \(has(count) ? "more" : "fewer"); \(Self.rankOrModel)"
+                )
             }
+            return try separateUpdates(of: module, in: path, matrices: matrices, scale: scale, adapter: adapter)
         }
         throw missing(module.parameterName, adapter: adapter)
     }
@@ -114,15 +113,6 @@ extension BaseModel {
         }
         return updates
     }
-
-    /// The paths at which the experts of a module may lie in the files.
-    private func expertPaths(of path: String) -> [String] {
-        let renamed = path.split(separator: ".").map { $0 == "mlp" ? "block_sparse_moe" : $0 }.joined(separator: ".")
-        return renamed == path ? [path] : [path, renamed]
-    }
-
-    /// The name that the files have for a parameter beside the experts, such as the router's.
-    func nameBesideExperts(_ name: String) -> String? { expertPaths(of: name).last { files.tensors[$0] != nil } }
 
     /// What the families do whose experts are not [experts, out, in] with the rows of the gate first, by the `model_type` of the model or of a part.
     ///

@@ -17,7 +17,7 @@ extension BaseModel {
     /// The tensors that an adapter may mean by a name: that of this name, or else those that have it without the model around, or have it in memory.
     func candidates(for name: String) -> [String] {
         if files.tensors[name] != nil { return [name] }
-        if let known = tiedName(name) ?? nameBesideExperts(name) { return [known] }
+        if let known = tiedName(name) { return [known] }
         let found = Self.candidates(for: name, outerNames: outerNames) { files.tensors[$0] != nil ? [$0] : [] }
         return found.isEmpty ? memory.value.candidates(for: name) : found
     }

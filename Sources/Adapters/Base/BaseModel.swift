@@ -21,6 +21,7 @@ public struct BaseModel: Sendable {
     /// The tensors by the names that adapters may give them, and the modules by those that tools give them.
     let memory: Lazy<MemoryIndex>
     let modules: Lazy<ModuleIndex>
+    private let inMemory: Lazy<MemoryNames?>
     /// The `model_type`s of the model and its parts.
     let models: Set<String>
     /// What is stored as codes with scales.
@@ -55,6 +56,7 @@ public struct BaseModel: Sendable {
         (self.files, self.configuration, self.ties) = (files, configuration, ties)
         memory = Lazy { MemoryIndex(files, configuration: configuration, absent: Self.absentNames(of: ties, in: files)) }
         modules = Lazy { ModuleIndex(files) }
+        inMemory = Lazy { configuration?["model_type"] != nil && !files.isPipeline ? MemoryNames(configuration) : nil }
         models = MemoryNames.models(in: configuration)
         quantization = QuantizedWeights(files)
         outerNames = Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first })
@@ -62,6 +64,9 @@ public struct BaseModel: Sendable {
 
     /// The modules by every name that a tool may give them.
     var index: ModuleIndex { modules.value }
+
+    /// What its modules are called in memory; `nil` where the family is not known.
+    var memoryNames: MemoryNames? { inMemory.value }
 
     /// The file or folder that was opened.
     public var path: String { files.path }

@@ -37,8 +37,6 @@ struct MemoryNames: Sendable {
     }
 
     private let renamings: [Renaming]
-    /// The `model_type`s that the model's configuration gives it and its parts.
-    let models: Set<String>
     /// What the modules of the model lie in, in memory.
     private let frame: Frame
 
@@ -57,13 +55,13 @@ struct MemoryNames: Sendable {
 
     init(_ configuration: JSONValue?) {
         let models = Self.models(in: configuration)
-        self.models = models
         frame = Self.frame(of: configuration)
         renamings =
             (Self.families.filter { family in family.models.split(separator: " ").contains { models.contains(String($0)) } }.flatMap(\.renamings)
             + (models.isDisjoint(with: Self.keepingMixtures) ? Self.mixtures : []) + Self.general).map(Renaming.init)
     }
 
+    /// The `model_type`s that a configuration gives the model and its parts.
     static func models(in configuration: JSONValue?, depth: Int = 4) -> Set<String> {
         guard depth > 0, let members = configuration?.objectValue else { return [] }
         var found = Set(members["model_type"]?.stringValue.map { [$0] } ?? [])
@@ -97,7 +95,6 @@ struct MemoryNames: Sendable {
     ///
     /// An expert with a number of its own keeps its name: in memory there are stacks, into which PEFT puts experts by the names of files.
     func inMemory(_ name: String) -> String {
-        guard frame != .kept, frame != .unknown else { return name }
         let (outer, own, renamed) = parts(of: name)
         if zip(own, own.dropFirst()).contains(where: { $0 == "experts" && Int($1) != nil }) { return name }
         let end = renamed.joined(separator: ".")

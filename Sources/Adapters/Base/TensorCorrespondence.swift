@@ -148,7 +148,7 @@ public struct TensorCorrespondence: Sendable {
 extension TensorCorrespondence.Model {
     public init(_ files: WeightFiles, configuration: JSONValue?) {
         self.init(
-            shapes: files.tensors.mapValues(\.info.shape), components: files.parts.map(\.name).filter { !$0.isEmpty }, configuration: configuration)
+            shapes: files.tensors.mapValues(\.info.shape), components: files.components, configuration: configuration)
     }
 }
 

@@ -123,7 +123,7 @@ extension Adapter {
         guard Set(modules.map(\.component)).count > 1 else { return }
         throw AdapterError(
             .unsupportedFeature, path: path,
-            "an adapter in the layout of \(layout) is for one model, and this one is for \(components.joined(separator: ", ")); "
+            "\(layout) has room for the adapter of one model, and this one is for \(components.joined(separator: ", ")); "
                 + (dialect == .extraction ? "write diffusers' layout, which is for all" : "choose one with --component"))
     }
 }

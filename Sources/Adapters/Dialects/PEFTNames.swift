@@ -35,7 +35,7 @@ extension Adapter {
         if let other = replacements.first(where: { !$0.tensor.hasSuffix(".weight") && !$0.tensor.hasSuffix(".bias") }) {
             throw AdapterError(
                 .unsupportedFeature, path: path, subject: other.tensor,
-                "PEFT has no form for whole values of a parameter that is no weight or bias of a module; write --layout safetensors, which `oplora merge` takes"
+                "PEFT has no form for whole values of a parameter that is no weight or bias of a module; write the layout safetensors, which `oplora merge` takes"
             )
         }
         return with(
@@ -65,11 +65,6 @@ extension Adapter {
 }
 
 extension BaseModel {
-    /// The names in memory; `nil` where the family is not known.
-    var memoryNames: MemoryNames? {
-        configuration?["model_type"] != nil && !files.isPipeline ? MemoryNames(configuration) : nil
-    }
-
     /// All modules in memory, those that hold others as well.
     var modulesInMemory: Set<String> {
         guard let names = memoryNames else { return [] }
@@ -134,13 +129,7 @@ extension AdapterModule {
                 return Factors(
                     a: .zeros(like: first.loraA, rows: rank, columns: first.inputs), b: .zeros(like: first.loraB, rows: first.outputs, columns: rank))
             }
-            guard module.rank < rank else { return module.factors[0] }
-            let missing = rank - module.rank
-            return Factors(
-                a: .stacked([module.loraA, .zeros(like: module.loraA, rows: missing, columns: module.inputs)]),
-                b: FactorMatrix.stacked([
-                    module.loraB.transposed, .zeros(like: module.loraB, rows: module.outputs, columns: missing).transposed,
-                ]).transposed)
+            return Factors(a: module.loraA.padded(rows: rank), b: module.loraB.transposed.padded(rows: rank).transposed)
         }
         return first.changing {
             ($0.path, $0.parameter, $0.kind) = (owner, parameter, .experts)

@@ -58,7 +58,7 @@ extension Adapter {
 
 extension FactorMatrix {
     /// The matrix with rows of zeros below it.
-    fileprivate func padded(rows wanted: Int) -> FactorMatrix {
+    func padded(rows wanted: Int) -> FactorMatrix {
         guard wanted > rows else { return self }
         return .stacked([self, .zeros(like: self, rows: wanted - rows, columns: columns)])
     }

@@ -93,7 +93,7 @@ struct ComparedFile {
             adapter = try Self.adapter(at: path)
         } else {
             let files = try WeightFiles(path: path)
-            components = files.parts.map(\.name).filter { !$0.isEmpty }
+            components = files.components
             tensors = files.tensors.mapValues { location in
                 ComparedTensor(
                     type: .plain(location.info.dtype), shape: location.info.shape, bytes: MappedBytes(location.file.file, location.info.byteRange))

@@ -61,8 +61,7 @@ struct DiffCommand: ParsableCommand {
     }
 
     private func difference(_ a: ComparedFile, _ b: ComparedFile, _ options: Difference.Options) throws -> Difference {
-        let difference = try Difference(a, b, options: options)
-        if difference.common == 0, difference.renamed.isEmpty, a.isAdapter != b.isAdapter, !a.tensors.isEmpty, !b.tensors.isEmpty {
+        if a.isAdapter != b.isAdapter, !a.tensors.isEmpty, !b.tensors.isEmpty, !Difference.haveCommonTensors(a, b) {
             let (adapter, other) = a.isAdapter ? (a, b) : (b, a)
             throw UsageError(
                 "\(adapter.path) is \(adapter.isRun ? "a training run" : "an adapter") and \(other.path) is none, and they have no tensor in common; merge the adapter into its base and compare the models"
@@ -76,7 +75,7 @@ struct DiffCommand: ParsableCommand {
             if updates {
                 throw UsageError("--updates compares two adapters, and \(a.isRun || a.adapter != nil ? b.path : a.path) is none that is read here")
             }
-            return difference
+            return try Difference(a, b, options: options)
         }
         guard atol == 0 else { throw UsageError("updates are compared by their size, which --rtol is for; --atol is for tensors") }
         return try Difference(updatesOf: first, second, options: options)

@@ -83,6 +83,12 @@ struct Difference {
 
     var isNone: Bool { added.isEmpty && removed.isEmpty && renamed.isEmpty && joined.isEmpty && changed.isEmpty && settings.isEmpty }
 
+    /// Whether there is a tensor in both, whatever its name.
+    static func haveCommonTensors(_ a: ComparedFile, _ b: ComparedFile) -> Bool {
+        let correspondence = TensorCorrespondence(a.names, b.names)
+        return !correspondence.renamed.isEmpty || !correspondence.pieces.isEmpty || a.tensors.keys.contains { b.tensors[$0] != nil }
+    }
+
     /// Compares by tensors.
     init(_ a: ComparedFile, _ b: ComparedFile, options: Options) throws {
         compared = "tensors"

@@ -47,7 +47,9 @@ struct VerifySummary {
                 (rank[$0.element.module] ?? -1, $0.offset) < (rank[$1.element.module] ?? -1, $1.offset)
             }.map(\.element)
             let isCommon = code == common || verb == "undecided"
-            return OrderedDictionary(grouping: ordered) { isCommon ? "\(faults.count) modules" : Self.folded($0.module) }.map { name, group in
+            return OrderedDictionary(grouping: ordered) {
+                isCommon ? "\(faults.count) \(code == .unknownName ? "tensors" : "modules")" : Self.folded($0.module)
+            }.map { name, group in
                 let worst = group[0]
                 let isSame = group.allSatisfy { $0.message == worst.message }
                 let count = isCommon ? name : "\(name) ×\(group.count)"
