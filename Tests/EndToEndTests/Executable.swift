@@ -1,5 +1,6 @@
 import FileIO
 import Foundation
+import Synchronization
 
 /// The program as a user has it: arguments in; exit code, standard output and standard error out.
 struct Executable {
@@ -31,7 +32,10 @@ struct Executable {
     /// - Parameters:
     ///   - fileSizeLimit: bytes that a file may have before writing to it fails, in units of 512.
     ///   - memoryLimit: bytes of address space before the program is given no more, in units of 1024.
-    init(_ arguments: [String], fileSizeLimit: Int? = nil, memoryLimit: Int? = nil, environment: [String: String] = [:]) throws {
+    ///   - ignoresHangup: whether it starts as `nohup` would start it.
+    init(
+        _ arguments: [String], fileSizeLimit: Int? = nil, memoryLimit: Int? = nil, environment: [String: String] = [:], ignoresHangup: Bool = false
+    ) throws {
         folder = "/tmp/oplora-test-\(UInt64.random(in: 0 ... .max))"
         try FileSystem.createFolder(folder)
         if fileSizeLimit != nil || memoryLimit != nil {
@@ -53,8 +57,16 @@ struct Executable {
         unsafe sigfillset(&all)
         unsafe pthread_sigmask(SIG_UNBLOCK, &all, &before)
         defer { unsafe pthread_sigmask(SIG_SETMASK, &before, nil) }
-        try process.run()
+        // So may this process have been started; a child inherits that, too.
+        try Self.hangup.withLock { _ in
+            let handler = signal(SIGHUP, ignoresHangup ? SIG_IGN : SIG_DFL)
+            defer { signal(SIGHUP, handler) }
+            try process.run()
+        }
     }
+
+    /// What this process does when its terminal closes, which one start at a time may change.
+    private static let hangup = Mutex(())
 
     /// Standard output and standard error until now.
     var output: String { get throws { try text("output") } }
