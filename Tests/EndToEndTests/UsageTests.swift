@@ -1,9 +1,12 @@
+import ArgumentParser
 import FileIO
 import Foundation
 import JSON
 import TestModels
 import TestSupport
 import Testing
+
+@testable import Commands
 
 /// What is said of arguments, and in which order: usage, inputs, output.
 struct UsageTests {
@@ -20,13 +23,13 @@ struct UsageTests {
             for argument in command["arguments"]?.arrayValue ?? [] {
                 guard argument["kind"] != "positional", let option = argument["preferredName"]?["name"]?.stringValue else { continue }
                 let typed = "--" + option + option.suffix(1)
-                let outcome = try Executable.run(name, typed, "value")
-                #expect(
-                    outcome.status == 64 && outcome.errors.contains("\(name) has no option '\(typed)'. Did you mean '--\(option)'?"),
-                    "\(outcome.errors)")
-                #expect(outcome.errors.contains("Usage: oplora \(name) "), "\(outcome.errors)")
+                let message = Arguments([name, typed, "value"]).unknownOption() ?? ""
+                #expect(message.contains("\(name) has no option '\(typed)'. Did you mean '--\(option)'?"), "\(message)")
+                #expect(message.contains("Usage: oplora \(name) "), "\(message)")
                 count += 1
             }
+            let outcome = try Executable.run(name, "--frobnicated")
+            #expect(outcome.status == 64 && outcome.errors.contains("\(name) has no option '--frobnicated'"), "\(outcome.errors)")
         }
         #expect(commands.count > 18 && count > 150)
     }
@@ -96,9 +99,12 @@ struct UsageTests {
     @Test func numbersOutOfRange() throws {
         for (command, option, values) in Self.ranges {
             for value in values {
-                let outcome = try Executable.run(command + ["--\(option)", value])
-                let line = outcome.errors.split(separator: "\n").first ?? ""
-                #expect(outcome.status == 64, "--\(option) \(value): \(outcome.errors)")
+                let error = #expect(throws: (any Error).self, "--\(option) \(value)") {
+                    try RootCommand.parseAsRoot(Arguments(command + ["--\(option)", value]).words)
+                }
+                guard let error else { continue }
+                let line = RootCommand.message(for: error).split(separator: "\n").first ?? ""
+                #expect(RootCommand.exitCode(for: error).rawValue == 64, "--\(option) \(value): \(line)")
                 #expect(line.contains("--\(option)") && (line.contains("must be") || line.contains(" is a ")), "--\(option) \(value): \(line)")
             }
         }
