@@ -6,13 +6,17 @@ internal import Safetensors
 internal import Training
 internal import Transformer
 
-/// What a command reads. All of it is opened before the output is judged, so that what is wrong with an input is said whether or not the
-/// output exists, and by its headers alone, so that the output is judged before there is any work.
+/// What a command reads. What is wrong with it is said whether or not the output exists, and is looked for in its headers alone, so that the
+/// output is judged before there is any work.
 struct Input {
     let path: String
+    /// Whether more is asked of it than what the work finds wrong when it opens it.
+    let isRequirement: Bool
     private let check: () throws -> Void
 
-    init(_ path: String, check: @escaping () throws -> Void) { (self.path, self.check) = (path, check) }
+    init(_ path: String, isRequirement: Bool = false, check: @escaping () throws -> Void) {
+        (self.path, self.isRequirement, self.check) = (path, isRequirement, check)
+    }
 
     /// - Throws: the errors of what it should be.
     func requireReadable() throws { try check() }
@@ -27,7 +31,7 @@ struct Input {
 
     /// A model that is run.
     static func transformer(_ path: String) -> Input {
-        Input(path) {
+        Input(path, isRequirement: true) {
             guard FileSystem.isFolder(path) || !FileSystem.exists(path) else {
                 // What is wrong with the file itself comes first.
                 _ = try WeightFiles(path: path)

@@ -25,13 +25,23 @@ extension Adapter.Layout {
     }
 }
 
-/// Refuses, before any work is done, inputs that are missing or not what they should be, and then an output that cannot or must not be made:
-/// one that exists and may not be replaced, and one that is an input, always. What earlier runs have left beside it is removed, and nothing
-/// that the command makes from here on can be read by more people than its inputs.
+/// Refuses, before any work is done, an output that cannot or must not be made: one that exists and may not be replaced, and one that is an
+/// input, always. What is wrong with an input is said first. What earlier runs have left beside the output is removed, and nothing that the
+/// command makes from here on can be read by more people than its inputs.
 func refuseExisting(_ path: String, as kind: OutputKind, replacing: Bool, inputs: [Input]) throws {
     try refuseNameless(path)
-    for input in inputs { try input.requireReadable() }
-    try refuseExisting(path, as: kind, replacing: replacing, besides: inputs.map(\.path))
+    try sayingFirst(inputs) { try refuseExisting(path, as: kind, replacing: replacing, besides: inputs.map(\.path)) }
+}
+
+/// Refuses something for its output; inputs that the work opens anyway are opened only then.
+private func sayingFirst(_ inputs: [Input], _ refuse: () throws -> Void) throws {
+    for input in inputs where input.isRequirement { try input.requireReadable() }
+    do {
+        try refuse()
+    } catch {
+        for input in inputs { try input.requireReadable() }
+        throw error
+    }
 }
 
 private func refuseNameless(_ path: String) throws {
@@ -64,10 +74,11 @@ func refuseUnwritableFile(_ path: String, as kind: OutputKind = .report, replaci
 /// Likewise for several, and for none, which is of the inputs alone.
 func refuseUnwritableFiles(_ paths: [String], as kind: OutputKind = .report, replacing: Bool, inputs: [Input]) throws {
     for path in paths { try refuseNameless(path) }
-    for input in inputs { try input.requireReadable() }
-    for path in paths {
-        try refuseExisting(path, as: kind, replacing: replacing, besides: inputs.map(\.path))
-        if ByteStream(path: path) == nil { _ = try AtomicFile(path: path, replacing: replacing) }
+    try sayingFirst(inputs) {
+        for path in paths {
+            try refuseExisting(path, as: kind, replacing: replacing, besides: inputs.map(\.path))
+            if ByteStream(path: path) == nil { _ = try AtomicFile(path: path, replacing: replacing) }
+        }
     }
 }
 

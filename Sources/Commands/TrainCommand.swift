@@ -109,7 +109,7 @@ struct TrainCommand: ParsableCommand {
 
     /// The model, if it has the layers that are to be adapted.
     private func requireTargets(_ targets: [String]) -> Input {
-        Input(base) {
+        Input(base, isRequirement: true) {
             try Input.transformer(base).requireReadable()
             _ = try TargetSelection(targets, configuration: TransformerConfiguration(folder: base))
         }

@@ -116,7 +116,7 @@ public enum MergeVerifier {
         faults += try folderFaults(model: model, merged: merged, files: mergedFiles, isOfOtherLayout: correspondence.isOfTwoLayouts)
         if let fault = baseFault(works, results.map(\.outcome), faults) { faults.insert(fault, at: 0) }
         var verdict = MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
-        verdict.remarks = model.nameRemarks + receiptRemarks(base: base, adapters: adapters, merged: merged)
+        verdict.remarks = model.nameRemarks + receiptRemarks(base: base, adapters: adapters, merged: merged, isProven: verdict.outcome == .pass)
         verdict.remarks += LayoutFaults.remarks(correspondence)
         if options.dtype == nil, faults.contains(where: { $0.code == .dtypeMismatch }), let dtype = try? MergeReceipt(ofModel: merged)?.dtype {
             verdict.remarks.append("the merged model's receipt says that it was merged with --dtype \(dtype); verify it with --dtype \(dtype)")
@@ -126,10 +126,10 @@ public enum MergeVerifier {
     }
 
     /// What the receipts beside the weights say otherwise.
-    private static func receiptRemarks(base: String, adapters: [WeightedAdapter], merged: String) -> [String] {
+    private static func receiptRemarks(base: String, adapters: [WeightedAdapter], merged: String, isProven: Bool) -> [String] {
         do throws(MergeError) {
             guard let receipt = try MergeReceipt(ofModel: merged) else { return [] }
-            return receipt.disagreement(with: adapters, base: try MergeReceipt(ofModel: base)).map { [$0] } ?? []
+            return receipt.disagreement(with: adapters, base: try MergeReceipt(ofModel: base), isProven: isProven).map { [$0] } ?? []
         } catch {
             return ["\(error)"]
         }

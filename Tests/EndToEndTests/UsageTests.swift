@@ -177,7 +177,7 @@ struct UsageTests {
             Repository.tinyLlama, space.path("run.opck"), space.path("adapter"), space.path("merged"), space.path("merged.opck")
         )
         let (text, page) = (Repository.fixture("texts/adapt-heldout.txt"), try space.makeFile("page.safetensors", "<!DOCTYPE html><html></html>"))
-        let out = try space.makeFile("there", "mine")
+        let (out, new) = (try space.makeFile("there", "mine"), space.path("new"))
         let commands = [
             Writing(["train", "--base", base, "--data", text, "--out"], inputs: [2, 4], wrong: ["--rank", "0"]),
             Writing(["train", "--base", base, "--data", text, "--resume", run, "--out"], inputs: [2, 4, 6], wrong: ["--save-every", "-1"]),
@@ -205,19 +205,27 @@ struct UsageTests {
                 let outcome = try Executable.run(arguments)
                 #expect(outcome.status == expected, "\(command.arguments) with \(what): \(outcome.status) \(outcome.errors)")
             }
+            /// An input's fault is the same whether or not the output exists, and before there is any work.
+            func fault(_ arguments: [String], _ what: String, _ expected: Int32) throws {
+                let outcomes = try [out, new].map { try Executable.run(arguments + [$0]) }
+                #expect(
+                    outcomes.allSatisfy { $0.status == expected } && outcomes[0].errors == outcomes[1].errors,
+                    "\(command.arguments) with \(what): \(outcomes.map(\.status)) \(outcomes.map(\.errors))")
+                #expect(!FileSystem.exists(new), "\(command.arguments) with \(what)")
+            }
             let isMistaken = command.arguments.contains("q_pro")
             try status(command.arguments + [out], "an output that exists", isMistaken ? 64 : 73)
             for place in command.inputs {
                 var missing = command.arguments
                 missing[place] = space.path("nothing")
-                try status(missing + [out], "a missing \(command.arguments[place])", 66)
+                try fault(missing, "a missing \(command.arguments[place])", 66)
                 try status(missing + [out] + command.wrong, "wrong usage and a missing \(command.arguments[place])", 64)
                 // Text is data as it stands, and anything can be packed; a damaged file is what salvage is for.
                 guard command.arguments[place] != text, command.arguments[0] != "salvage", command.arguments[0] != "pack" || place != 1 else {
                     continue
                 }
                 missing[place] = page
-                try status(missing + [out], "a page in the place of \(command.arguments[place])", 65)
+                try fault(missing, "a page in the place of \(command.arguments[place])", 65)
             }
         }
         #expect(try readAll(out) == Array("mine".utf8))

@@ -63,8 +63,8 @@ extension BaseModel {
 
     private static func isWeight(_ name: String, of modules: Set<Substring>) -> Bool {
         guard name.hasSuffix(".weight") else { return false }
-        let components = name.split(separator: ".")
-        return components.count >= 2 && modules.contains(components[components.count - 2])
+        let module = Substring(name.utf8.dropLast(".weight".utf8.count))
+        return modules.contains(module.utf8.lastIndex(of: UInt8(ascii: ".")).map { module[module.utf8.index(after: $0)...] } ?? module)
     }
 
     /// The ties of a model. The files decide: a head that they hold is its own, unless its values are the embedding's; one that

@@ -16,8 +16,7 @@ public struct BaseModel: Sendable {
     public let configuration: JSONValue?
     /// The tensors that are one, wherever an embedding and a head are.
     public let ties: [Tie]
-    /// The first components of the names of tensors.
-    let outerNames: Set<Substring>
+    private let outer: Lazy<Set<Substring>>
     /// The tensors by the names that adapters may give them, and the modules by those that tools give them.
     let memory: Lazy<MemoryIndex>
     let modules: Lazy<ModuleIndex>
@@ -59,7 +58,7 @@ public struct BaseModel: Sendable {
         inMemory = Lazy { configuration?["model_type"] != nil && !files.isPipeline ? MemoryNames(configuration) : nil }
         models = MemoryNames.models(in: configuration)
         quantization = QuantizedWeights(files)
-        outerNames = Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first })
+        outer = Lazy { Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first }) }
     }
 
     /// The modules by every name that a tool may give them.
@@ -67,6 +66,9 @@ public struct BaseModel: Sendable {
 
     /// What its modules are called in memory; `nil` where the family is not known.
     var memoryNames: MemoryNames? { inMemory.value }
+
+    /// The first components of the names of tensors.
+    var outerNames: Set<Substring> { outer.value }
 
     /// The file or folder that was opened.
     public var path: String { files.path }

@@ -56,7 +56,12 @@ enum AdapterFile {
         guard !name.hasSuffix(".lora_magnitude_vector.weight") else { return true }
         var rest = name.utf8[...]
         while true {
-            if rest.first == UInt8(ascii: "_") || rest.starts(with: commonWrapper.utf8) || rest.starts(with: adapterName.utf8) { return true }
+            switch rest.first {
+            case UInt8(ascii: "_"): return true
+            case commonWrapper.utf8.first: if rest.starts(with: commonWrapper.utf8) { return true }
+            case adapterName.utf8.first: if rest.starts(with: adapterName.utf8) { return true }
+            default: break
+            }
             guard let dot = rest.firstIndex(of: UInt8(ascii: ".")) else { return false }
             rest = rest[rest.index(after: dot)...]
         }

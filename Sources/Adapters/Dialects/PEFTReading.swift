@@ -135,7 +135,7 @@ struct PEFTReading {
             stem = stem.dropLast(".base_layer".count)
             depth += 1
         }
-        guard let path = ModulePath(stem), !path.components.contains("base_layer") else {
+        guard let path = ModulePath(stem), !path.hasComponent("base_layer") else {
             throw fault(.unsupportedFeature, tensor, "an adapter of the module \(stem), which wraps another, is not supported")
         }
         return Owner(path: path, depth: depth)

@@ -71,8 +71,10 @@ public struct MergeReceipt: Sendable {
     }
 
     /// An adapter as receipts name it.
-    static func entry(of item: WeightedAdapter) -> Entry {
-        Entry(name: FileSystem.lastComponent(item.adapter.path), sha256: hash(of: item.adapter), weight: item.weight)
+    static func entry(of item: WeightedAdapter) -> Entry { entry(of: item, hash: hash(of: item.adapter)) }
+
+    private static func entry(of item: WeightedAdapter, hash: String?) -> Entry {
+        Entry(name: FileSystem.lastComponent(item.adapter.path), sha256: hash, weight: item.weight)
     }
 
     /// The SHA-256 of the file of the factors, or of the run that they come from.
@@ -134,19 +136,25 @@ public struct MergeReceipt: Sendable {
 
     /// How what somebody says was merged differs from what the receipts say; `nil` where it does not.
     ///
-    /// - Parameter base: the receipt of the base, whose adapters are in it before.
-    public func disagreement(with adapters: [WeightedAdapter], base: MergeReceipt?) -> String? {
+    /// - Parameters:
+    ///   - base: the receipt of the base, whose adapters are in it before.
+    ///   - isProven: whether the model is known to hold these adapters, so that their files are compared only where names or weights differ.
+    public func disagreement(with adapters: [WeightedAdapter], base: MergeReceipt?, isProven: Bool) -> String? {
         var expected = self.adapters
         for entry in base?.adapters ?? [] {
             if let number = expected.firstIndex(of: entry) { expected.remove(at: number) }
         }
-        let stated = adapters.map(Self.entry)
-        var left = expected
-        for entry in stated {
-            guard let number = left.firstIndex(where: { $0.isSame(as: entry) && $0.weight == entry.weight }) else { continue }
-            left.remove(at: number)
+        func isStated(_ entries: [Entry]) -> Bool {
+            var left = expected
+            for entry in entries {
+                guard let number = left.firstIndex(where: { $0.isSame(as: entry) && $0.weight == entry.weight }) else { continue }
+                left.remove(at: number)
+            }
+            return left.isEmpty && entries.count == expected.count
         }
-        guard !left.isEmpty || stated.count != expected.count else { return nil }
+        if isProven, isStated(adapters.map { Self.entry(of: $0, hash: nil) }) { return nil }
+        let stated = adapters.map(Self.entry)
+        guard !isStated(stated) else { return nil }
         func list(_ entries: [Entry]) -> String { entries.isEmpty ? "no adapter" : entries.map(\.text).joined(separator: ", ") }
         // The names may be the same where the files are not.
         let names = list(expected) == list(stated) ? "other files under the same names" : list(stated)

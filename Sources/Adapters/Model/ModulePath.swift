@@ -5,11 +5,28 @@ public struct ModulePath: Sendable, Hashable {
 
     /// - Returns: `nil` when there is no component or an empty one.
     public init?(_ text: some StringProtocol) {
-        guard !text.isEmpty, !text.hasPrefix("."), !text.hasSuffix("."), !text.contains("..") else { return nil }
+        let dot = UInt8(ascii: ".")
+        var last = dot
+        for byte in text.utf8 {
+            guard byte != dot || last != dot else { return nil }
+            last = byte
+        }
+        guard last != dot else { return nil }
         self.text = String(text)
     }
 
     public var components: [Substring] { text.split(separator: ".") }
+
+    /// Whether one of the components is `name`.
+    func hasComponent(_ name: String) -> Bool {
+        let dot = UInt8(ascii: ".")
+        var rest = text.utf8[...]
+        while true {
+            if rest.starts(with: name.utf8), [nil, dot].contains(rest.dropFirst(name.utf8.count).first) { return true }
+            guard let end = rest.firstIndex(of: dot) else { return false }
+            rest = rest[rest.index(after: end)...]
+        }
+    }
 
     /// The last component: `q_proj`.
     public var lastComponent: String {
