@@ -6,6 +6,9 @@
 PEFT turns the names of an expert's layers, which transformers 5 holds in stacks, into parameters: "gate_proj" and "up_proj"
 become the parameter "gate_up_proj", with twice the rank for its two halves, and the router becomes "gate.weight". Which dimension of a stack
 has the inputs depends on the family, and where the matrices are square, on nothing else (ORDERS). Each case is merged and compared with base + adapter as in adapters.py, and `oplora verify` must pass the model that PEFT merged, too.
+
+Whoever trained all layers in full has updates that no list of names gives: `oplora extract` must write them so that PEFT loads every one, those
+of dense layers and shared experts with the experts' names, too.
 """
 
 import argparse
@@ -36,6 +39,17 @@ def deepseek_v3():
     return hf.DeepseekV3ForCausalLM(hf.DeepseekV3Config(
         **dict(MOE, num_key_value_heads=4), **EXPERTS, first_k_dense_replace=0, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4,
         v_head_dim=8))
+
+
+def ernie4_5_moe():
+    """The first layer has no experts."""
+    return hf.Ernie4_5_MoeForCausalLM(hf.Ernie4_5_MoeConfig(
+        **MOE, intermediate_size=40, moe_intermediate_size=24, moe_num_experts=4, moe_num_shared_experts=1, moe_k=2, moe_layer_start_index=1))
+
+
+def qwen2_moe():
+    return hf.Qwen2MoeForCausalLM(hf.Qwen2MoeConfig(
+        **MOE, intermediate_size=40, moe_intermediate_size=24, shared_expert_intermediate_size=40, num_experts=4, num_experts_per_tok=2))
 
 
 def gpt_oss_of(width):
@@ -95,6 +109,40 @@ def verify_peft(oplora, case, folder):
     return f"verify of PEFT's merge: {(result.stdout + result.stderr).strip()[-400:]}" if result.returncode else ""
 
 
+def change(name, tensor):
+    """An update of rank 2 for every matrix of a layer, and of every expert."""
+    if tensor.dim() < 2 or any(word in name for word in ("embed", "lm_head", "bias")):
+        return tensor
+    generator = torch.Generator().manual_seed(sum(name.encode()))
+    *many, rows, columns = tensor.shape
+    b, a = (torch.randn(*many, *shape, generator=generator) for shape in [(rows, 2), (2, columns)])
+    return tensor + 0.02 * b @ a
+
+
+def check_extraction(oplora, family, folder):
+    """What PEFT makes of the adapter that is the difference of two models of a family."""
+    base = family().float()
+    base.save_pretrained(folder / "base")
+    with torch.no_grad():
+        for name, parameter in base.named_parameters():
+            parameter.copy_(change(name, parameter))
+    base.save_pretrained(folder / "tuned")
+    result = run(oplora, "extract", "--base", folder / "base", "--tuned", folder / "tuned", "--rank", "2", "--layout", "peft", "--out", folder / "adapter")
+    if result.returncode:
+        return f"extract: {result.stderr.strip()[-400:]}"
+    peft = PeftModel.from_pretrained(type(base).from_pretrained(folder / "base", dtype=torch.float32), folder / "adapter")
+    tuned, merged = base.state_dict(), peft.merge_and_unload().state_dict()
+    original = type(base).from_pretrained(folder / "base", dtype=torch.float32).state_dict()
+    for name, wanted in tuned.items():
+        size, error = (wanted - original[name]).norm(), (merged[name] - wanted).norm()
+        if error > 1e-3 * size:
+            return f"{name}: PEFT's update is off by {error / max(size, 1e-30):.1e} of it"
+    return ""
+
+
+EXTRACTIONS = [("GLM-4-MoE", glm4_moe), ("DeepSeek-V3", deepseek_v3), ("Ernie 4.5 MoE", ernie4_5_moe), ("Qwen2-MoE", qwen2_moe), ("Mixtral", mixtral)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oplora", required=True)
@@ -114,6 +162,15 @@ def main():
             shutil.rmtree(folder)
         elif wrong:
             print(f"      {folder}")
+    for title, family in EXTRACTIONS:
+        if options.only.lower() not in f"extraction: {title}".lower():
+            continue
+        folder = pathlib.Path(tempfile.mkdtemp(dir=options.keep))
+        wrong = check_extraction(options.oplora, family, folder)
+        failed += bool(wrong)
+        print(f"{'FAIL' if wrong else 'ok  '}  extraction: {title}: {wrong or 'every layer'}", flush=True)
+        if not options.keep:
+            shutil.rmtree(folder)
     sys.exit(1 if failed else 0)
 
 

@@ -48,7 +48,7 @@ extension Adapter {
             try requireOneModel(path: path, layout: "PEFT")
             let named = try namedAsInMemory(base, path: path)
             try PEFT.write(
-                named.modules, replacements: named.replacements, to: path, others: base?.modulesInMemory ?? [], saved: savedModules,
+                named.modules, replacements: named.replacements, to: path, others: base?.modulesInMemory ?? [], expertTargets: base?.expertTargets ?? [], saved: savedModules,
                 header: TrainerMetadata.header(of: self), options: options)
             return roundedScales
         case .mlx: return try MLX.write(self, to: path, base: base, options: options)

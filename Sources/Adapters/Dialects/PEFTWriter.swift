@@ -18,13 +18,14 @@ extension PEFT {
     ///
     /// - Parameters:
     ///   - others: modules of the base, in memory, which targets must not mean; as far as they are known.
+    ///   - expertTargets: what PEFT takes for the names of experts' layers wherever it stands in the targets.
     ///   - saved: what an earlier configuration calls the modules that were trained whole.
     ///   - header: what the header of the weights says beside the tensors.
     public static func write(
-        _ modules: [AdapterModule], replacements: [Replacement] = [], to path: String, others: Set<String> = [], saved: [String] = [],
-        header: [String: String] = [:], options: AdapterOptions
+        _ modules: [AdapterModule], replacements: [Replacement] = [], to path: String, others: Set<String> = [], expertTargets: Set<String> = [],
+        saved: [String] = [], header: [String: String] = [:], options: AdapterOptions
     ) throws {
-        let content = try Content(modules, replacements: replacements, others: others, saved: saved, path: path)
+        let content = try Content(modules, replacements: replacements, others: others, expertTargets: expertTargets, saved: saved, path: path)
         let folder = try AtomicFolder(path: path, replacing: options.isReplacing)
         try folder.fill {
             let text = try AtomicFile(path: folder.path(of: configurationName), replacing: false)
@@ -66,13 +67,17 @@ extension PEFT {
         private let saved: [String]
         private let targets: [String]
         private let targetParameters: [String]
+        /// The weights that are adapted as parameters and not as modules.
+        private let parameterNames: Set<String>
         private var savedModules: Set<String> = []
         private var trainedTokens: OrderedDictionary<String, [Int]> = [:]
         private var trainsBiases = false
 
         /// - Throws: `AdapterError.empty`, `.unsupportedFeature`.
-        init(_ given: [AdapterModule], replacements: [Replacement], others: Set<String> = [], saved: [String] = [], path: String) throws(AdapterError)
-        {
+        init(
+            _ given: [AdapterModule], replacements: [Replacement], others: Set<String> = [], expertTargets: Set<String> = [], saved: [String] = [],
+            path: String
+        ) throws(AdapterError) {
             let modules = joiningExperts(given)
             guard !modules.isEmpty else { throw AdapterError(.empty, path: path, "there is no module to write") }
             func refuse(_ module: AdapterModule, _ why: String) -> AdapterError {
@@ -80,8 +85,17 @@ extension PEFT {
             }
             self.modules = modules
             self.saved = saved
-            targets = Self.targets(of: modules.filter { $0.kind != .experts && !Self.isRouter($0) }.map(\.path), others: others)
-            targetParameters = Self.targetParameters(of: modules.filter { $0.kind == .experts || Self.isRouter($0) }, others: others)
+            let parameters = modules.filter { Self.isParameter($0, expertTargets: expertTargets) }
+            let asParameters = Set(parameters.map(\.parameterName))
+            parameterNames = asParameters
+            targets = Self.targets(of: modules.filter { !asParameters.contains($0.parameterName) }.map(\.path), others: others)
+            targetParameters = Self.targetParameters(of: parameters, others: others)
+            if let module = modules.first(where: { !asParameters.contains($0.parameterName) && expertTargets.contains($0.path.lastComponent) }) {
+                throw refuse(
+                    module,
+                    "PEFT takes this name for the experts' in models of this family, and reaches the layer only as a parameter, which has no \(module.magnitude == nil ? "bias" : "magnitude (DoRA)"); write another layout"
+                )
+            }
             isRankStabilised =
                 modules.allSatisfy { $0.scale == $0.alpha / Double($0.rank).squareRoot() }
                 && modules.contains { $0.scale != $0.alpha / Double($0.rank) }
@@ -158,9 +172,13 @@ extension PEFT {
             }
         }
 
-        /// Whether a module chooses among experts: its class in transformers is none that PEFT adapts as a module, but it takes the parameter of any.
-        private static func isRouter(_ module: AdapterModule) -> Bool {
-            module.kind == .linear && module.magnitude == nil && module.bias == nil && ["gate", "router"].contains(module.path.lastComponent)
+        /// Whether PEFT reaches a module only as a parameter, which any may be: it is a stack of experts; it chooses among them, for its class in
+        /// transformers is none that PEFT adapts; or its name in the targets would mean the experts.
+        private static func isParameter(_ module: AdapterModule, expertTargets: Set<String>) -> Bool {
+            guard module.kind != .experts else { return true }
+            let name = module.path.lastComponent
+            return module.kind == .linear && module.magnitude == nil && module.bias == nil
+                && (["gate", "router"].contains(name) || expertTargets.contains(name))
         }
 
         private mutating func add(_ module: AdapterModule) {
@@ -220,7 +238,7 @@ extension PEFT {
             let rank = mostFrequent(modules.map(\.rank))
             let alpha = mostFrequent(alphas)
             func path(_ module: AdapterModule) -> ModulePath {
-                module.kind == .experts || Self.isRouter(module) ? module.path.appending(module.parameter) : module.pathOfParameter
+                parameterNames.contains(module.parameterName) ? module.path.appending(module.parameter) : module.pathOfParameter
             }
             let names = modules.map(path)
             func patterns(_ values: [(ModulePath, JSONValue)]) -> JSONValue {
