@@ -318,6 +318,30 @@ struct SpectrumTests {
         if let head, family != "internlm2" { #expect(modules.first { $0.path.text == head }?.kind == .linear, "\(modules.map(\.path))") }
     }
 
+    /// One matrix takes updates for some of its rows each: two experts of three.
+    @Test func unmergingOfAStack() throws {
+        var generator = SeededGenerator(seed: 5)
+        let stack = TestTensor("experts.up_proj", .bf16, [3, 4, 6], values: generator.values(72, spread: 1))
+        try writeSafetensors([stack], to: folder.path("stack.safetensors"))
+        let factors = (0..<3).map { expert in
+            AdapterModule.Factors(
+                a: FactorMatrix(name: "A", rows: 1, columns: 6, values: generator.values(6, spread: 1).map(Double.init)),
+                b: FactorMatrix(name: "B", rows: 4, columns: 1, values: generator.values(4, spread: 1).map { expert == 1 ? 0 : Double($0) }))
+        }
+        let module = AdapterModule(path: try #require(ModulePath("experts")), parameter: "up_proj", kind: .experts, factors: factors, alpha: 1, scale: 1)
+        let adapter = Adapter(path: "stack", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
+        _ = try MergePlan(base: folder.path("stack.safetensors"), adapters: [.init(adapter)]).run(
+            to: folder.path("m"), options: .init(isDurable: false))
+        let result = try Unmerging(
+            merged: folder.path("m/stack.safetensors"), adapters: [.init(adapter)], to: folder.path("u"), options: .init(isDurable: false))
+        let again = try WeightFiles(path: folder.path("u/stack.safetensors")).location(of: "experts.up_proj")
+        let values = FactorMatrix(again.info, in: again.file).doubles()
+        #expect(values.count == 72 && result.elements == 72)
+        let wanted = try WeightFiles(path: folder.path("stack.safetensors")).location(of: "experts.up_proj")
+        let off = zip(FactorMatrix(wanted.info, in: wanted.file).doubles(), values).filter { $0 != $1 }
+        #expect(off.count <= result.uncertain && off.allSatisfy { abs($0 - $1) <= result.maximumError } && result.uncertain <= 48)
+    }
+
     /// W = 1 + 2⁻⁷ and ΔW = 2⁻⁸ in BF16: the sum lies half-way, and so does what is left.
     @Test func tiesAreUncertain() throws {
         try writeSafetensors([TestTensor("m.weight", .bf16, [1, 2], values: [1.0078125, 1])], to: folder.path("w.safetensors"))

@@ -192,4 +192,9 @@ struct TensorJob: Sendable {
         if let update = updates.first { return update.columns }
         return tensor.rows.isEmpty ? elementCount : tensor.shape.last ?? 1
     }
+    /// The runs of rows that the same updates meet, by their numbers; a stack of experts has one for each expert.
+    var runs: [(rows: Range<Int>, updates: [Int])] {
+        let bounds = Set(updates.flatMap { [$0.rows.lowerBound, $0.rows.upperBound] } + [0, elementCount / max(1, columns)]).sorted()
+        return zip(bounds, bounds.dropFirst()).map { low, high in (low..<high, updates.indices.filter { updates[$0].rows.contains(low) }) }
+    }
 }

@@ -85,16 +85,11 @@ final class ShardRun: @unchecked Sendable {
             add(0..<job.elementCount / columns, step, .assemble)
             return pieces
         }
-        // Each run of rows that the same updates meet; a stack of experts has one for each expert.
-        var cuts = Set(job.updates.flatMap { [$0.rows.lowerBound, $0.rows.upperBound] })
-        cuts.formUnion([0, job.elementCount / columns])
-        let bounds = cuts.sorted()
-        for (low, high) in zip(bounds, bounds.dropFirst()) {
-            let updates = job.updates.indices.filter { job.updates[$0].rows.contains(low) }
+        for (rows, updates) in job.runs {
             if updates.isEmpty {
-                addUntouched(low * columns..<high * columns)
+                addUntouched(rows.lowerBound * columns..<rows.upperBound * columns)
             } else {
-                add(low..<high, step, .merge(updates))
+                add(rows, step, .merge(updates))
             }
         }
         return pieces

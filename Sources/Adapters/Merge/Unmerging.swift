@@ -96,10 +96,14 @@ extension Unmerging.Module {
         var (uncertain, largest) = (0, 0.0)
         // In pieces, so that a large tensor is never whole in memory.
         let step = max(1, MergePlan.pieceBytes / 8 / max(1, columns))
-        for first in stride(from: 0, to: rows, by: step) {
-            let count = min(step, rows - first)
-            let (before, after) = (old.rows(from: first, count: count).doubles(), new.rows(from: first, count: count).doubles())
-            let exact = Self.sums(before, rows: first..<first + count, columns: columns, factors: factors)
+        let pieces = job.runs.flatMap { run in
+            stride(from: run.rows.lowerBound, to: run.rows.upperBound, by: step).map { ($0..<min($0 + step, run.rows.upperBound), run.updates) }
+        }
+        for (range, updates) in pieces where !updates.isEmpty {
+            let (before, after) = (
+                old.rows(from: range.lowerBound, count: range.count).doubles(), new.rows(from: range.lowerBound, count: range.count).doubles()
+            )
+            let exact = Self.sums(before, rows: range, columns: columns, factors: updates.map { factors[$0] })
             for place in before.indices where before[place] != 0 || after[place] != 0 {
                 let half = Self.place(before[place], dtype) / 2
                 // W′ − s·B·A, seen from the value that it was rounded to.
