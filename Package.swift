@@ -106,7 +106,8 @@ let package = Package(
         tests(
             "EndToEndTests",
             [
-                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "NativeCheckpoint", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing",
+                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "NativeCheckpoint", "Safetensors", "JSON", "FileIO",
+                "Tensors", "Hashing",
                 orderedCollections,
             ]),
         tests(

@@ -40,7 +40,8 @@ struct CollapseCommand: ParsableCommand {
         let isRun = CheckpointFile.claims(runPath) || runPath.hasSuffix(".opck")
         try refuseExisting(
             written.out, as: written.layout.output, replacing: written.force,
-            inputs: [isRun ? .run(runPath) : Input(runPath, isRequirement: true) { try requireHypernetworks() }] + [base].compactMap(\.self).map(Input.model))
+            inputs: [isRun ? .run(runPath) : Input(runPath, isRequirement: true) { try requireHypernetworks() }]
+                + [base].compactMap(\.self).map(Input.model))
         let model = try base.map { try BaseModel(path: $0) }
         let collapsed = isRun ? try CollapsedRun(path: runPath) : nil
         let adapter = try collapsed?.adapter ?? trainedElsewhere(base: model)

@@ -51,6 +51,11 @@ struct LogitsCommand: ParsableCommand {
         let model = try Transformer(
             weights: adapted.weights, compute: compute, batch: 1, sequence: tokens.count, maximumRank: adapted.maximumRank, training: false)
         let logits = model.logits(tokens: tokens, updates: adapted.updates)
+        guard logits.withBytes({ MergeKernel.scan($0, of: .f32).firstNotFinite == nil }) else {
+            throw UsageError(
+                "\(base): the logits are infinite or NaN; the numbers on the way to them are beyond the range of F32"
+                    + (adapters.isEmpty ? "" : ", perhaps by an adapter whose update is too large"), status: .malformedInput)
+        }
         let writer = try SafetensorsWriter(
             path: out,
             entries: [

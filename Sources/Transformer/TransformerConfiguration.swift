@@ -57,7 +57,7 @@ public struct TransformerConfiguration: Sendable, Equatable {
         guard Self.knownTypes.contains(modelType) else {
             throw TransformerError(
                 .unknownArchitecture, path: path,
-                "the architecture \"\(modelType)\" is not one that can be trained here; those are \(Self.knownTypes.joined(separator: ", "))")
+                "the architecture \"\(modelType)\" is not one that can be run or trained here; those are \(Self.knownTypes.joined(separator: ", "))")
         }
         hiddenSize = try fields.size("hidden_size")
         intermediateSize = try fields.size("intermediate_size")

@@ -86,6 +86,26 @@ struct DenoiserNamesTests {
         #expect(try names(flux2, .diffusers) == ["transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj"])
     }
 
+    /// What was given is not asked for once more.
+    @Test func aBaseThatDoesNotTellIsNotAskedForAgain() throws {
+        let modules = [("double_blocks.0.img_mlp.0", [8, 4]), ("double_blocks.0.img_attn.qkv", [12, 4])]
+        let prefixed = modules.map { ("diffusion_model." + $0.0, $0.1) }
+        for (layout, isKnown) in [(Adapter.Layout.diffusers, false), (.kohya, true)] {
+            let named = { try names(try adapter(prefixed), layout, base: try base(modules)) }
+            guard !isKnown else {
+                _ = try named()
+                continue
+            }
+            let error = #expect(throws: AdapterError.self) { try named() }
+            #expect(error?.message.contains("the base's names and shapes are those of all of them") == true, "\(error as Any)")
+        }
+        let odd = [("odd_blocks.0.to_q", [4, 4])]
+        let error = #expect(throws: AdapterError.self) {
+            try names(try adapter([("diffusion_model.odd_blocks.0.to_q", [4, 4])]), .diffusers, base: try base(odd))
+        }
+        #expect(error?.message.contains("nor does the base") == true, "\(error as Any)")
+    }
+
     @Test func familiesThatAreNotKnownAreRefused() throws {
         #expect(throws: AdapterError.self) { try names(try adapter([("diffusion_model.odd_blocks.0.to_q", [4, 4])]), .diffusers) }
         #expect(throws: AdapterError.self) { try names(try adapter([("lora_unet_odd_blocks_0_to_q", [4, 4])], "b"), .diffusers) }

@@ -99,7 +99,7 @@ struct QuantizedBaseTests {
                 #expect(error.code == .quantizedBase, "\(error)")
                 #expect(error.message.contains(format.name) && error.message.contains(named[0].0), "\(error)")
                 for tensor in format.tensors.dropFirst() { #expect(error.message.contains(tensor.ending), "\(error)") }
-                #expect(error.message.contains("merge into the model"))
+                #expect(error.message.contains("name the model"))
             }
             let verdict = try MergeVerifier.verify(base: path, adapters: [.init(adapter)], merged: path)
             #expect(verdict.outcome == .inconclusive && verdict.doubts.map(\.code) == [.quantizedBase])

@@ -318,6 +318,31 @@ struct SpectrumTests {
         if let head, family != "internlm2" { #expect(modules.first { $0.path.text == head }?.kind == .linear, "\(modules.map(\.path))") }
     }
 
+    /// A NaN has no singular values, and sums with it are none.
+    @Test(arguments: [Float.nan, .infinity]) func whatIsNotFiniteIsNoUpdate(value: Float) throws {
+        func adapter(_ a: [Float]) throws -> Adapter {
+            let module = AdapterModule(path: try #require(ModulePath("m")), rank: 2, alpha: 2, loraA: a, loraB: [1, 2, 3, 4])
+            return Adapter(path: "spoiled", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
+        }
+        let (spoiled, whole) = (try adapter([1, 2, value, 4]), try adapter([1, 2, 3, 4]))
+        func refused(_ what: String, _ body: () throws -> Void) {
+            let error = #expect(throws: AdapterError.self, "\(what)") { try body() }
+            #expect(
+                error?.code == .notFinite && error?.path == "spoiled" && error?.message.hasPrefix("element [1,0]") == true, "\(what): \(error as Any)"
+            )
+        }
+        refused("resize") { _ = try spoiled.resized(to: .init(rank: 1)) }
+        for combination in Adapter.Combination.allCases {
+            refused("\(combination)") { _ = try Adapter.combined([.init(whole), .init(spoiled)], combination) }
+        }
+        for layout in Adapter.Layout.allCases where layout != .gguf {
+            refused("\(layout)") {
+                _ = try spoiled.taking(component: layout == .kohya || layout == .diffusers ? "transformer" : "x")
+                    .write(layout, to: folder.path("out"), options: .init(isDurable: false))
+            }
+        }
+    }
+
     /// One matrix takes updates for some of its rows each: two experts of three.
     @Test func unmergingOfAStack() throws {
         var generator = SeededGenerator(seed: 5)
@@ -328,7 +353,8 @@ struct SpectrumTests {
                 a: FactorMatrix(name: "A", rows: 1, columns: 6, values: generator.values(6, spread: 1).map(Double.init)),
                 b: FactorMatrix(name: "B", rows: 4, columns: 1, values: generator.values(4, spread: 1).map { expert == 1 ? 0 : Double($0) }))
         }
-        let module = AdapterModule(path: try #require(ModulePath("experts")), parameter: "up_proj", kind: .experts, factors: factors, alpha: 1, scale: 1)
+        let module = AdapterModule(
+            path: try #require(ModulePath("experts")), parameter: "up_proj", kind: .experts, factors: factors, alpha: 1, scale: 1)
         let adapter = Adapter(path: "stack", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
         _ = try MergePlan(base: folder.path("stack.safetensors"), adapters: [.init(adapter)]).run(
             to: folder.path("m"), options: .init(isDurable: false))

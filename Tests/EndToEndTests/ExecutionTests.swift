@@ -97,6 +97,14 @@ struct ExecutionTests {
         #expect(other.status == 65 && other.errors.contains("the architecture \"gemma2\""), "\(other.errors)")
         let file = try run(Repository.tinyLlama + "/model.safetensors", adapter)
         #expect(file.status == 64 && file.errors.contains("name the folder"), "\(file.errors)")
+        // Numbers that say nothing are not written.
+        for (name, word) in [("nan", "lora_A.weight: element [0,0] is infinite or NaN"), ("big", "the logits are infinite or NaN")] {
+            var spoiled = PEFTAdapter()
+            try spoiled.addFactors(spread: name == "big" ? 1e30 : 0.1)
+            if name == "nan" { spoiled.tensors[0].bytes.replaceSubrange(0..<4, with: [0, 0, 0xC0, 0x7F]) }
+            let outcome = try run(Repository.tinyLlama, try spoiled.write(to: space.path(name)))
+            #expect(outcome.status == 65 && outcome.errors.contains(word) && !FileSystem.exists(space.path("out")), "\(outcome.errors)")
+        }
         // A part that the forward pass does not have is not left out in silence.
         var pooler = PEFTAdapter(configuration: ["modules_to_save": ["score"]])
         try pooler.addFactors()

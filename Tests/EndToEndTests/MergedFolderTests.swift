@@ -163,6 +163,23 @@ struct MergedFolderTests {
         #expect(try unmerge("--adapter", two, "--any-adapter", from: "back", out: "insisted").status == 0)
     }
 
+    /// PEFT keeps what a layer of the vocabulary has itself beside its update; that is no value that the adapter put in its place.
+    @Test func anUpdateBesideTheLayersOwnValuesIsTakenOut() throws {
+        var adapter = PEFTAdapter(configuration: ["target_modules": ["embed_tokens"]])
+        adapter.add("model.embed_tokens.lora_embedding_A", [2, 1024])
+        adapter.add("model.embed_tokens.lora_embedding_B", [128, 2])
+        let own = try #require(try space.readTensors(base + "/model.safetensors").first { $0.name == "model.embed_tokens.weight" })
+        adapter.tensors.append(TestTensor("base_model.model.model.embed_tokens.base_layer.weight", own.dtype, own.shape, bytes: own.bytes))
+        _ = try report(try merge("--adapter", try adapter.write(to: space.path("head"))))
+        let taken = try space.succeed([
+            "unmerge", "--merged", space.path("merged"), "--adapter", space.path("head"), "--out", space.path("again"), "--no-fsync",
+        ])
+        // PEFT gives no update to the head that the embedding was, so that the merge had to give it a matrix of its own.
+        #expect(taken.output.contains("lm_head.weight came to be with the merge and stays"), "\(taken.output)")
+        let outcome = try Executable.run("diff", base, space.path("again"), "--atol", "2e-2")
+        #expect(outcome.output.contains("different: 1 added, 1 setting of 38 tensors in both"), "\(outcome.output)")
+    }
+
     @Test func runsAreKnownByTheirReceipts() throws {
         try space.succeed(space.trainArguments())
         _ = try report(try merge("--adapter", space.path("run.opck")))

@@ -160,7 +160,7 @@ extension BaseModel {
         guard FileNature(path: path) == .gguf else { return }
         throw MergeError(
             .quantizedBase, path: path,
-            "the base is a GGUF file, into which merging is not supported; merge into the model that it was made from, in safetensors, and convert the result"
+            "the base is a GGUF file, which is not read as a base yet; name the model that it was made from, in safetensors, and convert what is merged with llama.cpp"
         )
     }
 }

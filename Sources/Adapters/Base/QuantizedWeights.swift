@@ -19,9 +19,9 @@ struct QuantizedWeights: Sendable {
         /// How to come by a model that can be merged into.
         var remedy = Self.original
 
-        static let original = "merge into the model that was quantized"
-        static let transformers = original + ", or into what transformers makes of this one with dequantize=True"
-        static let mlx = original + ", or into what `mlx_lm.convert --dequantize` makes of this one"
+        static let original = "name the model that was quantized"
+        static let transformers = original + ", or what transformers makes of this one with dequantize=True"
+        static let mlx = original + ", or what `mlx_lm.convert --dequantize` makes of this one"
     }
 
     /// A module in a format.
@@ -37,12 +37,12 @@ struct QuantizedWeights: Sendable {
             let beside = scales.isEmpty ? "" : " with \(scales.joined(separator: ", "))"
             let statement = statement.map { "; \($0)" } ?? ""
             return
-                "the weight is quantized: \(format.name) (\(codes)\(beside)\(statement)), into which merging is not supported yet; \(format.remedy)"
+                "the weight is quantized: \(format.name) (\(codes)\(beside)\(statement)), which is not read as a base yet; \(format.remedy)"
         }
     }
 
     private static let nested = [".weight.absmax", ".weight.quant_map", ".weight.nested_absmax", ".weight.nested_quant_map"]
-    private static let bitsandbytes = ", or into what dequantize() of transformers makes of this one"
+    private static let bitsandbytes = ", or what dequantize() of transformers makes of this one"
     private static let bytes: Set<DType> = [.u8, .i8]
     private static let eight: Set<DType> = [.f8E4M3, .f8E5M2, .f8E4M3FNUZ, .f8E5M2FNUZ]
     private static let words: Set<DType> = [.i32, .u32]
@@ -83,10 +83,10 @@ struct QuantizedWeights: Sendable {
             name: "ModelOpt NVFP4", codes: ".weight", types: bytes, scales: [".weight_scale", ".weight_scale_2"], others: [".input_scale"]),
         Format(
             name: "ComfyUI FP8 with scales", codes: ".weight", types: eight, scales: [".weight_scale", ".comfy_quant"], others: [".input_scale"],
-            remedy: "merge into the model's file in BF16 or F16"),
+            remedy: "name the model's file in BF16 or F16"),
         Format(
             name: "ComfyUI FP8 with scales", codes: ".weight", types: eight, scales: [".scale_weight"], others: [".scale_input"],
-            remedy: "merge into the model's file in BF16 or F16"),
+            remedy: "name the model's file in BF16 or F16"),
         Format(
             name: "MXFP8", codes: ".weight", types: eight, scaleTypes: exponents, scales: [".weight_scale"], others: [".input_scale"]),
         Format(name: "FP8 with scales", codes: ".weight", types: eight, scales: [".weight_scale"], others: [".input_scale"]),
@@ -101,7 +101,7 @@ struct QuantizedWeights: Sendable {
         Format(name: "torchao", codes: "._weight_qdata", types: codeTypes, scales: ["._weight_scale"], others: ["._weight_zero_point"]),
         Format(name: "MXFP4", codes: "_blocks", types: bytes, scales: ["_scales"], remedy: Format.transformers),
         Format(
-            name: "a plain cast to FP8, without scales", codes: ".weight", types: eight, scales: [], remedy: "merge into the model in BF16 or F16"),
+            name: "a plain cast to FP8, without scales", codes: ".weight", types: eight, scales: [], remedy: "name the model in BF16 or F16"),
     ]
     private static let unknown = Format(name: "a format that this program does not know", codes: ".weight", types: codeTypes, scales: [])
 

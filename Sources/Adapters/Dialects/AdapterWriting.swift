@@ -43,12 +43,14 @@ extension Adapter {
                 .unsupportedFeature, path: self.path, subject: module.label.text,
                 "its A is as wide as the widest module's (VeRA), and only the base tells how many inputs it has; name it with --base")
         }
+        try requireFinite()
         switch layout {
         case .peft:
             try requireOneModel(path: path, layout: "PEFT")
             let named = try namedAsInMemory(base, path: path)
             try PEFT.write(
-                named.modules, replacements: named.replacements, to: path, others: base?.modulesInMemory ?? [], expertTargets: base?.expertTargets ?? [], saved: savedModules,
+                named.modules, replacements: named.replacements, to: path, others: base?.modulesInMemory ?? [],
+                expertTargets: base?.expertTargets ?? [], saved: savedModules,
                 header: TrainerMetadata.header(of: self), options: options)
             return roundedScales
         case .mlx: return try MLX.write(self, to: path, base: base, options: options)
@@ -78,7 +80,7 @@ extension Adapter {
         return with(
             modules: modules.filter { $0.component == component }.map { $0.changing { $0.component = nil } },
             replacements: replacements.filter { $0.tensor.hasPrefix(prefix) }.map {
-                Replacement(tensor: String($0.tensor.dropFirst(prefix.count)), values: $0.values, rows: $0.rows)
+                $0.named(String($0.tensor.dropFirst(prefix.count)))
             })
     }
 
@@ -92,13 +94,13 @@ extension Adapter {
             return with(
                 modules: modules.filter { $0.component == DiffusionNames.anyDenoiser }.map { $0.changing { $0.component = component } },
                 replacements: replacements.filter { $0.tensor.hasPrefix(own) }.map {
-                    Replacement(tensor: "\(component).\($0.tensor.dropFirst(own.count))", values: $0.values, rows: $0.rows)
+                    $0.named("\(component).\($0.tensor.dropFirst(own.count))")
                 })
         }
         guard !components.isEmpty else {
             return with(
                 modules: modules.map { $0.changing { $0.component = component } },
-                replacements: replacements.map { Replacement(tensor: "\(component).\($0.tensor)", values: $0.values, rows: $0.rows) })
+                replacements: replacements.map { $0.named("\(component).\($0.tensor)") })
         }
         let kept = modules.filter { $0.component == component }
         guard !kept.isEmpty else {

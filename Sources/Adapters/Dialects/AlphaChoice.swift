@@ -35,7 +35,8 @@ struct FileAlphas {
     private let mustBeGiven: Bool
     private var zeros = 0
     private var taken: OrderedDictionary<String, (alpha: Double, count: Int)> = [:]
-    private var overlooked: String?
+    /// The field of the header in the place of which --alpha counts.
+    private var overruled: String?
 
     init(_ file: SafetensorsFile, choice: AlphaChoice, mustBeGiven: Bool = false) {
         (path, metadata, self.choice, self.mustBeGiven) = (file.path, file.metadata, choice, mustBeGiven)
@@ -58,10 +59,10 @@ struct FileAlphas {
             if own == 0 { zeros += 1 }
             return (own, own / Double(rank))
         }
-        switch choice {
-        case .rank: return (Double(rank), 1)
-        case .number(let alpha): return (alpha, alpha / Double(rank))
-        case .ofFile: break
+        if let given = choice == .rank ? Double(rank) : choice.number {
+            // The header is read by some programs and not by others, so that somebody must be able to say what counts.
+            if let stated = try? stated(component), stated.alpha != given || stated.isRankStabilised { overruled = stated.field }
+            return (given, given / Double(rank))
         }
         if let stated = try stated(component) {
             taken[stated.field, default: (stated.alpha, 0)].count += 1
@@ -136,7 +137,9 @@ struct FileAlphas {
         let taken = taken.map {
             "\($0.key) \($0.value.alpha.plain) in the header is the alpha of \($0.value.count) modules; ComfyUI does not read it and takes the scale 1"
         }
-        return taken + (zeros == 0 ? [] : ["the alpha of \(zeros) modules is 0: their updates change nothing, as in diffusers and ComfyUI"])
+        let overruled = overruled.map { ["--alpha counts, and not \($0) in the header"] } ?? []
+        return taken + overruled
+            + (zeros == 0 ? [] : ["the alpha of \(zeros) modules is 0: their updates change nothing, as in diffusers and ComfyUI"])
     }
 }
 

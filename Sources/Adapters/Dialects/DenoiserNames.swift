@@ -67,6 +67,16 @@ struct DenoiserNames {
 
     private var familyNames: String { families.map(\.name).joined(separator: ", ") }
 
+    /// What tells the names in diffusers where those of the modules do not.
+    private var wayToBase: String { base == nil ? "the base, as diffusers has it," : "another form of the base, that of diffusers," }
+
+    /// What tells of which of several families a model is, by more than what its adapter or its tensors are called.
+    private var wayToFamily: String {
+        base == nil
+            ? "say which it is with --base"
+            : "the base's names and shapes are those of all of them, too, so name the base in diffusers' form, a folder whose config.json says its class"
+    }
+
     private func refuseOpenCLIP(_ module: AdapterModule, layout: String) throws(AdapterError) {
         guard module.component?.hasPrefix("text_encoder") == true, module.path.text.hasPrefix("transformer.resblocks.") else { return }
         throw fault(
@@ -99,7 +109,7 @@ struct DenoiserNames {
         if let own = module.component, own != DiffusionNames.anyDenoiser { return own }
         throw fault(
             module,
-            "diffusers keeps the modules of a denoiser under unet. or transformer., and the names do not say which it is; name the base with --base, or the component with --component"
+            "diffusers keeps the modules of a denoiser under unet. or transformer., and the names do not say which it is\(base == nil ? "; name the base with --base, or" : ", nor does the base; name") the component with --component"
         )
     }
 
@@ -117,14 +127,14 @@ struct DenoiserNames {
             throw fault(
                 module,
                 families.isEmpty
-                    ? "the family of the model is not known by the names of the modules, and so not what diffusers calls them; name the base with --base, as diffusers has it"
+                    ? "the family of the model is not known by the names of the modules, and so not what diffusers calls them; name \(wayToBase) with --base"
                     : "what diffusers calls the module in \(familyNames) is not known here")
         }
         // As diffusers has it in every family.
         if places.allSatisfy({ $0.part != nil || $0.diffusersNames == [module.path.text] }) { return [module] }
         guard places.count == families.count, places.allSatisfy({ $0.diffusersNames == place.diffusersNames }) else {
             throw fault(
-                module, "the names are those of \(familyNames), whose modules diffusers calls by different names; say which it is with --base")
+                module, "the names are those of \(familyNames), whose modules diffusers calls by different names; \(wayToFamily)")
         }
         return try cut(module, at: place)
     }
@@ -186,7 +196,7 @@ struct DenoiserNames {
                 guard module.component != nil else {
                     throw fault(
                         module,
-                        "kohya's layout is loaded for denoisers of diffusion models and their text encoders, and the names do not say of which the module is; say it with --component, or name the base with --base"
+                        "kohya's layout is loaded for denoisers of diffusion models and their text encoders, and the names do not say of which the module is; say it with --component\(base == nil ? ", or name the base with --base" : "")"
                     )
                 }
                 made.append(module)
@@ -224,14 +234,14 @@ struct DenoiserNames {
             throw fault(
                 module,
                 families.isEmpty
-                    ? "kohya's layout wants the names of the model's authors, and the family is not known by the names of the modules; name the base with --base"
+                    ? "kohya's layout wants the names of the model's authors, and the family is not known by the names of the modules\(base == nil ? "; name the base with --base" : " and tensors")"
                     : "kohya's layout wants the authors' names of \(familyNames), which are not known here; write diffusers' layout instead")
         }
         guard families.count == 1 || places.allSatisfy({ $0?.authorsName == places[0]?.authorsName && $0?.part == places[0]?.part }),
             families.allSatisfy({ $0.kohyaNames == .authors })
         else {
             throw fault(
-                module, "the names are those of \(familyNames), whose modules kohya's layout calls by different names; say which it is with --base")
+                module, "the names are those of \(familyNames), whose modules kohya's layout calls by different names; \(wayToFamily)")
         }
         guard let place = places[0] else { throw fault(module, "what the authors of \(familyNames) call the module is not known here") }
         return place

@@ -1,4 +1,6 @@
 internal import JSON
+internal import OrderedCollections
+internal import Safetensors
 
 /// The names that mlx-lm gives the modules of a model.
 ///
@@ -8,6 +10,8 @@ struct MLXNames {
     private let path: String
     /// Whether the model is one of text and more, of which mlx-lm has the language model under `language_model`.
     private let isInner: Bool
+    /// Whether it is the language model alone of which the modules have the names in such a model.
+    private let isAlone: Bool
 
     /// Families with the language model of another one in `language_model`, by their `model_type`.
     private static let wrapping: Set<String> = [
@@ -28,7 +32,10 @@ struct MLXNames {
         self.path = path
         let family = base?.configuration?["model_type"]?.stringValue ?? ""
         let named = modules.first { $0.path.text.hasPrefix(Self.transformers) }
-        if let named, !Self.wrapping.contains(family), !Self.keeping.contains(family) {
+        isAlone =
+            base.map { base in !base.files.tensors.keys.contains { $0.hasPrefix(Self.transformers) } && base.resolve("model.norm.weight") != nil }
+            ?? false
+        if let named, !isAlone, !Self.wrapping.contains(family), !Self.keeping.contains(family) {
             throw AdapterError(
                 .unsupportedFeature, path: path, subject: named.label.text,
                 family.isEmpty
@@ -53,6 +60,7 @@ struct MLXNames {
                 name = "language_model." + name
             }
         }
+        if isAlone, name.hasPrefix(Self.transformers) { name = "model." + name.dropFirst(Self.transformers.count) }
         guard module.kind == .experts else { return name }
         guard module.path.lastComponent == "experts" else {
             throw AdapterError(

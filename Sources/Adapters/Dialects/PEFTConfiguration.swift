@@ -54,7 +54,9 @@ struct PEFTConfiguration {
             throw AdapterError(.invalidConfiguration, path: path, "the configuration is \(root.kind) and must be an object")
         }
         func wrong(_ name: String, _ wanted: String) -> AdapterError {
-            AdapterError(.invalidConfiguration, path: path, subject: name, "the field must be \(wanted) and is \(fields[name]?.kind ?? "missing")")
+            AdapterError(
+                .invalidConfiguration, path: path, subject: name,
+                "the field must be \(wanted) and is \(fields[name].map { $0.doubleValue?.plain ?? $0.kind } ?? "missing")")
         }
         func pattern(_ key: String, of name: String) throws(AdapterError) -> PEFTPattern {
             guard let pattern = PEFTPattern(key) else {

@@ -45,7 +45,7 @@ extension Adapter {
                 return module.changing { ($0.path, $0.parameter) = (path, String(parameter)) }
             },
             replacements: completing(replacements, from: base).map {
-                Replacement(tensor: names.inMemory($0.tensor), values: $0.values, rows: $0.rows, isOfNewModule: $0.isOfNewModule)
+                $0.named(names.inMemory($0.tensor))
             })
     }
 }

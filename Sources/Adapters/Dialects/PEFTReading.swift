@@ -196,7 +196,9 @@ struct PEFTReading {
             remarks.append("\(path): the adapter holds the base's own values too, and they are used")
         }
         replacements.append(
-            Replacement(tensor: placed(path.text), values: .init(info: first, file: file), isOfNewModule: configuration.savesModule(of: path)))
+            Replacement(
+                tensor: placed(path.text), values: .init(info: first, file: file), isOfNewModule: configuration.savesModule(of: path),
+                isOfAdaptedLayer: trained.count == copies.count { $0.key == .wrapped }))
     }
 
     // MARK: Modules

@@ -25,7 +25,7 @@ extension ShardRun {
             .overflow, path: path, tensor: job.tensor.name,
             isScaled
                 ? "element \(place(index)) becomes infinite or NaN, because a magnitude is not finite, or the norm that it takes the place of is zero"
-                : "element \(place(index)) becomes too large for \(job.dtype); choose a larger element type or a smaller weight")
+                : "element \(place(index)) becomes too large for \(job.dtype); choose \(job.dtype == .f32 ? "" : "--dtype f32 or ")a smaller weight")
     }
 
     /// A conversion may keep an infinity of the base, as masks hold them, but not make one, and no NaN passes.
@@ -44,7 +44,7 @@ extension ShardRun {
             if before.isFinite, !Self.value(result, dtype, index).isFinite {
                 throw MergeError(
                     .overflow, path: source.file.path, tensor: source.info.name,
-                    "element \(elements.lowerBound + index) is too large for \(dtype); choose a larger element type")
+                    "element \(elements.lowerBound + index) is too large for \(dtype); choose --dtype f32")
             }
         }
     }

@@ -47,14 +47,16 @@ public struct Unmerging: Sendable {
                     .unsupportedCombination, path: item.adapter.path, tensor: module.parameterName,
                     "the norms that the weight had before its magnitude (DoRA) came are gone, and no file says what they were; take the base instead")
             }
-            if let replacement = item.adapter.replacements.first {
+            if let replacement = item.adapter.replacements.first(where: { !$0.isOfAdaptedLayer }) {
                 throw MergeError(
                     .unsupportedCombination, path: item.adapter.path, tensor: replacement.tensor,
                     "the adapter put whole values in the place of the base's, which are gone; take the base instead")
             }
         }
         let plan = try MergePlan(
-            base: merged, adapters: adapters.map { WeightedAdapter($0.adapter, weight: -$0.weight) }, dtype: nil, takesAnyBase: true,
+            base: merged,
+            adapters: adapters.map { WeightedAdapter($0.adapter.with(modules: $0.adapter.modules, replacements: []), weight: -$0.weight) },
+            dtype: nil, takesAnyBase: true,
             mergesAgain: true, keepsTokenizer: true, readsFactors: true, isTaking: true)
         if !takesAnyAdapter { try plan.receipt?.requireMerged(adapters.map { ($0, MergeReceipt.entry(of: $0)) }) }
         remarks = Self.remarks(merged, plan.receipt)
@@ -76,6 +78,9 @@ extension Unmerging {
         var remarks: [String] = []
         if let dtype = last["dtype"]?.stringValue, dtype != "keep" {
             remarks.append("the merge made the weights \(dtype); if the base had another element type, its own bits cannot be given back")
+        }
+        if let names = last["coverage"]?["added"]?.arrayValue?.compactMap(\.stringValue), !names.isEmpty {
+            remarks.append("\(names.joined(separator: ", ")) came to be with the merge and stays, without the update")
         }
         if let names = last["tokenizer"]?["fromAdapter"]?.arrayValue?.compactMap(\.stringValue), !names.isEmpty {
             remarks.append("\(names.joined(separator: ", ")) came from the adapter and stay, because the merged folder does not hold the base's")

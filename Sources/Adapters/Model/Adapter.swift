@@ -128,6 +128,19 @@ public struct Adapter: Sendable {
         throw AdapterError(.unexpectedTensor, path: path, subject: twice.label.text, "the adapter has two updates of the same parameter")
     }
 
+    /// - Throws: `AdapterError.notFinite` for a factor, magnitude or bias that holds an infinity or NaN: nothing can be made of such an update.
+    public func requireFinite() throws(AdapterError) {
+        for module in modules {
+            let matrices = module.factors.flatMap { [$0.a, $0.b] } + [module.magnitude?.values, module.bias].compactMap(\.self)
+            for matrix in matrices {
+                guard let (row, column) = matrix.firstNotFinite else { continue }
+                throw AdapterError(
+                    .notFinite, path: weightsPath ?? path, subject: matrix.name,
+                    "element \(matrix.place(row: row, column: column)) is infinite or NaN")
+            }
+        }
+    }
+
     /// A module whose parameter another one of the modules updates, too.
     static func firstTwice(_ modules: [AdapterModule]) -> AdapterModule? {
         var seen: Set<String> = []
@@ -167,11 +180,21 @@ public struct Replacement: Sendable {
     public let rows: [Int]?
     /// Whether the adapter says that it was trained on a model with a module that the base may not have, of which this is a tensor.
     public let isOfNewModule: Bool
+    /// Whether they are those of the layer itself on which an update comes, as the base had them.
+    public let isOfAdaptedLayer: Bool
 
-    public init(tensor: String, values: WeightFiles.Location, rows: [Int]? = nil, isOfNewModule: Bool = false) {
+    public init(
+        tensor: String, values: WeightFiles.Location, rows: [Int]? = nil, isOfNewModule: Bool = false, isOfAdaptedLayer: Bool = false
+    ) {
         self.tensor = tensor
         self.values = values
         self.rows = rows
         self.isOfNewModule = isOfNewModule
+        self.isOfAdaptedLayer = isOfAdaptedLayer
+    }
+
+    /// The same values of a tensor of another name.
+    func named(_ tensor: String) -> Replacement {
+        Replacement(tensor: tensor, values: values, rows: rows, isOfNewModule: isOfNewModule, isOfAdaptedLayer: isOfAdaptedLayer)
     }
 }

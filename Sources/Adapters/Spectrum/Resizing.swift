@@ -18,6 +18,7 @@ extension Adapter {
     /// - Throws: `AdapterError`: `.notFinite`, `.unsupportedFeature` for a VeRA whose inputs only the base tells.
     public func resized(to choice: RankChoice, dtype: DType? = nil) throws -> (adapter: Adapter, modules: [Resized]) {
         try requireOwnInputs()
+        try requireFinite()
         var reports: [Resized] = []
         let made = try modules.map { module in
             let (resized, report) = try module.resized(to: choice, dtype: dtype, path: path)
@@ -57,6 +58,7 @@ extension Adapter {
         var parts: [String: [(module: AdapterModule, weight: Double, path: String)]] = [:]
         for item in adapters {
             try item.adapter.requireOwnInputs()
+            try item.adapter.requireFinite()
             if let replacement = item.adapter.replacements.first {
                 throw AdapterError(
                     .unsupportedFeature, path: item.adapter.path, subject: replacement.tensor,

@@ -20,6 +20,7 @@ public struct AdaptedWeights {
     ///   the files, and `MergeError` for adapters that do not fit.
     public init(base path: String, adapters: [WeightedAdapter], compute: Compute) throws {
         let base = try BaseModel(path: path)
+        for item in adapters { try item.adapter.requireFinite() }
         // A model that does not run is refused as such, before the adapters are.
         _ = try TransformerConfiguration(folder: path)
         try self.init(try AdaptedModel(base: base, adapters: adapters), folder: path, compute: compute)
