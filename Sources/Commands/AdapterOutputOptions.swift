@@ -67,7 +67,7 @@ extension Terminal {
         if let worst = modules.min(by: { $0.energy < $1.energy }), worst.energy < 1 {
             output.say(
                 worst.energy >= 0
-                    ? "at least \(Format.fixed(worst.energy * 100, 2))% of each update was kept (least: \(worst.path))"
+                    ? "at least \(Format.percent(worst.energy))% of each update was kept (least: \(worst.path))"
                     : "what was written for \(worst.path) is further from the update than zeros would be (energy \(Format.number(worst.energy)))")
         }
         for note in notes { output.say(note) }

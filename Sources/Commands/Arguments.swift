@@ -38,6 +38,16 @@ struct Arguments {
             "there is no command '\(word)'; it must be one of \(names.joined(separator: ", "))\(Words(names).suggestion(for: word))")
     }
 
+    /// The parser would take the last of several values for an option that has one, and say nothing of the others.
+    func refuseRepeatedOptions() throws {
+        let given = words.prefix { $0 != "--" }.filter { $0.hasPrefix("--") }.map { String($0.prefix { $0 != "=" }) }
+        guard Set(given).count < given.count, let command, let arguments = Self.arguments(of: command.type) else { return }
+        for argument in arguments where argument["kind"] == "option" && argument["isRepeating"]?.boolValue == false {
+            guard let name = argument["preferredName"]?["name"]?.stringValue, given.count(where: { $0 == "--" + name }) > 1 else { continue }
+            throw ValidationError("--\(name) is given twice, and \(command.name) takes one; leave out what is not meant")
+        }
+    }
+
     /// What is wrong with arguments that the parser refused: where an option is mistyped, it may miss the one that was meant and say only that.
     ///
     /// - Returns: the error and how the command is used; `nil` where every option is one of the command's.
@@ -58,10 +68,14 @@ struct Arguments {
         return nil
     }
 
-    /// The options of a command with their dashes, as its help has them.
+    /// What a command takes, as its help has it.
+    private static func arguments(of command: any ParsableCommand.Type) -> [JSONValue]? {
+        try? JSONValue(parsing: command._dumpHelp())["command"]?["arguments"]?.arrayValue
+    }
+
+    /// The options of a command with their dashes.
     private static func options(of command: any ParsableCommand.Type) -> [String]? {
-        let arguments = try? JSONValue(parsing: command._dumpHelp())["command"]?["arguments"]?.arrayValue
-        let names = arguments?.flatMap { argument in
+        let names = arguments(of: command)?.flatMap { argument in
             (argument["names"]?.arrayValue ?? []).compactMap { name in
                 name["name"]?.stringValue.map { (name["kind"] == "long" ? "--" : "-") + $0 }
             }

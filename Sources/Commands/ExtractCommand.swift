@@ -54,7 +54,7 @@ struct ExtractCommand: ParsableCommand {
         )
         if let worst = modules.min(by: { $0.energy < $1.energy }) {
             output.say(
-                "at least \(Format.fixed(worst.energy * 100, 2))% of each difference is in the factors (least: \(worst.path), ‖ΔW − BA‖ = \(Format.number(worst.relativeResidual))·‖ΔW‖)"
+                "at least \(Format.percent(worst.energy))% of each difference is in the factors (least: \(worst.path), ‖ΔW − BA‖ = \(Format.number(worst.relativeResidual))·‖ΔW‖)"
             )
         }
         for note in notes { output.say(note) }

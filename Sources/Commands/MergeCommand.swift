@@ -73,7 +73,7 @@ struct MergeCommand: ParsableCommand {
         )
         if let worst = report.minimumSurvival {
             output.say(
-                "at least \(Format.fixed((worst.survival * 10_000).rounded(.down) / 100, 2))% of each update survived rounding (least: \(worst.module.text))"
+                "at least \(Format.percent(worst.survival))% of each update survived rounding (least: \(worst.module.text))"
             )
         }
         if let adapter = report.tokenizer.adapter {

@@ -18,6 +18,7 @@ public enum Program {
         MappedFile.watch()
         do {
             try arguments.refuseUnknownCommand()
+            try arguments.refuseRepeatedOptions()
             var command = try RootCommand.parseAsRoot(arguments.words)
             inputs = command as? any TakesModelsAndAdapters
             try command.run()

@@ -33,8 +33,9 @@ struct ResizeCommand: ParsableCommand {
         let model = try base.map { try BaseModel(path: $0) }
         let given = try reading.readUnweighted([adapter], naming: model)[0]
         let (resized, modules) = try given.resized(to: choice, dtype: dtype.dtype)
+        let isSame = modules.allSatisfy { $0.rank == $0.rankBefore }
         Terminal.show(
-            modules, notes: given.remarks + (try written.write(resized, base: model)), schema: "oplora.resize/1", to: written.out, output: output)
+            modules, notes: given.remarks + (isSame ? ["no module has a lower rank than before"] : []) + (try written.write(resized, base: model)), schema: "oplora.resize/1", to: written.out, output: output)
     }
 }
 

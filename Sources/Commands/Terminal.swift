@@ -69,6 +69,9 @@ enum Terminal {
 
 /// Numbers as people read them.
 enum Format {
+    /// A share from 0 to 1 as percent, rounded down, so that what is not all does not read as all.
+    static func percent(_ share: Double) -> String { fixed((share * 10_000).rounded(.down) / 100, 2) }
+
     /// A number with a fixed count of decimals.
     static func fixed(_ value: Double, _ decimals: Int) -> String {
         guard value.isFinite else { return "\(value)" }

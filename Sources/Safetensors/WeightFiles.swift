@@ -25,6 +25,8 @@ public final class WeightFiles: Sendable {
     public let tensors: OrderedDictionary<String, Location>
     /// The folder's own weights, or those of each component of a pipeline, in the order of the shards.
     public let parts: [Part]
+    /// Components that a pipeline names and has no folder for, sorted.
+    public let missingComponents: [String]
 
     /// Weights with an index of their own.
     public struct Part: Sendable {
@@ -103,16 +105,20 @@ public final class WeightFiles: Sendable {
         guard try FileSystem.status(of: path).isFolder else {
             shards = [try SafetensorsFile(path: path)]
             parts = [Part(name: "", shards: 0..<1, index: nil)]
+            missingComponents = []
             tensors = try Self.collect(shards, of: parts, path: path)
             return
         }
         var shards: [SafetensorsFile] = []
         var parts: [Part] = []
+        var missing: [String] = []
         if let (files, index) = try Self.open(path) {
             shards = files
             parts = [Part(name: "", shards: files.indices, index: index)]
         } else {
-            for name in try Self.componentNames(in: path) {
+            let components = try Self.components(of: path)
+            missing = components.missing
+            for name in components.present {
                 guard let (files, index) = try Self.open(FileSystem.join(path, name)) else { continue }
                 parts.append(Part(name: name, shards: shards.count..<shards.count + files.count, index: index))
                 shards += files
@@ -122,7 +128,7 @@ public final class WeightFiles: Sendable {
             shards = try FolderWeights(folder: path).names.map { try SafetensorsFile(path: FileSystem.join(path, $0)) }
             parts = [Part(name: "", shards: shards.indices, index: nil)]
         }
-        (self.shards, self.parts) = (shards, parts)
+        (self.shards, self.parts, missingComponents) = (shards, parts, missing)
         tensors = try Self.collect(shards, of: parts, path: path)
         for part in parts {
             guard let (name, index) = part.index else { continue }
@@ -164,14 +170,16 @@ public final class WeightFiles: Sendable {
         return FileSystem.join(folder, names[0])
     }
 
-    /// The folders that a pipeline names as its components, sorted; none where the folder is no pipeline.
-    private static func componentNames(in folder: String) throws -> [String] {
+    /// The components that a pipeline names and has a folder for, and the others, each sorted; none where the folder is no pipeline.
+    private static func components(of folder: String) throws -> (present: [String], missing: [String]) {
         let path = FileSystem.join(folder, pipelineName)
-        guard FileSystem.exists(path) else { return [] }
+        guard FileSystem.exists(path) else { return ([], []) }
         do {
-            let components = try JSONValue(configuration: try FileSystem.contents(of: path, limit: maximumIndexBytes)).objectValue ?? [:]
-            return components.filter { $0.value.arrayValue != nil && isPlain($0.key) && FileSystem.isFolder(FileSystem.join(folder, $0.key)) }
-                .keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+            let members = try JSONValue(configuration: try FileSystem.contents(of: path, limit: maximumIndexBytes)).objectValue ?? [:]
+            // What a pipeline does without has neither library nor class.
+            let named = members.filter { $0.value.arrayValue != nil && isPlain($0.key) }.keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+            let present = named.filter { FileSystem.isFolder(FileSystem.join(folder, $0)) }
+            return (present, named.filter { !present.contains($0) && members[$0]?.arrayValue?.contains { $0.stringValue != nil } == true })
         } catch let error as JSONError {
             throw SafetensorsError(.invalidIndex, path: path, offset: error.offset, error.message)
         }

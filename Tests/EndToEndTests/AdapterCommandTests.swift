@@ -189,6 +189,12 @@ struct AdapterCommandTests {
         try space.succeed(["merge", "--base", base, "--adapter", adapter, "--out", space.path("half"), "--dtype", "f16", "--no-fsync"])
         #expect(String(decoding: try readAll(space.path("half/text_encoder/config.json")), as: UTF8.self).contains("float16"))
         try space.succeed(["inspect", base])
+        // What is missing from the base is missing from the merged pipeline, which diffusers does not load.
+        let whole = try space.succeed(["merge", "--base", base, "--adapter", adapter, "--out", space.path("whole"), "--no-fsync"])
+        #expect(!whole.output.contains("the pipeline names"))
+        try FileSystem.remove(base + "/scheduler")
+        let partial = try space.succeed(["merge", "--base", base, "--adapter", adapter, "--out", space.path("partial"), "--no-fsync"])
+        #expect(partial.output.contains("the pipeline names scheduler, and has no such folder"), "\(partial.output)")
         // The folder of one component takes its modules, and says that the others are none of its.
         let outcome = try Executable.run("merge", "--base", base + "/unet", "--adapter", adapter, "--out", space.path("unet"))
         #expect(outcome.status == 65 && outcome.errors.contains("text_encoder.text_model_encoder_layers_0_mlp_fc1"))

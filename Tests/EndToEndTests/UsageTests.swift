@@ -42,6 +42,8 @@ struct UsageTests {
         (["merge", "-out", "o"], "merge has no option '-out'. Did you mean '--out'?"),
         (["verify", "--jsno"], "verify has no option '--jsno'. Did you mean '--json'?"),
         (["lint", "a", "--frobnicate"], "lint has no option '--frobnicate'\n"),
+        (["merge", "--base", "b", "--base=c", "--adapter", "a", "--out", "o"], "--base is given twice, and merge takes one"),
+        (["resize", "a", "--rank", "1", "--out", "o", "--rank", "2"], "--rank is given twice"),
         (["help", "mrege"], "Did you mean 'merge'?"),
         (["verify"], "oplora verify --run"), (["verify"], "oplora verify --receipt"), (["verify"], "--merged"),
     ])

@@ -53,7 +53,7 @@ extension MergePlan {
             tokenizer: .init(
                 adapter: tokenizer.owner.map { FileSystem.lastComponent($0.path) }, fromAdapter: tokenizer.names,
                 fromBase: base.isPipeline ? [] : kept.filter(TokenizerFiles.claims)),
-            remarks: vocabularyRemarks + indexRemarks)
+            remarks: vocabularyRemarks + indexRemarks + componentRemarks)
         try write(receipt(result, files), ModelFolder.receiptName)
         return files
     }
@@ -117,6 +117,12 @@ extension MergePlan {
                 "the base's shards have no index, and transformers loads none without; the merged model has one, \(part.path(of: $0))"
             }
         }
+    }
+
+    /// What a pipeline lacks.
+    private var componentRemarks: [String] {
+        base.missingComponents.isEmpty
+            ? [] : ["the pipeline names \(base.missingComponents.joined(separator: ", ")), and has no such folder, nor has the merged one"]
     }
 
     /// The index of a part of the model, where it has one: the base's, unless tensors were added or their sizes have changed.
