@@ -35,7 +35,8 @@ struct ResizeCommand: ParsableCommand {
         let (resized, modules) = try given.resized(to: choice, dtype: dtype.dtype)
         let isSame = modules.allSatisfy { $0.rank == $0.rankBefore }
         Terminal.show(
-            modules, notes: given.remarks + (isSame ? ["no module has a lower rank than before"] : []) + (try written.write(resized, base: model)), schema: "oplora.resize/1", to: written.out, output: output)
+            modules, notes: given.remarks + (isSame ? ["no module has a lower rank than before"] : []) + (try written.write(resized, base: model)),
+            schema: "oplora.resize/1", to: written.out, output: output)
     }
 }
 

@@ -326,12 +326,15 @@ struct ConversionTests {
         let module = AdapterModule(
             path: try #require(ModulePath("model.layers.0.self_attn.q_proj")), rank: 1, alpha: 1, loraA: [1, 2], loraB: [1, 2])
         let values = try base.files.location(of: "model.layers.1.norm.weight")
-        func written(_ dialect: Adapter.Dialect, saved: [String]) throws -> (fields: JSONValue, tensors: [String]) {
+        func written(
+            _ dialect: Adapter.Dialect, saved: [String], tensor: String = "model.layers.1.norm.weight", mayBeNew: Bool = false,
+            base: BaseModel? = base
+        ) throws -> (fields: JSONValue, tensors: [String]) {
             let adapter = Adapter(
                 path: "a", dialect: dialect, weightsPath: nil, baseModel: nil, targets: [], modules: [module],
-                replacements: [Replacement(tensor: "model.layers.1.norm.weight", values: values)], savedModules: saved)
+                replacements: [Replacement(tensor: tensor, values: values, isOfNewModule: mayBeNew)], savedModules: saved)
             let out = folder.path("\(dialect)")
-            _ = try adapter.write(.peft, to: out, base: base, options: .init(isDurable: false))
+            _ = try adapter.write(.peft, to: out, base: base, options: .init(isReplacing: true, isDurable: false))
             let fields = try JSONValue(parsing: try readAll(out + "/adapter_config.json"))
             return (fields, try Adapter.read(path: out).replacements.map(\.tensor))
         }
@@ -340,6 +343,11 @@ struct ConversionTests {
         #expect(extracted.tensors == ["model.layers.1.norm.bias", "model.layers.1.norm.weight"])
         // As their author named them.
         #expect(try written(.peft, saved: ["layers.1"]).fields["modules_to_save"] == ["layers.1"])
+        // A file without a configuration does not say which of its tensors are of new modules; the base does.
+        for base in [base, nil] {
+            #expect(try written(.diffusers, saved: [], mayBeNew: true, base: base).fields["modules_to_save"] == ["model.layers.1.norm"])
+        }
+        #expect(try written(.diffusers, saved: [], tensor: "classifier.dense.weight", mayBeNew: true).fields["modules_to_save"] == ["classifier"])
         // A parameter that is no module's weight has no form.
         let odd = Adapter(
             path: "a", dialect: .extraction, weightsPath: nil, baseModel: nil, targets: [], modules: [module],

@@ -140,7 +140,7 @@ extension PEFT {
                         .unsupportedFeature, path: path, subject: replacement.tensor,
                         "PEFT has no form for whole values of a parameter that is no module's, or lies beside the experts that are adapted")
                 }
-                add(replacement, among: wholeTensors)
+                add(replacement, among: wholeTensors, isOfNewModule: replacement.isOfNewModule && !others.isEmpty && !others.contains(owner))
             }
         }
 
@@ -205,7 +205,7 @@ extension PEFT {
             tensors.append(OutputTensor("\(owner).lora_B.weight", [module.outputs, columns.rows], columns.transposed))
         }
 
-        private mutating func add(_ replacement: Replacement, among wholeTensors: Set<String>) {
+        private mutating func add(_ replacement: Replacement, among wholeTensors: Set<String>, isOfNewModule: Bool) {
             let values = FactorMatrix(replacement.values.info, in: replacement.values.file)
             let shape = replacement.values.info.shape
             var name = replacement.tensor
@@ -226,7 +226,7 @@ extension PEFT {
             if !isBias, name == replacement.tensor {
                 // PEFT matches ends of names, so that a whole path means one module.
                 let known = saved.filter { name.contains($0 + ".") }
-                if known.isEmpty { savedModules.insert(replacement.isOfNewModule ? parts.first.map(String.init) ?? name : owner) }
+                if known.isEmpty { savedModules.insert(isOfNewModule ? parts.first.map(String.init) ?? name : owner) }
                 savedModules.formUnion(known)
             }
             tensors.append(OutputTensor(name, shape, values))
