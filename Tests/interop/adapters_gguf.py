@@ -112,7 +112,7 @@ def check(oplora, case, folder):
         step()
     merged = {}
     for name in ("adapter", "adapter.gguf", "written.gguf"):
-        out = folder / f"merged-{name}"
+        out = folder / ("merged-" + name.replace(".", "-"))
         run(oplora, "merge", "--base", folder / "base", "--adapter", folder / name, "--out", out, "--no-fsync")
         run(oplora, "verify", "--base", folder / "base", "--adapter", folder / name, "--merged", out)
         merged[name] = {key: value for path in out.glob("*.safetensors") for key, value in load_file(path).items()}
