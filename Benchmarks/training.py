@@ -56,9 +56,10 @@ def ours(args, method, model, dtype):
     with tempfile.TemporaryDirectory() as work:
         output, memory = measured([
             args.oplora, "train", "--base", model, "--data", args.data, "--out", f"{work}/run.opck", "--method", method,
-            "--rank", str(RANK), "--alpha", str(ALPHA), "--width", str(WIDTH), "--embedding", str(EMBEDDING), "--lr", "1e-4",
+            "--rank", str(RANK), "--alpha", str(ALPHA), "--lr", "1e-4",
             "--batch-size", str(BATCH), "--seq-len", str(SEQUENCE), "--steps", str(args.steps), "--json",
-            "--precision", "bf16" if dtype == "bf16" and multiplies_bf16() else "f32"])
+            "--precision", "bf16" if dtype == "bf16" and multiplies_bf16() else "f32",
+            *(["--width", str(WIDTH), "--embedding", str(EMBEDDING)] if method == "op-lora" else [])])
     events = [json.loads(line) for line in output.splitlines()]
     return [event["tokensPerSecond"] for event in events if event["event"] == "step"], memory
 

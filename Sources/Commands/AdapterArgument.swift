@@ -37,7 +37,7 @@ struct AdapterArgument: ExpressibleByArgument {
         }
         guard !FileSystem.exists(path), let colon = path.lastIndex(of: ":"), FileSystem.exists(String(path[..<colon])) else { return }
         throw UsageError(
-            "\(path): an adapter with a weight is given as PATH:WEIGHT, such as \(path[..<colon]):0.5, and \"\(path[path.index(after: colon)...])\" is no number"
+            "\(path): an adapter with a weight is given as PATH:WEIGHT, such as \(path[..<colon]):0.5, and \"\(path[path.index(after: colon)...])\" is not a number"
         )
     }
 }
@@ -95,7 +95,12 @@ struct CollapsedRun {
     }
 
     func verify(adapter: Adapter) throws -> CollapseVerdict {
-        CollapseVerifier.verify(
+        if let module = adapter.modules.first(where: \.isInterleaved) {
+            throw UsageError(
+                "\(adapter.path): ggml has interleaved the rows of each head (\(module.label)), and only the base can undo that; verify what `oplora convert --to peft --base` makes of it",
+                status: .malformedInput)
+        }
+        return CollapseVerifier.verify(
             run: try verifierModules(), alpha: configuration.alpha, isRankStabilised: configuration.rankStabilized, adapter: adapter)
     }
 

@@ -53,6 +53,11 @@ struct AdapterReadingOptions: ParsableArguments {
         return try arguments.enumerated().map { number, argument in
             let read = try argument.read(alpha: alpha(number))
             guard let component = Self.choice(number, of: component) else { return read }
+            if let module = read.adapter.moduleOfLanguageModel, Adapter.isDenoiser(component) {
+                throw UsageError(
+                    "\(argument.path): \(component) is a part of a diffusion model, and the adapter is a language model's (\(module)); leave --component out",
+                    status: .malformedInput)
+            }
             return WeightedAdapter(try read.adapter.taking(component: component), weight: read.weight)
         }
     }

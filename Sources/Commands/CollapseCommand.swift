@@ -38,6 +38,7 @@ struct CollapseCommand: ParsableCommand {
 
     func run() throws {
         let isRun = CheckpointFile.claims(runPath) || runPath.hasSuffix(".opck")
+        if isRun, alpha != nil { throw UsageError("\(runPath): a training run has its own alpha; leave --alpha out", status: .usage) }
         try refuseExisting(
             written.out, as: written.layout.output, replacing: written.force,
             inputs: [isRun ? .run(runPath) : Input(runPath, isRequirement: true) { try requireHypernetworks() }]
@@ -64,7 +65,8 @@ struct CollapseCommand: ParsableCommand {
             ])
         }
         if verify, let collapsed {
-            let verdict = try collapsed.verify(adapter: try Adapter.read(path: written.out))
+            let read = try Adapter.read(path: written.out)
+            let verdict = try collapsed.verify(adapter: try model.map { try $0.naming(read) } ?? read)
             printFaults(verdict.faults)
             guard verdict.passes else { throw Verdict(status: .checkFailed) }
             output.say(verdict.summary)

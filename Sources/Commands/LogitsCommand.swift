@@ -40,7 +40,7 @@ struct LogitsCommand: ParsableCommand {
 
     func run() throws {
         try refuseUnwritableFile(
-            out, as: .file, replacing: force, inputs: try [.transformer(base)] + reading.inputs(adapter) + [.file(data)])
+            out, as: .file(ending: ".safetensors"), replacing: force, inputs: try [.transformer(base)] + reading.inputs(adapter) + [.file(data)])
         let compute = try threads.makeCompute()
         let adapters = try reading.read(adapter)
         let adapted = try AdaptedWeights(base: base, adapters: adapters, compute: compute)

@@ -7,9 +7,8 @@ func isSameFile(_ first: String, _ second: String) -> Bool { FileSystem.areSame(
 enum OutputKind {
     /// What a person or a program reads beside the result.
     case report
-    case file
-    /// An adapter in one file, whose name ends so where it has an ending.
-    case adapter(ending: String)
+    /// With the ending that a file of weights or a run has; `nil` for one of any kind.
+    case file(ending: String?)
     /// With what it may take the place of; of an adapter other layouts are files.
     case folder(FolderRule, isAdapter: Bool = false)
 }
@@ -19,8 +18,8 @@ extension Adapter.Layout {
     var output: OutputKind {
         switch self {
         case .peft, .diffusers, .mlx: .folder(WrittenFolder.rule, isAdapter: true)
-        case .kohya, .safetensors: .adapter(ending: ".safetensors")
-        case .gguf: .adapter(ending: ".gguf")
+        case .kohya, .safetensors: .file(ending: ".safetensors")
+        case .gguf: .file(ending: ".gguf")
         }
     }
 }
@@ -46,6 +45,9 @@ private func sayingFirst(_ inputs: [Input], _ refuse: () throws -> Void) throws 
 
 private func refuseNameless(_ path: String) throws {
     guard !path.isEmpty else { throw UsageError("the name of an output is empty; give one") }
+    guard FileSystem.lastComponent(path).utf8.count <= FileSystem.maximumNameBytes else {
+        throw FileError.cannotCreate(path: path, reason: "its name has more than \(FileSystem.maximumNameBytes) bytes")
+    }
 }
 
 private func refuseExisting(_ path: String, as kind: OutputKind, replacing: Bool, besides inputs: [String]) throws {
@@ -54,10 +56,16 @@ private func refuseExisting(_ path: String, as kind: OutputKind, replacing: Bool
     if let stream = ByteStream(path: path), try goesThrough(stream, kind) { return }
     FileSystem.restrictPermissions(to: inputs + [path])
     let parent = FileSystem.parent(of: path)
-    guard FileSystem.isFolder(parent) else { throw FileError.cannotCreate(path: path, reason: "there is no folder \(parent)") }
+    do throws(FileError) {
+        guard try FileSystem.status(of: parent).isFolder else { throw .cannotCreate(path: path, reason: "\(parent) is not a folder") }
+    } catch .missing {
+        throw FileError.cannotCreate(path: path, reason: "there is no folder \(parent)")
+    } catch .system(_, _, let code) {
+        throw FileError.cannotCreate(path: path, reason: FileError.text(of: code))
+    }
     Unfinished.removeLeftovers(beside: path)
     switch kind {
-    case .report, .file, .adapter: try AtomicFile.requireReplaceable(path, replacing: replacing)
+    case .report, .file: try AtomicFile.requireReplaceable(path, replacing: replacing)
     case .folder(let rule, _):
         for input in inputs where lies(path, in: input) {
             throw UsageError("\(path): the output would lie in \(input), which is read; choose a place outside of it", status: .cannotCreateOutput)
@@ -104,7 +112,7 @@ private let weightEndings = [".safetensors", ".gguf", ".opck", ".bin", ".pt", ".
 private func refuseMisnamed(_ path: String, _ kind: OutputKind) throws {
     let ending = weightEndings.first(where: path.lowercased().hasSuffix)
     switch kind {
-    case .report, .file: return
+    case .report, .file(ending: nil): return
     case .folder(_, let isAdapter):
         guard let ending, !FileSystem.isFolder(path) else { return }
         let layouts = [".safetensors": "kohya or safetensors", ".gguf": "gguf"][ending]
@@ -112,10 +120,10 @@ private func refuseMisnamed(_ path: String, _ kind: OutputKind) throws {
         throw UsageError(
             "\(path): a folder is written, and this is the name of a file; name a folder, such as \(path.dropLast(ending.count))\(other)",
             status: .cannotCreateOutput)
-    case .adapter(let own):
+    case .file(let own?):
         if FileSystem.isFolder(path) || path.hasSuffix("/") {
             throw UsageError(
-                "\(path): one file is written, and this is the name of a folder; name a file, such as \(FileSystem.join(path, "adapter" + own))",
+                "\(path): one file is written, and this is the name of a folder; name a file, such as \(FileSystem.join(path, "name" + own))",
                 status: .cannotCreateOutput)
         }
         guard let ending, ending != own else { return }
@@ -127,11 +135,14 @@ private func refuseMisnamed(_ path: String, _ kind: OutputKind) throws {
 /// Whether a file or folder lies, or would lie, in a folder, however the two are written.
 private func lies(_ path: String, in folder: String) -> Bool {
     var parent = FileSystem.isFolder(path) ? FileSystem.join(path, "..") : FileSystem.parent(of: path)
-    guard FileSystem.isFolder(folder), FileSystem.isFolder(parent) else { return false }
-    // A folder that is its own parent is the root.
-    while !FileSystem.areSame(parent, FileSystem.join(parent, "..")) {
+    guard FileSystem.isFolder(folder) else { return false }
+    // Above a folder that may not be entered nothing is known.
+    while FileSystem.isFolder(parent) {
         if FileSystem.areSame(parent, folder) { return true }
-        parent = FileSystem.join(parent, "..")
+        let above = FileSystem.join(parent, "..")
+        // A folder that is its own parent is the root.
+        if FileSystem.areSame(parent, above) { return false }
+        parent = above
     }
     return false
 }
@@ -140,10 +151,10 @@ private func lies(_ path: String, in folder: String) -> Bool {
 private func goesThrough(_ stream: ByteStream, _ kind: OutputKind) throws -> Bool {
     switch kind {
     case .report: return true
-    case .file, .adapter:
+    case .file:
         guard stream.isStandardOutput else { return true }
         throw UsageError(
-            "\(stream.path): what the command prints goes to standard output, and a file that is mixed with it is none; name a file or a named pipe",
+            "\(stream.path): the file would be mixed with what the command prints; name a file or a named pipe",
             status: .cannotCreateOutput)
     case .folder: return false
     }

@@ -26,7 +26,8 @@ struct PackCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        try refuseUnwritableFile(out, as: .file, replacing: force, inputs: [.file(input)] + [against].compactMap(\.self).map(Input.differences))
+        try refuseUnwritableFile(
+            out, as: .file(ending: ".opck"), replacing: force, inputs: [.file(input)] + [against].compactMap(\.self).map(Input.differences))
         try refuseInside(out, of: input)
         let plan = try PackPlan(
             input: input, base: try against.map { try BaseFiles(path: $0) }, hashesTensors: hash, threads: threads.count)
@@ -68,7 +69,7 @@ struct UnpackCommand: ParsableCommand {
     func run() throws {
         let unpacking = try Unpacking(path: input, base: try against.map { try BaseFiles(path: $0) }, threads: threads.count)
         try refuseExisting(
-            out, as: unpacking.makesFolder ? .folder(unpacking.folderRule) : .file, replacing: force,
+            out, as: unpacking.makesFolder ? .folder(unpacking.folderRule) : .file(ending: nil), replacing: force,
             inputs: ([input] + [against].compactMap(\.self)).map(Input.file))
         let report = try unpacking.run(to: out, replacing: force, durable: !noFsync)
         if output.json {

@@ -34,12 +34,12 @@ extension TakesModelsAndAdapters {
         default: return nil
         }
         for model in models where Self.isAdapter(model.path) {
-            return "\(model.subject) is an adapter and no model\(adapters.isEmpty ? "" : "; name a model there, and the adapter with --adapter")"
+            return "\(model.subject) is an adapter, not a model\(adapters.isEmpty ? "" : "; name a model there, and the adapter with --adapter")"
         }
         for adapter in adapters {
             guard let tensor = Self.wholeWeight(adapter.path) else { continue }
             let way = models.contains { $0.option == "--base" } ? "; name a model with --base, and an adapter of it here" : ""
-            return "\(adapter.subject) is a model and no adapter: it holds whole weights, such as \(tensor)\(way)"
+            return "\(adapter.subject) is a model, not an adapter: it holds whole weights, such as \(tensor)\(way)"
         }
         let (base, merged) = (models.first { $0.option == "--base" }, models.first { $0.option == "--merged" })
         if let base, let merged, Self.hasReceipt(base.path), !Self.hasReceipt(merged.path) {

@@ -41,6 +41,9 @@ struct TrainCommand: ParsableCommand {
         if steps != nil, epochs != nil { throw ValidationError("--steps and --epochs exclude each other") }
         if let epochs, !(epochs > 0 && epochs <= 1e6) { throw ValidationError("--epochs must be above 0 and at most 1000000") }
         if saveEvery < 0 { throw ValidationError("--save-every must be 0 (off) or more") }
+        if settings.method == .lora, let option = settings.ofHypernetworks.first {
+            throw ValidationError("\(option) is of the hypernetworks of op-lora, and --method lora has none; leave it out")
+        }
         do {
             try configuration(of: TrainingConfiguration()).validate()
         } catch let error as TrainingError {
@@ -82,7 +85,7 @@ struct TrainCommand: ParsableCommand {
         guard ByteStream(path: out) == nil else {
             throw UsageError("\(out): a run is written several times, which only a file can be; name one", status: .cannotCreateOutput)
         }
-        try refuseUnwritableFile(out, as: .file, replacing: replacing, inputs: inputs)
+        try refuseUnwritableFile(out, as: .file(ending: ".opck"), replacing: replacing, inputs: inputs)
         let trainer = try Trainer(
             configuration: requested, epochs: epochs, base: base, dataPath: data, evaluationPath: evalData, resuming: resuming,
             compute: try threads.makeCompute(precision: requested.precision))

@@ -60,6 +60,12 @@ struct TrainingOptions: ParsableArguments {
         let apply: (inout TrainingConfiguration) throws -> Void
     }
 
+    /// What was given of the options that only hypernetworks have.
+    var ofHypernetworks: [String] {
+        let names = ["--width", "--embedding", "--z-std", "--w1-gain", "--w2-gain", "--hidden-bias"]
+        return given.map(\.option).filter(names.contains)
+    }
+
     /// The options that were given, in the order of the help.
     var given: [Setting] {
         func setting<Value>(_ option: String, _ value: Value?, _ field: WritableKeyPath<TrainingConfiguration, Value>) -> Setting? {

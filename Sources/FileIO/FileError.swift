@@ -52,6 +52,8 @@ extension FileError: CustomStringConvertible {
                 + "fetch it first with `hf download \(path) --local-dir \(FileSystem.lastComponent(path))` and name that folder"
         case .missing(let path) where FileSystem.kind(of: path) == .link:
             "\(path): \(FileNature.brokenLink.explanation)"
+        case .missing(path: ""):
+            "the name of an input is empty; give one"
         case .missing(let path):
             "\(path): there is no such file or folder; check the path"
         case .wrongKind(let path, let expected):
@@ -94,6 +96,11 @@ extension FileError {
         guard let ending = parts[1].split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false).dropFirst().last else { return true }
         return ending.contains { (0x30...0x39).contains($0) }
     }
+}
+
+extension FileError {
+    /// The system's words for an error number.
+    public static func text(of code: Int32) -> String { errorText(code) }
 }
 
 /// The system's words for an error number.

@@ -195,6 +195,9 @@ public enum FileSystem {
         folder.hasSuffix("/") || folder.isEmpty ? folder + name : folder + "/" + name
     }
 
+    /// The longest name of a file or folder that every common file system takes.
+    public static let maximumNameBytes = 255
+
     /// The last component of a path, trailing slashes ignored.
     public static func lastComponent(_ path: String) -> String {
         path.utf8.split(separator: slash).last.map { String(Substring($0)) } ?? path

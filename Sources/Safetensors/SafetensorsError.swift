@@ -78,6 +78,6 @@ extension SafetensorsError {
     /// The same error with its true cause, where the file is of another kind.
     func explained() -> SafetensorsError {
         guard let nature = FileNature(path: path) else { return self }
-        return SafetensorsError(code, path: path, nature.explanation)
+        return SafetensorsError(nature == .empty ? code : .otherFormat, path: path, nature.explanation)
     }
 }

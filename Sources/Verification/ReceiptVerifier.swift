@@ -76,7 +76,7 @@ public enum ReceiptVerifier {
             throw fault("it is no JSON: \(error)")
         }
         guard document["schema"]?.stringValue == "oplora.merge-receipt/1" else {
-            throw fault("it is no receipt of a merge (schema oplora.merge-receipt/1)")
+            throw fault("it is not the receipt of a merge (schema oplora.merge-receipt/1)")
         }
         guard let members = document["sha256"]?.objectValue else {
             throw fault("it holds no hashes; merge with --hash, or verify with --base and --adapter")

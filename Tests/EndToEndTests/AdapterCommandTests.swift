@@ -96,6 +96,41 @@ struct AdapterCommandTests {
         #expect(try Executable.run(["merge"] + arguments + ["--alpha", "1", "--alpha", "2", "--out", space.path("m5")]).status == 64)
     }
 
+    /// A collapse knows the base that the rows of a GGUF file are ordered by; a check of its own knows it not, and says so.
+    @Test func aCollapseIntoGGUFIsVerified() throws {
+        try space.succeed(space.trainArguments())
+        let (run, out, base) = (space.path("run.opck"), space.path("c.gguf"), Repository.tinyLlama)
+        let collapse = try space.succeed(["collapse", run, "--out", out, "--layout", "gguf", "--base", base, "--verify"])
+        #expect(collapse.output.contains("pass: 28 modules"), "\(collapse.output)")
+        let verify = try Executable.run("verify", "--run", run, "--adapter", out)
+        #expect(verify.status == 65 && verify.errors.contains("only the base can undo that"), "\(verify.status) \(verify.errors)")
+        let alpha = try Executable.run("collapse", run, "--out", space.path("other"), "--alpha", "3")
+        #expect(alpha.status == 64 && alpha.errors.contains("has its own alpha"), "\(alpha.status) \(alpha.errors)")
+    }
+
+    /// The names tell that no denoiser is meant, and a component is none of theirs.
+    @Test func aLanguageModelIsNoDenoiser() throws {
+        let adapter = try PEFTAdapter.write(to: space.path("adapter"))
+        for command in [["merge", "--base", Repository.tinyLlama, "--adapter"], ["convert", "--to", "mlx"], ["lint"]] {
+            let out = command[0] == "lint" ? [] : ["--out", space.path("out")]
+            let outcome = try Executable.run(command + [adapter, "--component", "unet"] + out)
+            #expect(outcome.status == 65 && outcome.errors.contains("unet is a part of a diffusion model"), "\(command[0]): \(outcome.errors)")
+        }
+    }
+
+    /// What another adapter has changed does not make the base another one.
+    @Test func anotherAdapterIsNotAnotherBase() throws {
+        var merged = PEFTAdapter(seed: 1)
+        try merged.addFactors(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+        var other = PEFTAdapter(seed: 2)
+        try other.addFactors(["q_proj", "v_proj"])
+        let base = Repository.tinyLlama
+        try space.succeed(["merge", "--base", base, "--adapter", try merged.write(to: space.path("a")), "--out", space.path("merged"), "--no-fsync"])
+        let outcome = try Executable.run(
+            "verify", "--base", base, "--adapter", try other.write(to: space.path("b")), "--merged", space.path("merged"), "--json")
+        #expect(outcome.status == 1 && !outcome.output.contains("wrongBase") && outcome.output.contains("another adapter"), "\(outcome.output)")
+    }
+
     @Test func extractResizeCombineAndUnmerge() throws {
         let (one, two) = (try adapter("one", seed: 1), try adapter("two", seed: 2, alpha: 1))
         _ = try merged(one, "merged")

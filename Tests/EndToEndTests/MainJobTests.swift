@@ -12,7 +12,7 @@ struct MainJobTests {
     @Test func trainCollapseMergeVerify() throws {
         let space = try Workspace()
         let training = try space.succeed(
-            space.trainArguments() + ["--eval-data", Repository.fixture("texts/adapt-heldout.txt"), "--json", "--seq-len", "128"])
+            space.trainArguments("--eval-data", Repository.fixture("texts/adapt-heldout.txt"), "--json", "--seq-len", "128"))
         let events = try training.lines.map { try JSONValue(parsing: Array($0.utf8)) }
         #expect(events.map { $0["event"]?.stringValue } == ["eval"] + Array(repeating: "step", count: 12) + ["eval", "checkpoint", "done"])
         for event in events where event["event"]?.stringValue == "step" {

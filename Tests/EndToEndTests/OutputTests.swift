@@ -143,6 +143,23 @@ struct OutputTests {
 
     // MARK: Names
 
+    /// A name says what is in the file, and the system takes it.
+    @Test func namesThatCannotBe() throws {
+        let base = Repository.tinyLlama, before = try FileSystem.names(in: space.folder.path)
+        let long = space.path(String(repeating: "n", count: 256))
+        for (command, out, word) in [
+            (["train", "--base", base, "--data", base, "--steps", "1"], space.path("r.safetensors"), "name it with .opck"),
+            (["pack", base + "/model.safetensors"], space.path("p.safetensors"), "name it with .opck"),
+            (["logits", "--base", base, "--data", Repository.fixture("texts/adapt-heldout.txt")], space.path("l.bin"), "name it with .safetensors"),
+            (["collapse", space.path("run.opck")], long, "more than 255 bytes"), (["pack", base], long, "more than 255 bytes"),
+            (["pack", base], space.path("run.opck") + "/p.opck", "is not a folder"), (["pack", base], space.path("no/p.opck"), "there is no folder"),
+        ] {
+            let outcome = try Executable.run(command + ["--out", out])
+            #expect(outcome.status == 73 && outcome.errors.contains(word), "\(command[0]) \(out): \(outcome.status) \(outcome.errors)")
+        }
+        #expect(try FileSystem.names(in: space.folder.path) == before)
+    }
+
     @Test func placesThatCannotBe() throws {
         let copy = space.path("copy")
         try FileManager.default.copyItem(atPath: base, toPath: copy)

@@ -71,7 +71,7 @@ struct ResumeTests {
 
         let constant = ["--schedule", "constant", "--warmup-ratio", "0"]
         try space.succeed(space.trainArguments(out: "short") + constant)
-        try space.succeed(space.trainArguments(out: "long") + constant + ["--steps", "20"])
+        try space.succeed(space.trainArguments(out: "long", constant + ["--steps", "20"]))
         let outcome = try resume("short", out: "longer", "--steps", "20")
         #expect(outcome.status == 0, "\(outcome.errors)")
         #expect(try readAll(space.path("longer")) == readAll(space.path("long")))
@@ -83,8 +83,8 @@ struct ResumeTests {
             let name = "it's a \(measures ? "measured " : "")$run"
             let data = try space.makeFile("my data", String(decoding: readAll(Repository.fixture("texts/adapt-heldout.txt")), as: UTF8.self))
             let options = ["--data", data, "--steps", "60"] + (measures ? ["--eval-data", data, "--eval-every", "20", "--save-every", "7"] : [])
-            try space.succeed(space.trainArguments(out: "whole") + options + ["--force"])
-            let program = try Executable(space.trainArguments(out: name) + options)
+            try space.succeed(space.trainArguments(out: "whole", options + ["--force"]))
+            let program = try Executable(space.trainArguments(out: name, options))
             while program.isRunning, try !program.errors.contains("step 6/") { usleep(500) }
             program.send(signal: SIGINT)
             let outcome = try program.wait()

@@ -44,6 +44,7 @@ struct UsageTests {
         (["lint", "a", "--frobnicate"], "lint has no option '--frobnicate'\n"),
         (["merge", "--base", "b", "--base=c", "--adapter", "a", "--out", "o"], "--base is given twice, and merge takes one"),
         (["resize", "a", "--rank", "1", "--out", "o", "--rank", "2"], "--rank is given twice"),
+        (["train", "--base", "b", "--data", "d", "--out", "o", "--method", "lora", "--width", "8"], "--width is of the hypernetworks"),
         (["help", "mrege"], "Did you mean 'merge'?"),
         (["verify"], "oplora verify --run"), (["verify"], "oplora verify --receipt"), (["verify"], "--merged"),
     ])
@@ -233,6 +234,6 @@ struct UsageTests {
         #expect(try readAll(out) == Array("mine".utf8))
         // Two that were given in each other's place.
         let swapped = try Executable.run("merge", "--base", adapter, "--adapter", base, "--out", out)
-        #expect(swapped.status == 65 && swapped.errors.contains("is an adapter and no model"), "\(swapped.status) \(swapped.errors)")
+        #expect(swapped.status == 65 && swapped.errors.contains("is an adapter, not a model"), "\(swapped.status) \(swapped.errors)")
     }
 }

@@ -16,12 +16,18 @@ final class Workspace {
 
     func path(_ name: String) -> String { folder.path(name) }
 
-    /// Options of a short run on the small model; later ones win.
+    /// Options of a short run on the small model, without those that `more` gives, or that plain LoRA has not.
     func trainArguments(base: String = Repository.tinyLlama, out: String = "run.opck", _ more: String...) -> [String] {
-        [
-            "train", "--base", base, "--data", Repository.fixture("texts/adapt-heldout.txt"), "--out", path(out), "--rank", "2", "--width", "4",
-            "--embedding", "8", "--batch-size", "2", "--seq-len", "16", "--steps", "12", "--lr", "1e-3",
-        ] + more
+        trainArguments(base: base, out: out, more)
+    }
+
+    func trainArguments(base: String = Repository.tinyLlama, out: String = "run.opck", _ more: [String]) -> [String] {
+        let standard = [
+            ("--base", base), ("--data", Repository.fixture("texts/adapt-heldout.txt")), ("--out", path(out)), ("--rank", "2"), ("--width", "4"),
+            ("--embedding", "8"), ("--batch-size", "2"), ("--seq-len", "16"), ("--steps", "12"), ("--lr", "1e-3"),
+        ]
+        let others = more + (more.contains("lora") ? ["--width", "--embedding"] : [])
+        return ["train"] + standard.filter { !others.contains($0.0) }.flatMap { [$0.0, $0.1] } + more
     }
 
     /// A run, its adapter and the merged model, as `run.opck`, `adapter` and `merged`.

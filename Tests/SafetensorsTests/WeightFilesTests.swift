@@ -87,7 +87,7 @@ struct WeightFilesTests {
             #"{"weight_map":{"a":"1.safetensors","b":"copy.safetensors","c":"2.safetensors"}}"#, tensor: "b", says: "1.safetensors"),
         FolderRefusal(.dataPastEnd, "a shard cut short", #"{"weight_map":{"t":"cut.safetensors"}}"#, tensor: "t"),
         FolderRefusal(.invalidHeaderStart, "a shard of another kind", #"{"weight_map":{"t":"other.safetensors"}}"#),
-        FolderRefusal(.headerTooLarge, "the index as its own shard", #"{"weight_map":{"t":"model.safetensors.index.json"}}"#),
+        FolderRefusal(.otherFormat, "the index as its own shard", #"{"weight_map":{"t":"model.safetensors.index.json"}}"#),
         FolderRefusal(.noWeights, "no index", "", says: "neither model.safetensors nor model.safetensors.index.json"),
     ]
 

@@ -17,6 +17,8 @@ struct PEFTReading {
     private var named: [ModulePath] = []
     private(set) var replacements: [Replacement] = []
     private(set) var remarks: [String] = []
+    /// Modules with another rank than the configuration gives.
+    private var otherRanks: [(path: ModulePath, configured: Int, rank: Int)] = []
     private var parts: OrderedDictionary<Owner, Parts> = [:]
     private var wholes: OrderedDictionary<ModulePath, [Copy: TensorInfo]> = [:]
 
@@ -92,6 +94,10 @@ struct PEFTReading {
         for (tensor, name) in tensors { try claim(tensor, name: name) }
         for (path, copies) in wholes { try addWhole(path, copies) }
         for (owner, parts) in parts { try addModule(owner, parts) }
+        if let (path, configured, rank) = otherRanks.first {
+            let others = otherRanks.count == 1 ? "" : ", and likewise for \(otherRanks.count - 1) more"
+            remarks.append("\(path): the configuration says rank \(configured) but the factors have rank \(rank), which is used\(others)")
+        }
         remarks += configuration.unmatched(by: named)
         guard !modules.isEmpty || !replacements.isEmpty else { throw AdapterError(.empty, path: file.path, "the file holds no tensor of an adapter") }
     }
@@ -265,7 +271,7 @@ struct PEFTReading {
     private mutating func checkConfiguration(of path: ModulePath, _ parts: Parts, rank: Int) throws(AdapterError) {
         let configured = configuration.rank(of: path)
         if configured != rank {
-            remarks.append("\(path): the configuration gives rank \(configured) and the factors have \(rank), which counts")
+            otherRanks.append((path, configured, rank))
         }
         guard (parts.magnitude != nil) == configuration.usesMagnitudes else {
             throw fault(

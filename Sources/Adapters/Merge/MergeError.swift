@@ -44,6 +44,8 @@ public struct MergeError: Error, Sendable, Equatable {
         case incompleteTokenizer
         /// A pointer of Git LFS, or what a download that failed has left, lies in the place of a file that comes along.
         case fileNotFetched
+        /// What is given as a model holds the factors of an adapter.
+        case notAModel
         /// Somebody asked to stop.
         case interrupted
     }

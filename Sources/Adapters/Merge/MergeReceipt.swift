@@ -45,7 +45,7 @@ public struct MergeReceipt: Sendable {
         else {
             throw MergeError(
                 .invalidReceipt, path: file,
-                "this should say which adapters were merged into the model and is no receipt that is read here (\(ModelFolder.receiptSchema)); move it away to go on without what it says"
+                "this should say which adapters were merged into the model but is not a receipt that is read here (\(ModelFolder.receiptSchema)); move it away to go on without what it says"
             )
         }
         let earlier = last.removeValue(forKey: "history")?.arrayValue ?? []
@@ -155,7 +155,10 @@ public struct MergeReceipt: Sendable {
         if isProven, isStated(adapters.map { Self.entry(of: $0, hash: nil) }) { return nil }
         let stated = adapters.map(Self.entry)
         guard !isStated(stated) else { return nil }
-        func list(_ entries: [Entry]) -> String { entries.isEmpty ? "no adapter" : entries.map(\.text).joined(separator: ", ") }
+        let areWeighted = (expected + stated).contains { $0.weight != 1 }
+        func list(_ entries: [Entry]) -> String {
+            entries.isEmpty ? "no adapter" : entries.map { areWeighted ? "\($0.name):\($0.weight)" : $0.name }.joined(separator: ", ")
+        }
         // The names may be the same where the files are not.
         let names = list(expected) == list(stated) ? "other files under the same names" : list(stated)
         return "the merged model's receipt says that \(list(expected)) was merged, and it is verified against \(names)"

@@ -1,4 +1,10 @@
 extension Adapter {
+    /// Whether a component of a pipeline is a diffusion model.
+    public static func isDenoiser(_ component: String) -> Bool { DiffusionNames.denoisers.contains(component) }
+
+    /// A module, where the names are a language model's and say no component.
+    public var moduleOfLanguageModel: String? { components.isEmpty && isOfLanguageModel ? modules[0].label.text : nil }
+
     /// How the modules of language models end in transformers, and no denoiser's all do.
     private static let endings = [
         "self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj", "self_attn_o_proj", "mlp_gate_proj", "mlp_up_proj", "mlp_down_proj",

@@ -89,7 +89,8 @@ public enum ServingStack: String, Sendable, CaseIterable {
     /// The command that converts an adapter, with what it needs to be told.
     private static func conversion(of adapter: Adapter, to layout: String) -> String {
         let needsBase = adapter.namesAreFlattened || adapter.modules.contains { $0.isInterleaved || $0.sharesInputs } || layout == "gguf"
-        return "oplora convert --to \(layout)" + (needsBase ? " --base MODEL" : "") + (adapter.components.count > 1 ? " --component COMPONENT" : "")
+        return "oplora convert ADAPTER --to \(layout) --out OUT" + (needsBase ? " --base MODEL" : "")
+            + (adapter.components.count > 1 ? " --component COMPONENT" : "")
     }
 
     private func llamaCpp(_ adapter: Adapter) -> Verdict {
@@ -131,13 +132,14 @@ public enum ServingStack: String, Sendable, CaseIterable {
             return Verdict(
                 stack: self, reasons: ["it reads files of diffusers and of kohya's trainers"],
                 remedy: adapter.components.isEmpty
-                    ? "oplora convert --to diffusers --component COMPONENT, if it is a diffusion model's" : "oplora convert --to diffusers",
+                    ? "oplora convert ADAPTER --to diffusers --out OUT --component COMPONENT, if it is a diffusion model's"
+                    : "oplora convert ADAPTER --to diffusers --out OUT",
                 notes: [])
         }
         let reasons = DiffusersServing(adapter).reasons
         let isOfModel = adapter.components.isEmpty && adapter.metadata[Diffusers.metadataKey] != nil
         return Verdict(
-            stack: self, reasons: reasons, remedy: reasons.isEmpty ? nil : "oplora convert --to diffusers --base PIPELINE",
+            stack: self, reasons: reasons, remedy: reasons.isEmpty ? nil : "oplora convert ADAPTER --to diffusers --out OUT --base PIPELINE",
             notes: isOfModel ? ["load it into the model itself, with use_safetensors=True, or its alphas are overlooked"] : [])
     }
 }

@@ -120,12 +120,15 @@ extension AdapterModule {
                     "its update is \(describe(shape: [module.outputs, module.inputs])) and that of another adapter \(describe(shape: [first.outputs, first.inputs]))"
                 )
             }
-            guard module.kind == first.kind, module.kernel == first.kernel, module.factors.count == first.factors.count,
-                module.isInterleaved == first.isInterleaved
-            else {
+            guard module.isInterleaved == first.isInterleaved else {
+                throw refuse(
+                    .unsupportedFeature,
+                    "only some of the adapters keep its rows as ggml orders them; name the base with --base, which tells that order")
+            }
+            guard module.kind == first.kind, module.kernel == first.kernel, module.factors.count == first.factors.count else {
                 throw refuse(
                     .invalidShape,
-                    "it is \(module.kind.rawValue) with \(module.factors.count) matrices, and in another adapter \(first.kind.rawValue) with \(first.factors.count), of other kernels or another order of rows"
+                    "it is \(module.kind.rawValue) with \(module.factors.count) \(module.factors.count == 1 ? "matrix" : "matrices"), and in another adapter \(first.kind.rawValue) with \(first.factors.count)\(module.kernel == first.kernel ? "" : ", or of another kernel")"
                 )
             }
             if combination == .linear, module.rank != first.rank {
