@@ -67,6 +67,21 @@ struct TieTests {
         Model(
             ["roberta.embeddings.word_embeddings.weight", "lm_head.dense.weight"], [:],
             tie: ["roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"]),
+        // Classes that call them otherwise.
+        Model(
+            ["model.decoder.embed_tokens.weight"], ["architectures": ["MoonshineForConditionalGeneration"]],
+            tie: ["model.decoder.embed_tokens.weight", "proj_out.weight"]),
+        Model(
+            ["model.embeddings.tok_embeddings.weight", "head.dense.weight"], ["architectures": ["ModernBertDecoderForCausalLM"]],
+            tie: ["model.embeddings.tok_embeddings.weight", "decoder.weight"]),
+        Model(["transformer.w.weight"], ["architectures": ["CTRLLMHeadModel"]], tie: ["transformer.w.weight", head]),
+        Model(["transformer.w.weight"], ["architectures": ["CTRLLMHeadModel"], "tie_word_embeddings": false], tie: nil),
+        Model(
+            ["transformer.embeddings.weight"], ["architectures": ["XLMWithLMHeadModel"]],
+            tie: ["transformer.embeddings.weight", "pred_layer.proj.weight"]),
+        Model(
+            ["bert.embeddings.word_embeddings.weight", "lm_head.bias"], ["architectures": ["BertGenerationDecoder"]],
+            tie: ["bert.embeddings.word_embeddings.weight", "lm_head.decoder.weight"], bias: ["lm_head.bias", "lm_head.decoder.bias"]),
         // One head is of one embedding.
         Model(["model.layers.1.embed_tokens.weight", embedding], tie: [embedding, head]),
         Model(["model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"], tie: ["model.decoder.embed_tokens.weight", head]),
@@ -169,12 +184,12 @@ struct TieTests {
         return TestTensor(name, info.dtype, info.shape, bytes: try read(name, from: files))
     }
 
-    /// What ensure_weight_tying saves: the factors of the head are the embedding's, transposed.
-    @Test func twoModulesWithOneUpdateStayOne() throws {
+    /// What ensure_weight_tying saves, and what is extracted from two tied models: the factors of the head are the embedding's, transposed.
+    @Test(arguments: [true, nil]) func twoModulesWithOneUpdateStayOne(isSaid: Bool?) throws {
         let item = try Case()
         let name = "model.embed_tokens.weight"
         item.modelConfiguration["tie_word_embeddings"] = true
-        item.configuration["ensure_weight_tying"] = true
+        item.configuration["ensure_weight_tying"] = isSaid.map { .bool($0) }
         item.addBase(name, [8, 4])
         let expected = updated(item, "model.embed_tokens", name)
         func transposed(_ tensor: TestTensor, _ name: String) -> TestTensor {
@@ -197,6 +212,16 @@ struct TieTests {
         try writeSafetensors(
             [merged, TestTensor("lm_head.weight", .bf16, [8, 4], bytes: item.base[0].bytes)], to: item.folder.path("merged/model.safetensors"))
         #expect(try !verdict(item).passes)
+    }
+
+    /// What unties the head would untie layers of which there is one copy.
+    @Test func sharedLayersKeepTheHead() throws {
+        let item = try Case()
+        item.modelConfiguration = ["model_type": "zamba2", "tie_word_embeddings": true, "architectures": ["Zamba2ForCausalLM"]]
+        item.addBase("model.embed_tokens.weight", [8, 4])
+        _ = updated(item, "model.embed_tokens", "model.embed_tokens.weight")
+        let error = #expect(throws: MergeError.self) { try item.expect([:]) }
+        #expect(error?.code == .tiedWeights && error?.message.contains("unties its shared layers") == true, "\(error as Any)")
     }
 
     @Test func aBiasIsSeparatedWithItsHead() throws {

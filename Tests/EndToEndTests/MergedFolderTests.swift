@@ -180,6 +180,24 @@ struct MergedFolderTests {
         #expect(outcome.output.contains("different: 1 added, 1 setting of 38 tensors in both"), "\(outcome.output)")
     }
 
+    /// A bias beside an update was trained, and its old value is in no file.
+    @Test func aTrainedBiasIsNotTakenOut() throws {
+        var generator = SeededGenerator(seed: 7)
+        let biased = try space.makeModel("biased", configuration: ["attention_bias": true]) { tensors in
+            for tensor in tensors where tensor.name.hasSuffix("_proj.weight") && tensor.name.contains("self_attn") {
+                let name = tensor.name.replacing(".weight", with: ".bias")
+                tensors.append(TestTensor(name, tensor.dtype, [tensor.shape[0]], values: generator.values(tensor.shape[0], spread: 1)))
+            }
+        }
+        var adapter = PEFTAdapter(configuration: ["bias": "lora_only"])
+        try adapter.addFactors(["q_proj"])
+        for layer in 0..<4 { adapter.add("model.layers.\(layer).self_attn.q_proj.base_layer.bias", [128], spread: 1) }
+        #expect(try merge("--adapter", try adapter.write(to: space.path("biases")), base: biased).status == 0)
+        let outcome = try Executable.run(
+            "unmerge", "--merged", space.path("merged"), "--adapter", space.path("biases"), "--out", space.path("again"))
+        #expect(outcome.status == 65 && outcome.errors.contains("whole values in the place of the base's"), "\(outcome.status) \(outcome.errors)")
+    }
+
     @Test func runsAreKnownByTheirReceipts() throws {
         try space.succeed(space.trainArguments())
         _ = try report(try merge("--adapter", space.path("run.opck")))

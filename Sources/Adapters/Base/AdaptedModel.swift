@@ -56,6 +56,8 @@ public struct AdaptedModel: Sendable {
     public let tensors: [Tensor]
     /// Tensors that are the same as another one, so that the model's files may hold them or not: by their names, the other's name.
     public let shared: [String: String]
+    /// Modules whose update is that of another module with the same matrix, and is in the model once.
+    let following: Set<ModulePath>
     /// Matrices that the base has once and this model several times, each with the name of the one that the base has.
     public let separated: [String: String]
     /// Whether an embedding and a head differ that the base's configuration calls one matrix.
@@ -89,13 +91,13 @@ public struct AdaptedModel: Sendable {
             )
         }
         let adapters = adapters.map { WeightedAdapter(base.spreadingTies($0.adapter), weight: $0.weight) }
-        var overlay = Overlay(base: base, tying: Set(adapters.filter(\.adapter.ensuresTying).map(\.adapter.path)))
+        var overlay = Overlay(base: base)
         for item in adapters { try overlay.addReplacements(of: item.adapter, weight: item.weight, report: report) }
         for item in adapters { try overlay.addUpdates(of: item.adapter, weight: item.weight, report: report) }
         try overlay.settleTies()
         try overlay.checkVocabulary()
         tensors = overlay.tensors
-        (shared, separated) = (overlay.shared, overlay.separated)
+        (shared, separated, following) = (overlay.shared, overlay.separated, overlay.following)
         isUntied = !overlay.untiedTowers.isEmpty
         (configuration, changedConfiguration) = (overlay.configuration, overlay.changedConfiguration)
         nameRemarks = adapters.compactMap { item in

@@ -14,7 +14,7 @@ extension BaseModel {
                 added.append(embedding.sharing(ModulePath(member.dropLast(".weight".count)), isHead: member == tie.head))
             }
         }
-        return added.isEmpty ? adapter : adapter.with(modules: adapter.modules + added, ensuresTying: true)
+        return added.isEmpty ? adapter : adapter.with(modules: adapter.modules + added)
     }
 
     /// The adapter with one update for all names of a tied matrix.

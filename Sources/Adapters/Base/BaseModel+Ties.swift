@@ -39,6 +39,22 @@ extension BaseModel {
         ("generator_lm_head", "generator_predictions.dense"), ("decoder", "head.dense"),
     ]
 
+    /// Classes whose names say neither by their parts. Source: transformers 5.24, `_tied_weights_keys`.
+    private static let knownTies: [String: (embedding: String, head: String)] = [
+        "BertGenerationDecoder": ("bert.embeddings.word_embeddings", "lm_head.decoder"), "CTRLLMHeadModel": ("transformer.w", "lm_head"),
+        "CanaryForConditionalGeneration": ("model.decoder.embed_tokens", "proj_out"),
+        "CohereAsrForConditionalGeneration": ("model.decoder.embed_tokens", "proj_out"),
+        "FlaubertWithLMHeadModel": ("transformer.embeddings", "pred_layer.proj"),
+        "FunnelForMaskedLM": ("funnel.embeddings.word_embeddings", "lm_head"),
+        "KyutaiSpeechToTextForConditionalGeneration": ("model.embed_tokens.embed_tokens", "lm_head"),
+        "ModernBertDecoderForCausalLM": ("model.embeddings.tok_embeddings", "decoder"),
+        "MoonshineForConditionalGeneration": ("model.decoder.embed_tokens", "proj_out"),
+        "MoonshineStreamingForConditionalGeneration": ("model.decoder.embed_tokens", "proj_out"),
+        "SpeechT5ForSpeechToText": ("speecht5.decoder.prenet.embed_tokens", "text_decoder_postnet.lm_head"),
+        "T5GemmaForConditionalGeneration": ("model.decoder.embed_tokens", "lm_head.out_proj"),
+        "UltrabertForMaskedLM": ("model.embed_tokens", "head.decoder"), "XLMWithLMHeadModel": ("transformer.embeddings", "pred_layer.proj"),
+    ]
+
     /// The heads of models for other tasks than language.
     private static let taskHeads = ["score", "classifier", "qa_outputs"]
 
@@ -72,6 +88,7 @@ extension BaseModel {
     /// class is needed for that.
     static func ties(of files: WeightFiles, configuration: JSONValue?) -> [Tie] {
         guard !files.isPipeline else { return [] }
+        if let tie = knownTie(of: files, configuration) { return tie }
         // The first of those that might have one head: the outermost, and of two sides the decoder's.
         let embeddings = files.tensors.keys.filter(isEmbedding).map { (name: $0, depth: $0.count { $0 == "." }, isInner: $0.contains("encoder.")) }
             .sorted { ($0.depth, $0.isInner ? 1 : 0, $0.name) < ($1.depth, $1.isInner ? 1 : 0, $1.name) }.map(\.name)
@@ -92,6 +109,20 @@ extension BaseModel {
         }
         var heads: Set<String> = []
         return ties.filter { heads.insert($0.head).inserted }
+    }
+
+    /// The ties of a class whose embedding or head the rules below would take for another; `nil` for every other class.
+    private static func knownTie(of files: WeightFiles, _ configuration: JSONValue?) -> [Tie]? {
+        let names = configuration?["architectures"]?.arrayValue?.compactMap(\.stringValue) ?? []
+        guard names.count == 1, let known = knownTies[names[0]], files.tensors["\(known.embedding).weight"] != nil else { return nil }
+        let statements = statements(configuration)
+        guard statements.isEmpty || statements.contains(true) else { return [] }
+        func tie(_ source: String, _ head: String) -> Tie {
+            Tie(source: source, head: head, members: [source, head], tower: "", isStated: statements.contains(true))
+        }
+        let bias = (known.head.split(separator: ".").dropLast() + ["bias"]).joined(separator: ".")
+        let weights = tie("\(known.embedding).weight", "\(known.head).weight")
+        return known.head.hasSuffix(".decoder") && files.tensors[bias] != nil ? [weights, tie(bias, "\(known.head).bias")] : [weights]
     }
 
     private static func ties(_ embedding: String, sides: [String], of files: WeightFiles, _ configuration: JSONValue?) -> [Tie] {
@@ -189,6 +220,11 @@ extension BaseModel {
 
     /// Whether the configuration cannot say that the head is a matrix of its own without changing what the model computes.
     var scalesTiedHead: Bool { Self.scalingFamilies.contains(configuration?["model_type"]?.stringValue ?? "") }
+
+    /// Families that tie other layers by the same field, of which the files hold one copy.
+    private static let familiesOfTiedLayers: Set<String> = ["zamba", "zamba2"]
+
+    var tiesLayers: Bool { Self.familiesOfTiedLayers.contains(configuration?["model_type"]?.stringValue ?? "") }
 
     // MARK: Names
 

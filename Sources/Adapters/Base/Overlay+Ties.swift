@@ -19,6 +19,7 @@ extension Overlay {
             } else {
                 for name in absent {
                     shared[name] = tie.source
+                    following.formUnion((updates[name] ?? []).map(\.module))
                     (updates[name], replaced[name], rows[name]) = (nil, nil, nil)
                 }
             }
@@ -60,6 +61,11 @@ extension Overlay {
         func refuse(_ why: String) -> MergeError { MergeError(.tiedWeights, path: path, tensor: tie.source, why) }
         guard base.configuration != nil else {
             throw refuse("the embedding and the head are one matrix, and without a config.json beside the weights they cannot be separated")
+        }
+        guard !base.tiesLayers else {
+            throw refuse(
+                "the embedding and the head are one matrix, and what would make them two in the configuration of this family also unties its shared layers, which the files hold once"
+            )
         }
         guard !base.scalesTiedHead else {
             throw refuse(
@@ -104,7 +110,7 @@ extension Overlay {
     private func areAlike(_ a: [TensorUpdate], _ b: [TensorUpdate]) -> Bool {
         a.count == b.count
             && zip(a, b).allSatisfy { a, b in
-                tyingAdapters.contains(a.adapterPath) && a.rows == b.rows && a.scale == b.scale && a.magnitude == nil && b.magnitude == nil
+                a.rows == b.rows && a.scale == b.scale && a.magnitude == nil && b.magnitude == nil
                     && a.left.hasSameBytes(as: b.left)
                     && a.right.hasSameBytes(as: b.right)
             }

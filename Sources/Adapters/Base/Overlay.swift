@@ -20,13 +20,10 @@ struct Overlay {
     private var outgrown: Set<Int> = []
     var remarks: [String] = []
 
-    /// The adapters of which an embedding and a head with the same update are to stay one matrix.
-    let tyingAdapters: Set<String>
+    /// Modules with the same update as the one whose matrix is theirs, too.
+    var following: Set<ModulePath> = []
 
-    init(base: BaseModel, tying: Set<String>) {
-        self.base = base
-        tyingAdapters = tying
-    }
+    init(base: BaseModel) { self.base = base }
 
     // MARK: Replacements
 

@@ -111,11 +111,11 @@ extension Adapter {
 
     func with(
         modules: [AdapterModule], replacements: [Replacement]? = nil, namesAreFlattened: Bool? = nil, taskType: String?? = .none,
-        ensuresTying: Bool? = nil, metadata: OrderedDictionary<String, String>? = nil
+        metadata: OrderedDictionary<String, String>? = nil
     ) -> Adapter {
         Adapter(
             path: path, dialect: dialect, weightsPath: weightsPath, baseModel: baseModel, targets: targets, taskType: taskType ?? self.taskType,
-            ensuresTying: ensuresTying ?? self.ensuresTying, modules: modules,
+            modules: modules,
             replacements: replacements ?? self.replacements, savedModules: savedModules, remarks: remarks,
             namesAreFlattened: namesAreFlattened ?? self.namesAreFlattened, metadata: metadata ?? self.metadata)
     }

@@ -57,7 +57,7 @@ public enum PEFT {
         try reading.read()
         return Adapter(
             path: path, dialect: .peft, weightsPath: weightsPath, baseModel: configuration.baseModel, targets: configuration.targets,
-            taskType: configuration.taskType, ensuresTying: configuration.ensuresTying, modules: reading.modules, replacements: reading.replacements,
+            taskType: configuration.taskType, modules: reading.modules, replacements: reading.replacements,
             savedModules: configuration.modulesToSave, remarks: reading.remarks, metadata: file.metadata)
     }
 

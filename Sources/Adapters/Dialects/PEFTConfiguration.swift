@@ -20,8 +20,6 @@ struct PEFTConfiguration {
     /// Whether the targets are one regular expression.
     private let targetsAreExpression: Bool
     let taskType: String?
-    /// Whether an embedding and a head that the model has as one matrix were trained as one.
-    let ensuresTying: Bool
     /// Whether weights are stored as [in, out].
     let isFanInFanOut: Bool
     /// Whether the modules have magnitudes.
@@ -98,7 +96,6 @@ struct PEFTConfiguration {
             targetsAreExpression = false
         }
         taskType = fields["task_type"]?.stringValue
-        ensuresTying = fields["ensure_weight_tying"]?.boolValue ?? false
         isFanInFanOut = fields["fan_in_fan_out"]?.boolValue ?? false
         usesMagnitudes = fields["use_dora"]?.boolValue ?? false
         hasFactorBias = fields["lora_bias"]?.boolValue ?? false

@@ -199,12 +199,12 @@ struct PEFTReading {
             throw fault(.unexpectedTensor, other.name, "its values are not those of \(first.name), and which of them \(path) has is not clear")
         }
         if copies.keys.contains(.wrapped), BaseModel.isVocabulary(path.text) {
-            remarks.append("\(path): the adapter holds the base's own values too, and they are used")
+            remarks.append("\(path): the adapter holds the values of the layer itself too, and they are used")
         }
         replacements.append(
             Replacement(
                 tensor: placed(path.text), values: .init(info: first, file: file), isOfNewModule: configuration.savesModule(of: path),
-                isOfAdaptedLayer: trained.count == copies.count { $0.key == .wrapped }))
+                isOfAdaptedLayer: path.lastComponent == "weight" && trained.count == copies.count { $0.key == .wrapped }))
     }
 
     // MARK: Modules

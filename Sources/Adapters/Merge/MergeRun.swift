@@ -81,7 +81,7 @@ extension MergePlan {
                 bytes += writer.order.last?.byteRange.upperBound ?? 0
             }
             try checkSurvival(sums, minimum: options.minimumSurvival)
-            result.withoutEffect = scales.keys.filter { !result.changedModules.contains($0) }.sorted()
+            result.withoutEffect = scales.keys.filter { !result.changedModules.contains($0) && !model.following.contains($0) }.sorted()
             return try writeOtherFiles(in: folder, result, options: options)
         }
         if options.isCancelled() { throw MergeError.interrupted(output) }
@@ -103,7 +103,7 @@ extension MergePlan {
             return modules.count > 3 ? "\(names) and \(modules.count - 3) more" : names
         }
         func count(_ modules: [MergeReport.Module]) -> String { "\(modules.count) module\(modules.count == 1 ? "" : "s")" }
-        let unmoved = modules.filter { !$0.isChanged && $0.survival == nil }
+        let unmoved = modules.filter { !$0.isChanged && $0.survival == nil && !model.following.contains($0.path) }
         let effective = unmoved.isEmpty ? [] : Set(jobs.flatMap(\.tensor.updates).filter(\.isEffective).map(\.module))
         let zero = unmoved.filter { !effective.contains($0.path) }
         let canceled = unmoved.filter { effective.contains($0.path) }

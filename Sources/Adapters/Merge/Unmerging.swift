@@ -59,7 +59,14 @@ public struct Unmerging: Sendable {
             dtype: nil, takesAnyBase: true,
             mergesAgain: true, keepsTokenizer: true, readsFactors: true, isTaking: true)
         if !takesAnyAdapter { try plan.receipt?.requireMerged(adapters.map { ($0, MergeReceipt.entry(of: $0)) }) }
-        remarks = Self.remarks(merged, plan.receipt)
+        let kept = adapters.flatMap(\.adapter.replacements).map(\.tensor)
+        let own =
+            kept.isEmpty
+            ? []
+            : [
+                "\(kept.joined(separator: ", ")): what the layer has itself stays as the adapter has it, which is not the base's where the adapter was trained on a grown or changed vocabulary"
+            ]
+        remarks = Self.remarks(merged, plan.receipt) + own
         report = try plan.run(to: output, options: options)
         let isFile = plan.base.shards.count == 1 && plan.base.shards[0].path == merged
         let result = try WeightFiles(path: isFile ? output + "/" + (merged.split(separator: "/").last.map(String.init) ?? "") : output)

@@ -34,8 +34,6 @@ public struct Adapter: Sendable {
     public let targets: [String]
     /// What PEFT calls the kind of the model, such as `CAUSAL_LM`.
     public let taskType: String?
-    /// Whether an embedding and a head with the same update are to stay one matrix where the model has one.
-    public let ensuresTying: Bool
     /// The adapted modules, sorted by path; none twice.
     public let modules: [AdapterModule]
     /// Tensors, or rows of them, that take the place of the base's, sorted by the tensor's name.
@@ -51,7 +49,7 @@ public struct Adapter: Sendable {
 
     public init(
         path: String, dialect: Dialect, weightsPath: String?, baseModel: String?, targets: [String], taskType: String? = nil,
-        ensuresTying: Bool = false, modules: [AdapterModule], replacements: [Replacement] = [], savedModules: [String] = [],
+        modules: [AdapterModule], replacements: [Replacement] = [], savedModules: [String] = [],
         remarks: [String] = [], namesAreFlattened: Bool = false, metadata: OrderedDictionary<String, String> = [:]
     ) {
         self.path = path
@@ -60,7 +58,6 @@ public struct Adapter: Sendable {
         self.baseModel = baseModel
         self.targets = targets
         self.taskType = taskType
-        self.ensuresTying = ensuresTying
         self.modules = modules.sorted { ($0.place, $0.parameter) < ($1.place, $1.parameter) }
         self.replacements = replacements.sorted { $0.tensor.utf8.lexicographicallyPrecedes($1.tensor.utf8) }
         self.savedModules = savedModules
