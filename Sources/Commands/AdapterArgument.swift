@@ -11,11 +11,13 @@ internal import Verification
 struct AdapterArgument: ExpressibleByArgument {
     let path: String
     let weight: Double
+    private let argument: String
 
     static var defaultCompletionKind: CompletionKind { .file() }
 
     /// A colon with a number behind it is a weight; any other colon belongs to the path.
     init(argument: String) {
+        self.argument = argument
         if let colon = argument.lastIndex(of: ":"), let weight = Double(argument[argument.index(after: colon)...]), colon != argument.startIndex {
             (path, self.weight) = (String(argument[..<colon]), weight)
         } else {
@@ -34,6 +36,11 @@ struct AdapterArgument: ExpressibleByArgument {
     func checkWeight() throws {
         guard weight.isFinite else {
             throw UsageError("\(path): the weight of an adapter is a finite number, as in \(path):0.5, and not \(weight.isNaN ? "NaN" : "infinite")")
+        }
+        if path != argument, !FileSystem.exists(path), FileSystem.exists(argument) {
+            throw UsageError(
+                "\(argument): what ends with a colon and a number is read as an adapter, \(path), and its weight; for the one of this name write \(argument):1"
+            )
         }
         guard !FileSystem.exists(path), let colon = path.lastIndex(of: ":"), FileSystem.exists(String(path[..<colon])) else { return }
         throw UsageError(

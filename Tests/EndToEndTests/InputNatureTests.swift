@@ -378,8 +378,23 @@ struct InputNatureTests {
         }
     }
 
+    @Test func aBiasThatNoLayerHas() throws {
+        let space = try Workspace()
+        var adapter = PEFTAdapter(configuration: ["lora_bias": true])
+        try adapter.addFactors(["q_proj"])
+        for layer in 0..<4 { adapter.add("model.layers.\(layer).self_attn.q_proj.lora_B.bias", [128]) }
+        let outcome = try Executable.run(
+            "merge", "--base", Repository.tinyLlama, "--adapter", try adapter.write(to: space.path("adapter")), "--out", space.path("out"))
+        #expect(outcome.status == 65 && outcome.errors.contains("a bias (lora_bias) to a layer that has none"), "\(outcome.status) \(outcome.errors)")
+    }
+
     @Test func weightsThatAreNone() throws {
         let space = try Workspace()
+        let colon = try PEFTAdapter.write(to: space.path("name:0.5"))
+        let merge = ["merge", "--base", Repository.tinyLlama, "--no-fsync", "--out", space.path("colon"), "--adapter"]
+        let read = try Executable.run(merge + [colon])
+        #expect(read.status == 64 && read.errors.contains("for the one of this name write \(colon):1"), "\(read.status) \(read.errors)")
+        try space.succeed(merge + [colon + ":1"])
         let adapter = try PEFTAdapter.write(to: space.path("adapter"))
         for (weight, words) in [
             ("abc", "\"abc\" is not a number"), ("", "\"\" is not a number"), ("nan", "is a finite number"), ("inf", "is a finite number"),

@@ -101,6 +101,11 @@ extension BaseModel {
             let place = model.places(of: module).first
             let bias = place?.relation == .exchanged ? module.withHalvesExchanged?.bias ?? stored : stored
             let own = (place?.tensor).map { String($0.dropLast("weight".count)) + "bias" } ?? "\(module.place).bias"
+            guard place == nil || replaced[own] != nil || model.source(of: own) != nil else {
+                throw MergeError(
+                    .moduleNotInBase, path: adapter, tensor: own,
+                    "the adapter adds a bias (lora_bias) to a layer that has none, so that no weight can hold it; PEFT does not merge it either")
+            }
             let (name, info) = try model.tensor(own, adapter: adapter, replaced: replaced)
             guard info.shape == [bias.columns] else {
                 throw MergeError(

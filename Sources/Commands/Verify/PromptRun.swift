@@ -22,11 +22,12 @@ struct PromptRun {
         }
         let verifier = try FunctionVerifier(base: base, adapters: adapters, compute: compute)
         self.verifier = verifier
+        let folder = try TokenizerFiles(adapters: adapters, base: base).encodingFolder ?? base
         if path.hasSuffix(".safetensors") {
-            prompts = [try TokenData(path: path, modelFolder: base, vocabularySize: verifier.vocabularySize).tokens]
+            prompts = [try TokenData(path: path, modelFolder: folder, vocabularySize: verifier.vocabularySize).tokens]
         } else {
             let text = try FileSystem.contents(of: path, limit: Self.maximumBytes)
-            let tokenizer = try Tokenizer(contentsOf: FileSystem.join(base, "tokenizer.json"))
+            let tokenizer = try Tokenizer(contentsOf: FileSystem.join(folder, "tokenizer.json"))
             prompts = try text.split(whereSeparator: { $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r") }).compactMap { line in
                 guard line.contains(where: { $0 != UInt8(ascii: " ") && $0 != UInt8(ascii: "\t") }) else { return nil }
                 return try tokenizer.encode(utf8: Array(line).span, from: path)

@@ -16,7 +16,8 @@ public final class FunctionVerifier {
     /// Rows of logits that are compared at once.
     private static let blockRows = 32
 
-    public var vocabularySize: Int { base.configuration.vocabularySize }
+    /// Of the adapted model, whose vocabulary may have grown.
+    public var vocabularySize: Int { adapted.weights.configuration.vocabularySize }
     /// The most tokens that a prompt may have.
     public var maximumTokens: Int { min(base.configuration.maximumPositions, base.configuration.slidingWindow ?? .max) }
 
