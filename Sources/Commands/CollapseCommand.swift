@@ -28,7 +28,7 @@ struct CollapseCommand: ParsableCommand {
     @Option(help: ArgumentHelp("The model that it is for; the layout gguf and the prototype's files need it.", valueName: "dir"), completion: .file())
     var base: String?
     @Option(help: ArgumentHelp("The alpha of an OP-DoRA of the prototype.", valueName: "alpha")) var alpha: Double?
-    @Flag(help: "Verify the written adapter against the hypernetworks.") var verify = false
+    @Flag(help: "Verify the adapter against the training run (.opck).") var verify = false
     @OptionGroup var written: AdapterOutputOptions
     @OptionGroup var output: OutputOptions
 

@@ -16,8 +16,8 @@ struct DiffCommand: ParsableCommand {
 
             Takes what inspect takes. Tensors are matched by name: those that only B has are added, those that only A has removed; of \
             the others types, shapes and values are compared, bit for bit unless a tolerance is given. Two adapters in different layouts \
-            are compared module by module, by their updates scale·B·A, and so is a run with an adapter. Names that only have or lack that \
-            of an inner model (model.) are one tensor's, and so are the parts of what one model has fused, in another layout of its \
+            are compared module by module, by their updates scale·B·A, and so is a run with an adapter. Names that differ only \
+            by the name of an inner model (model.) count as the same tensor, and so do the parts of what one model has fused, in another layout of its \
             family. Exit code 0: nothing differs; 1: something does.
             """)
 
