@@ -283,6 +283,53 @@ struct NameTests {
                 ("text_model.encoder.layers.0.self_attn.q_proj", "text_model.encoder.layers.0.self_attn.q_proj"),
                 ("vision_model.encoder.layers.0.self_attn.q_proj", "vision_model.encoder.layers.0.self_attn.q_proj"),
             ]),
+        // Classes for other tasks of the same family.
+        Renamed(
+            configuration: [
+                "model_type": "clip", "architectures": ["CLIPForImageClassification"], "text_config": ["model_type": "clip_text_model"],
+                "vision_config": ["model_type": "clip_vision_model"],
+            ],
+            names: [
+                ("vision_model.encoder.layers.0.self_attn.q_proj", "vision_model.encoder.layers.0.self_attn.q_proj"), ("classifier", "classifier"),
+            ]),
+        Renamed(
+            configuration: ["model_type": "clip_vision_model", "architectures": ["CLIPVisionModel"]],
+            names: [("vision_model.encoder.layers.0.self_attn.q_proj", "encoder.layers.0.self_attn.q_proj")]),
+        Renamed(
+            configuration: [
+                "model_type": "modernvbert", "architectures": ["ModernVBertForSequenceClassification"],
+                "text_config": ["model_type": "modernbert"], "vision_config": ["model_type": "siglip_vision_model"],
+            ],
+            names: [
+                ("model.vision_model.encoder.layers.0.self_attn.q_proj", "model.vision_model.encoder.layers.0.self_attn.q_proj"),
+                ("model.text_model.layers.0.attn.Wo", "model.text_model.layers.0.attn.Wo"), ("head.dense", "head.dense"),
+                ("classifier", "classifier"),
+            ]),
+        Renamed(
+            configuration: [
+                "model_type": "shieldgemma2", "architectures": ["ShieldGemma2ForImageClassification"], "text_config": ["model_type": "gemma3_text"],
+            ],
+            names: [
+                ("model.model.language_model.model.layers.0.mlp.up_proj", "model.model.language_model.layers.0.mlp.up_proj"),
+                (
+                    "model.model.vision_tower.encoder.layers.0.self_attn.q_proj",
+                    "model.model.vision_tower.encoder.layers.0.self_attn.q_proj"
+                ),
+            ]),
+        Renamed(
+            configuration: ["model_type": "vit_msn", "architectures": ["ViTMSNForImageClassification"]],
+            names: [("encoder.layer.0.attention.attention.query", "vit.layers.0.attention.q_proj"), ("classifier", "classifier")]),
+        Renamed(
+            configuration: ["model_type": "ultrabert", "architectures": ["UltrabertForMaskedLM"]],
+            names: [
+                ("ultrabert.layers.0.mlp.down_proj", "model.layers.0.mlp.down_proj"), ("cls", "head.decoder"), ("head.linear1", "head.linear1"),
+            ]),
+        Renamed(
+            configuration: ["model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"]],
+            names: [("transformer.h.0.attn.c_attn", "transformer.h.0.attn.c_attn"), ("score", "score")]),
+        Renamed(
+            configuration: ["model_type": "bloom", "architectures": ["BloomForQuestionAnswering"]],
+            names: [("h.0.mlp.dense_h_to_4h", "transformer.h.0.mlp.dense_h_to_4h"), ("qa_outputs", "qa_outputs")]),
         Renamed(configuration: ["model_type": "llama"], names: [("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.q_proj")]),
     ]
 
@@ -321,6 +368,14 @@ struct NameTests {
             try adapter.write(.peft, to: folder.path("out"), base: model, options: .init(isDurable: false))
         }
         #expect("\(try #require(error))".contains("the family \"t5gemma2\" is not known here"))
+        // Some classes of a family have the inner model under a name of its own, and some are it.
+        let path = folder.path("backbone")
+        try FileSystem.createFolder(path)
+        try writeText(#"{"model_type": "beit", "architectures": ["BeitBackbone"]}"#, FileSystem.join(path, "config.json"))
+        try writeSafetensors(
+            [TestTensor("\(module.path).weight", .f32, [3, 2], values: [1, 1, 1, 1, 1, 1])], to: FileSystem.join(path, "model.safetensors"))
+        let backbone = try BaseModel(path: path)
+        #expect(throws: AdapterError.self) { try adapter.write(.peft, to: folder.path("out"), base: backbone, options: .init(isDurable: false)) }
     }
 
     @Test func onlyTheBaseTellsTheNamesInMemoryOfAnAdapterOfMLX() throws {

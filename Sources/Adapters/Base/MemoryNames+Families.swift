@@ -9,6 +9,13 @@ extension MemoryNames {
         "vision_model.vision_model vision_model", "text_model.text_model text_model",
     ]
 
+    /// Renamings of models that are parts of others, by their `model_type`, where they are no part: in another model their names begin with its own
+    /// for the part, which may be the same word.
+    static let towers: [(models: String, renamings: [String])] = [
+        ("clip_vision_model siglip_vision_model siglip2_vision_model metaclip_2_vision_model mlcd mlcd_vision_model", ["^vision_model"]),
+        ("clip_text_model siglip_text_model siglip2_text_model metaclip_2_text_model", ["^text_model"]),
+    ]
+
     /// Renamings of some families, by the `model_type` of the model or of a part of it. They are made in order, from what files hold to what is in
     /// memory.
     ///
@@ -130,7 +137,7 @@ extension MemoryNames {
             "cosmos3_omni",
             [
                 "^blocks visual.blocks", "^merger visual.merger", "^patch_embed visual.patch_embed",
-                "^deepstack_merger_list visual.deepstack_merger_list",
+                "^deepstack_merger_list visual.deepstack_merger_list", "^pos_embed visual.pos_embed",
             ]
         ),
         ("cosmos3_edge", ["mlp.up_proj mlp.fc1", "mlp.down_proj mlp.fc2"]),
@@ -187,6 +194,8 @@ extension MemoryNames {
             ]
         ),
         ("colqwen2", ["^vlm.model vlm"]),
+        ("ultrabert", ["^ultrabert", "^cls head.decoder"]),
+        ("ultravbert", ["^head.decoder lm_head", "^head projection_head"]),
         ("t5gemma2 t5gemma2_encoder", ["encoder.text_model encoder"]),
         // Vision and sound models.
         (
@@ -207,8 +216,6 @@ extension MemoryNames {
             ]
         ),
         ("altclip altclip_text_model", ["encoder.layer encoder.layers"]),
-        ("clip_vision_model siglip_vision_model siglip2_vision_model metaclip_2_vision_model mlcd mlcd_vision_model", ["^vision_model"]),
-        ("clip_text_model siglip_text_model siglip2_text_model metaclip_2_text_model", ["^text_model"]),
         (
             "detr conditional_detr deformable_detr maskformer rt_detr rt_detr_v2 table-transformer pp_doclayout_v2 pp_doclayout_v3",
             ["backbone.conv_encoder backbone", "out_proj o_proj", "layers.#.fc1 layers.#.mlp.fc1", "layers.#.fc2 layers.#.mlp.fc2"]

@@ -41,12 +41,13 @@ struct MemoryNames: Sendable {
     private let frame: Frame
 
     private enum Frame: Equatable {
-        /// The same as in the files; what the files have another name around lies in `model`, unless the model is the inner one itself.
-        case ofFiles(isInner: Bool)
-        /// A model of this name around what is not the head's; files of the family may be those of the inner model.
-        case named(Substring)
-        /// `model`, and in it `language_model` beside the parts for images and sound; the inner one has no `model`.
-        case composite(isInner: Bool)
+        /// The same as in the files; what the files have another name around lies in the inner model of this name, unless the model is that itself.
+        case ofFiles(isInner: Bool, model: Substring)
+        /// A model of this name around these parts; files of the family may be those of the inner model.
+        case named(Substring, parts: Set<Substring>)
+        /// `model`, and in it `language_model` beside the parts for images and sound; the inner one has no `model`. All of it may lie in
+        /// something else.
+        case composite(isInner: Bool, around: String)
         /// The model has the names of its files.
         case kept
         /// Names in memory that no renaming here gives.
@@ -55,9 +56,11 @@ struct MemoryNames: Sendable {
 
     init(_ configuration: JSONValue?) {
         let models = Self.models(in: configuration)
+        let family = configuration?["model_type"]?.stringValue ?? ""
         frame = Self.frame(of: configuration)
         renamings =
-            (Self.families.filter { family in family.models.split(separator: " ").contains { models.contains(String($0)) } }.flatMap(\.renamings)
+            (Self.towers.filter { $0.models.split(separator: " ").contains(Substring(family)) }.flatMap(\.renamings)
+            + Self.families.filter { family in family.models.split(separator: " ").contains { models.contains(String($0)) } }.flatMap(\.renamings)
             + (models.isDisjoint(with: Self.keepingMixtures) ? Self.mixtures : []) + Self.general).map(Renaming.init)
     }
 
@@ -101,44 +104,74 @@ struct MemoryNames: Sendable {
         let keepsFirst = renamed.first == own.first
         switch frame {
         case .kept, .unknown: return name
-        case .named(let model): return outer.isEmpty && own.first != model && renamed.first != "lm_head" ? "\(model).\(name)" : name
-        case .ofFiles(let isInner):
+        case .named(let model, let parts): return outer.isEmpty && own.first.map(parts.contains) == true ? "\(model).\(name)" : name
+        case .ofFiles(let isInner, let model):
             if own == renamed { return name }
             if !outer.isEmpty, renamed.first != "lm_head" { return outer.joined(separator: ".") + "." + end }
-            return keepsFirst || isInner || renamed.first == "lm_head" ? end : "model." + end
-        case .composite(let isInner):
+            return keepsFirst || isInner || renamed.first.map(Self.isHead) == true ? end : "\(model).\(end)"
+        case .composite(let isInner, let around):
             let isOfText = outer.contains("language_model") || renamed.first.map(Self.ofText.contains) == true
             if isInner { return isOfText ? "language_model." + end : keepsFirst ? end : name }
-            if let head = renamed.first, Self.heads.contains(head) { return end }
-            return (isOfText ? "model.language_model." : "model.") + end
+            if let head = renamed.first, outer.isEmpty ? Self.isHead(head) : Self.heads.contains(head) { return around + end }
+            return around + (isOfText ? "model.language_model." : "model.") + end
         }
     }
 
     private static func frame(of configuration: JSONValue?) -> Frame {
         let family = configuration?["model_type"]?.stringValue ?? ""
-        if keeping.contains(family) { return .kept }
-        if unknown.contains(family) { return .unknown }
         let architecture = configuration?["architectures"]?.arrayValue?.first?.stringValue ?? ""
+        if keeping.contains(family) { return .kept }
+        // A backbone has an inner model in some families and none in others.
+        if unknown.contains(family) || unknownClasses.contains(architecture) || architecture.hasSuffix("Backbone") { return .unknown }
         let isInner = architecture.hasSuffix("Model") && !architecture.hasSuffix("LMHeadModel")
-        if configuration?["text_config"]?.objectValue != nil { return .composite(isInner: isInner) }
-        return inner[family].map { isInner ? .kept : .named($0) } ?? .ofFiles(isInner: isInner)
+        if configuration?["text_config"]?.objectValue != nil {
+            return .composite(isInner: isInner, around: family == "shieldgemma2" ? "model." : "")
+        }
+        if let (model, parts) = inner[family] { return isInner ? .kept : .named(model, parts: parts) }
+        return .ofFiles(isInner: isInner, model: innerNames[family] ?? "model")
     }
 
     /// Families whose mixtures of experts have their old name in memory, too.
     private static let keepingMixtures: Set<String> = ["granitemoe", "granitemoehybrid", "granitemoeshared", "granitemoe_swa"]
-    /// What the inner model is called in the families whose files, as published, are often those of the inner model alone.
-    private static let inner: [String: Substring] = ["gpt2": "transformer", "bloom": "transformer"]
+    /// What the inner model is called in the families whose files, as published, are often those of the inner model alone, and what lies in it:
+    /// anything else is a head, of which classes for other tasks have their own.
+    private static let inner: [String: (model: Substring, parts: Set<Substring>)] = [
+        "gpt2": ("transformer", ["wte", "wpe", "h", "ln_f"]),
+        "bloom": ("transformer", ["word_embeddings", "word_embeddings_layernorm", "h", "ln_f"]),
+    ]
+    /// What the inner model is called, if not `model`, in families with renamings.
+    ///
+    /// Source: transformers 5.24, `base_model_prefix`.
+    private static let innerNames: [String: Substring] = [
+        "audio-spectrogram-transformer": "audio_spectrogram_transformer", "beit": "beit", "deit": "deit", "gte": "gte", "ijepa": "ijepa",
+        "jina_embeddings_v3": "roberta", "nomic_bert": "nomic_bert", "pixio": "pixio", "segformer": "segformer", "swin": "swin", "vit": "vit",
+        "vit_mae": "vit", "vit_msn": "vit", "vivit": "vivit",
+    ]
     /// Families of transformers whose classes for text and more have no model around their parts, or that have other exceptions, by `model_type`.
     private static let keeping: Set<String> = [
-        "blip", "blip-2", "deepseek_vl", "deepseek_vl_hybrid", "gemma4_assistant", "gemma4_unified_assistant", "instructblip", "instructblipvideo",
-        "kosmos-2", "kosmos-2.5", "llama4", "pix2struct",
+        "blip", "blip-2", "clip", "clvp", "deepseek_vl", "deepseek_vl_hybrid", "flava", "gemma4_assistant", "gemma4_unified_assistant",
+        "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5", "llama4", "metaclip_2", "owlv2", "owlvit", "pix2struct", "siglip", "siglip2",
     ]
     /// Families of which only the merging of modules is known here, and not all names.
     private static let unknown: Set<String> = [
-        "altclip", "dinov2", "dinov2_with_registers", "hrm_text", "mistral_large4", "pi0", "t5gemma2", "t5gemma2_encoder", "vision-encoder-decoder",
+        "altclip", "chmv2", "cohere_asr", "colpali", "depth_anything", "depth_pro", "dinov2", "dinov2_with_registers", "dinov3_convnext",
+        "dinov3_vit", "grounding-dino", "hrm_text", "jev", "mask2former", "mimi", "mistral_large4", "mm-grounding-dino", "oneformer", "pi0",
+        "prompt_depth_anything", "radio", "rf_detr", "sam3_tracker", "sam3_tracker_video", "sam3_video", "sapiens2", "t5gemma2",
+        "t5gemma2_encoder", "tipsv2", "tipsv2_dpt", "tipsv2_text_model", "tipsv2_vision_model", "vision-encoder-decoder",
+        "vision-text-dual-encoder", "zoedepth",
+    ]
+    /// Classes of other families, likewise.
+    private static let unknownClasses: Set<String> = [
+        "Gemma4UnifiedModel", "Inkling2LoopModel", "Inkling2LoopTextModel", "Inkling2Model", "Inkling2TextModel", "Kimi_K25Model",
+        "MistralLarge4TextModel", "Molmo2Model", "Molmo2TextModel", "QianfanOCRModel", "UnlimitedOcrModel", "ViTMAEForPreTraining",
     ]
     /// What lies beside the inner model.
     private static let heads: Set<Substring> = ["lm_head", "score", "classifier"]
+    /// What does so where it has no other name in front, and may also be a part of an inner model.
+    private static let otherHeads: Set<Substring> = ["head", "projection_head", "qa_outputs"]
+
+    private static func isHead(_ name: Substring) -> Bool { heads.contains(name) || otherHeads.contains(name) }
+
     /// What a language model begins with.
     private static let ofText: Set<Substring> = ["layers", "embed_tokens", "embed_tokens_per_layer", "norm"]
 }
