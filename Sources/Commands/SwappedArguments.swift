@@ -59,7 +59,9 @@ extension TakesModelsAndAdapters {
 
     /// A tensor of a file or folder that is a model's.
     private static func wholeWeight(_ path: String) -> String? {
-        guard let files = try? WeightFiles(path: path), AdapterMethod(tensors: files.tensors.keys) == nil else { return nil }
+        // An adapter may hold whole weights beside its factors.
+        guard let files = try? WeightFiles(path: path), AdapterMethod(tensors: files.tensors.keys) == nil, (try? Adapter.read(path: path)) == nil
+        else { return nil }
         return files.tensors.keys.first { [.attention, .mlp, .norm, .embedding, .head].contains(TensorRole(name: $0)) }
     }
 }

@@ -303,7 +303,9 @@ struct SpectrumTests {
         ("mamba", "backbone.embeddings", "lm_head"), ("falcon_mamba", "backbone.embeddings", "lm_head"),
         ("xlnet", "transformer.word_embedding", "lm_loss"), ("gpt2", "transformer.wte", "lm_head"), ("t5", "shared", nil),
         ("t5", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias", nil), ("wavlm", "encoder.layers.0.attention.rel_attn_embed", nil),
-        ("internlm2", "model.tok_embeddings", "output"),
+        ("internlm2", "model.tok_embeddings", "output"), ("qwen3_vl", "model.visual.pos_embed", nil),
+        ("ovis2", "model.visual_embeddings_table", nil), ("ctrl", "transformer.w", nil), ("sam", "mask_decoder.mask_tokens", nil),
+        ("tapas", "tapas.embeddings.token_type_embeddings_1", nil), ("musicgen", "decoder.model.decoder.embed_tokens.1", nil),
     ])
     func embeddingsAreExtractedAsSuch(family: String, module: String, head: String?) throws {
         var generator = SeededGenerator(seed: 1)
@@ -321,6 +323,52 @@ struct SpectrumTests {
         let modules = try Extraction(base: folder.path("tied"), tuned: folder.path("tuned"), options: .init(choice: .init(rank: 2))).adapter.modules
         #expect(modules.first { $0.path.text == module }?.kind == .embedding, "\(modules.map { ($0.path, $0.kind) })")
         if let head, family != "internlm2" { #expect(modules.first { $0.path.text == head }?.kind == .linear, "\(modules.map(\.path))") }
+    }
+
+    /// What is called alike and is multiplied, and a table that is no vocabulary's and therefore no head's either.
+    @Test func onlySomeTablesAreVocabularies() throws {
+        let extraction = try extract(
+            [("model.visual.pos_embed.weight", [8, 4]), ("model.layers.0.w.weight", [4, 4]), ("model.patch_embed.0.weight", [4, 4])],
+            ["model_type": "qwen3_vl", "tie_word_embeddings": true])
+        #expect(
+            extraction.adapter.modules.map(\.kind) == extraction.adapter.modules.map { $0.path.text.contains("pos_embed") ? .embedding : .linear })
+        #expect(extraction.adapter.modules.count == 3)
+        #expect(try BaseModel(path: folder.path("plain")).ties.isEmpty)
+    }
+
+    /// Parameters that are no weight and no bias of a layer, beside what is adapted of their modules, and of no module at all: PEFT passes over
+    /// them, and the file for merging has them.
+    @Test func wholeValuesOfAnyParameterAreWrittenForMerging() throws {
+        let whole = [
+            ("logit_scale", [1]), ("model.layers.0.mlp.experts.down_proj_bias", [2, 4]), ("model.layers.0.mlp.gate.e_score_correction_bias", [2]),
+        ]
+        let extraction = try extract(
+            whole + [
+                ("model.layers.0.mlp.experts.down_proj", [2, 6, 4]), ("model.layers.0.mlp.gate.weight", [2, 4]),
+                ("model.layers.0.mlp.gate.bias", [2]),
+            ],
+            ["model_type": "gpt_oss", "hidden_size": 4])
+        let base = try BaseModel(path: folder.path("plain"))
+        let path = folder.path("whole.safetensors")
+        _ = try extraction.adapter.write(.safetensors, to: path, base: base, options: .init(isDurable: false))
+        let read = try Adapter.read(path: path)
+        #expect(read.modules.count == 2 && read.remarks.isEmpty, "\(read.remarks)")
+        #expect(read.replacements.map(\.tensor).sorted() == (whole.map(\.0) + ["model.layers.0.mlp.gate.bias"]).sorted())
+        for replacement in read.replacements {
+            let written = try #require(extraction.adapter.replacements.first { $0.tensor == replacement.tensor })
+            #expect(bytes(of: replacement.values) == bytes(of: written.values))
+        }
+        let plan = try MergePlan(base: folder.path("plain"), adapters: [.init(read)])
+        #expect(plan.model.tensors.count { !$0.updates.isEmpty } == 2)
+        // Read from there they are no less in PEFT's way.
+        for adapter in [extraction.adapter, read] {
+            for base in [base, nil] {
+                let error = #expect(throws: AdapterError.self) {
+                    try adapter.write(.peft, to: folder.path("peft"), base: base, options: .init(isDurable: false))
+                }
+                #expect("\(try #require(error))".contains("PEFT has no form for whole values of a parameter"))
+            }
+        }
     }
 
     /// A NaN has no singular values, and sums with it are none.

@@ -8,7 +8,8 @@ become the parameter "gate_up_proj", with twice the rank for its two halves, and
 has the inputs depends on the family, and where the matrices are square, on nothing else (ORDERS). Each case is merged and compared with base + adapter as in adapters.py, and `oplora verify` must pass the model that PEFT merged, too.
 
 Whoever trained all layers in full has updates that no list of names gives: `oplora extract` must write them so that PEFT loads every one, those
-of dense layers and shared experts with the experts' names, too.
+of dense layers and shared experts with the experts' names, too. Whole values of parameters that are no layer's (biases of experts, the router's
+corrections), which PEFT has no form for, must come through the layout safetensors.
 """
 
 import argparse
@@ -140,6 +141,37 @@ def check_extraction(oplora, family, folder):
     return ""
 
 
+def check_whole_parameters(oplora, family, folder):
+    """A model of which everything has changed, from the base and the file that is the difference of the two."""
+    base = family().float()
+    base.save_pretrained(folder / "base")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in [*base.named_parameters(), *((n, b) for n, b in base.named_buffers() if "correction_bias" in n)]:
+            tensor.add_(0.02 * torch.randn(tensor.shape, generator=generator))
+    base.save_pretrained(folder / "tuned")
+    file, back = folder / "adapter.safetensors", folder / "back.safetensors"
+    models = ["--base", folder / "base", "--tuned", folder / "tuned"]
+    for arguments in (
+            ["extract", *models, "--rank", "64", "--layout", "safetensors", "--out", file],
+            ["convert", file, "--to", "safetensors", "--out", back],
+            ["merge", "--base", folder / "base", "--adapter", back, "--out", folder / "merged"],
+            ["verify", "--base", folder / "base", "--adapter", file, "--merged", folder / "merged"]):
+        result = run(oplora, *arguments)
+        if result.returncode:
+            return f"{arguments[0]}: {result.stderr.strip()[-400:]}"
+    for arguments in (["extract", *models, "--rank", "64", "--layout", "peft"], ["convert", file, "--to", "peft", "--base", folder / "base"]):
+        refused = run(oplora, *arguments, "--out", folder / "peft")
+        if not refused.returncode or "PEFT has no form for whole values of a parameter" not in refused.stderr:
+            return f"{arguments[0]} for PEFT ({refused.returncode}): {refused.stderr.strip()[-400:]}"
+    merged = type(base).from_pretrained(folder / "merged", dtype=torch.float32).state_dict()
+    for name, wanted in base.state_dict().items():
+        if (merged[name] - wanted).abs().max() > 1e-5 * wanted.abs().max():
+            return f"{name}: the merged model is off by {(merged[name] - wanted).abs().max():.1e}"
+    return ""
+
+
+WHOLE_PARAMETERS = [("GPT-OSS", gpt_oss), ("DeepSeek-V3", deepseek_v3), ("GLM-4-MoE", glm4_moe)]
 EXTRACTIONS = [("GLM-4-MoE", glm4_moe), ("DeepSeek-V3", deepseek_v3), ("Ernie 4.5 MoE", ernie4_5_moe), ("Qwen2-MoE", qwen2_moe), ("Mixtral", mixtral)]
 
 
@@ -162,13 +194,15 @@ def main():
             shutil.rmtree(folder)
         elif wrong:
             print(f"      {folder}")
-    for title, family in EXTRACTIONS:
-        if options.only.lower() not in f"extraction: {title}".lower():
+    extractions = [(f"extraction: {title}", family, check_extraction) for title, family in EXTRACTIONS]
+    extractions += [(f"extraction of everything: {title}", family, check_whole_parameters) for title, family in WHOLE_PARAMETERS]
+    for title, family, check_one in extractions:
+        if options.only.lower() not in title.lower():
             continue
         folder = pathlib.Path(tempfile.mkdtemp(dir=options.keep))
-        wrong = check_extraction(options.oplora, family, folder)
+        wrong = check_one(options.oplora, family, folder)
         failed += bool(wrong)
-        print(f"{'FAIL' if wrong else 'ok  '}  extraction: {title}: {wrong or 'every layer'}", flush=True)
+        print(f"{'FAIL' if wrong else 'ok  '}  {title}: {wrong or 'every layer'}", flush=True)
         if not options.keep:
             shutil.rmtree(folder)
     sys.exit(1 if failed else 0)

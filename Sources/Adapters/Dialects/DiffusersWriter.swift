@@ -51,7 +51,7 @@ extension Diffusers {
     /// Writes the file that `save_lora_adapter` of a model writes: PEFT's names, and the configuration in the header.
     static func writeSingleModel(_ adapter: Adapter, to path: String, options: AdapterOptions) throws -> [String] {
         try adapter.requireOneModel(path: path, layout: "a file of one model")
-        let content = try PEFT.Content(adapter.modules, replacements: adapter.replacements, path: path)
+        let content = try PEFT.Content(adapter.modules, replacements: adapter.replacements, holdsParameters: true, path: path)
         try OutputTensor.write(
             content.tensors, to: path, metadata: metadata(content.configuration(options).objectValue ?? [:], of: adapter), options: options)
         return []

@@ -172,9 +172,9 @@ struct PEFTConfiguration {
     }
 
     /// Whether a tensor is of a module that was trained whole. PEFT takes every module whose path ends with one of the names, be it in
-    /// the middle of a component: `norm` means `input_layernorm`, too.
+    /// the middle of a component: `norm` means `input_layernorm`, too. A name may also be that of a parameter of the whole model.
     func isSaved(_ tensor: ModulePath) -> Bool {
-        modulesToSave.contains { name in tensor.text.contains(name + ".") }
+        modulesToSave.contains { name in tensor.text == name || tensor.text.contains(name + ".") }
     }
 
     /// Whether a tensor is of a module beside the inner model that was trained whole, such as the head of another task.

@@ -171,7 +171,7 @@ struct PEFTReading {
     private mutating func claimWhole(_ tensor: TensorInfo, name: String) throws(AdapterError) {
         let components = name.split(separator: ".")
         let own = components.filter { Copy($0) == nil && $0 != "token_adapter" }
-        guard own.count >= 2, let path = ModulePath(own.joined(separator: ".")) else {
+        guard let path = ModulePath(own.joined(separator: ".")), own.count >= 2 || configuration.isSaved(path) else {
             throw fault(.unexpectedTensor, tensor.name, "the key is none of those of a LoRA adapter")
         }
         let copy = components.compactMap { Copy($0) }.last ?? .plain

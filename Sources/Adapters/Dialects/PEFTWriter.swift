@@ -73,10 +73,12 @@ extension PEFT {
         private var trainedTokens: OrderedDictionary<String, [Int]> = [:]
         private var trainsBiases = false
 
+        /// - Parameter holdsParameters: whether whole values of any parameter are written, which is for merging: PEFT passes over those of parameters
+        ///   that are no module's, and of what is no weight and no bias of a module that it adapts.
         /// - Throws: `AdapterError.empty`, `.unsupportedFeature`.
         init(
             _ given: [AdapterModule], replacements: [Replacement], others: Set<String> = [], expertTargets: Set<String> = [], saved: [String] = [],
-            path: String
+            holdsParameters: Bool = false, path: String
         ) throws(AdapterError) {
             let modules = joiningExperts(given)
             guard !modules.isEmpty else { throw AdapterError(.empty, path: path, "there is no module to write") }
@@ -135,10 +137,14 @@ extension PEFT {
             let wholeTensors = Set(replacements.map(\.tensor))
             for replacement in replacements {
                 let owner = replacement.tensor.split(separator: ".").dropLast().joined(separator: ".")
-                guard !owner.isEmpty, !modules.contains(where: { $0.kind == .experts && $0.path.text == owner }) else {
+                let isOfLayer = [".weight", ".bias"].contains(where: replacement.tensor.hasSuffix)
+                guard
+                    holdsParameters
+                        || !owner.isEmpty && !modules.contains(where: { $0.path.text == owner && ($0.kind == .experts || !isOfLayer) })
+                else {
                     throw AdapterError(
                         .unsupportedFeature, path: path, subject: replacement.tensor,
-                        "PEFT has no form for whole values of a parameter that is no module's, or lies beside the experts that are adapted")
+                        "PEFT has no form for whole values of a parameter that is no module's, or lies beside what is adapted of its module")
                 }
                 add(replacement, among: wholeTensors, isOfNewModule: replacement.isOfNewModule && !others.isEmpty && !others.contains(owner))
             }
@@ -216,9 +222,10 @@ extension PEFT {
             }
             let parts = name.split(separator: ".")
             let owner = parts.dropLast().joined(separator: ".")
-            if let module = modules.first(where: { $0.path.text == owner }) {
+            let isOfLayer = parts.last == "weight" || parts.last == "bias"
+            if isOfLayer, modules.contains(where: { $0.path.text == owner && $0.kind != .experts }) {
                 // Beside an update stands what the layer has itself.
-                name = "\(module.path).base_layer.\(parts.last ?? "")"
+                name = "\(owner).base_layer.\(parts.last ?? "")"
             }
             // A bias without its weight was trained as one of all biases, any other tensor with its module.
             let isBias = parts.last == "bias" && !wholeTensors.contains(owner + ".weight")
@@ -226,7 +233,7 @@ extension PEFT {
             if !isBias, name == replacement.tensor {
                 // PEFT matches ends of names, so that a whole path means one module.
                 let known = saved.filter { name.contains($0 + ".") }
-                if known.isEmpty { savedModules.insert(isOfNewModule ? parts.first.map(String.init) ?? name : owner) }
+                if known.isEmpty { savedModules.insert(isOfNewModule ? parts.first.map(String.init) ?? name : owner.isEmpty ? name : owner) }
                 savedModules.formUnion(known)
             }
             tensors.append(OutputTensor(name, shape, values))
