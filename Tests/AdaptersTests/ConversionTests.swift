@@ -156,7 +156,10 @@ struct ConversionTests {
         let path = ModulePath("l.0.mlp.experts")!
         let stack = AdapterModule(path: path, parameter: "gate_up_proj", kind: .experts, factors: factors(6), alpha: 2, scale: 1)
         let whole = Adapter(path: "e", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [stack])
-        _ = try whole.write(.mlx, to: folder.path("mlx"), options: .init(isDurable: false))
+        try FileSystem.createFolder(folder.path("moe"))
+        try writeSafetensors([TestTensor("l.norm.weight", .f32, [1], values: [1])], to: folder.path("moe/model.safetensors"))
+        try writeText(#"{"model_type": "qwen3_moe"}"#, folder.path("moe/config.json"))
+        _ = try whole.write(.mlx, to: folder.path("mlx"), base: try BaseModel(path: folder.path("moe")), options: .init(isDurable: false))
         let halves = try Adapter.read(path: folder.path("mlx"))
         #expect(halves.modules.map(\.parameter) == ["gate_proj", "up_proj"])
         _ = try halves.write(.peft, to: folder.path("peft"), options: .init(isDurable: false))

@@ -1,6 +1,8 @@
 import Adapters
 import FileIO
 import JSON
+import OrderedCollections
+import Safetensors
 import Tensors
 import TestModels
 import TestSupport
@@ -76,6 +78,109 @@ struct MLXTests {
             let alone = try Adapter.read(path: folder.path(module.label.text))
             #expect(throws: AdapterError.self) { try alone.write(.mlx, to: folder.path("refused"), base: base, options: options) }
         }
+    }
+
+    // MARK: Names of families
+
+    private func base(_ folder: TemporaryFolder, _ family: String, _ names: [String]) throws -> BaseModel {
+        let path = folder.path("base-\(family)")
+        try? FileSystem.remove(path)
+        try FileSystem.createFolder(path)
+        try writeSafetensors(names.map { tensor($0 + ".weight", [4, 4]) }, to: path + "/model.safetensors")
+        try writeText(#"{"model_type": "\#(family)"}"#, path + "/config.json")
+        return try BaseModel(path: path)
+    }
+
+    private func module(_ name: String, isExperts: Bool = false) throws -> AdapterModule {
+        let (a, b) = (
+            FactorMatrix(name: "a", rows: 2, columns: 4, values: [Float](repeating: 1, count: 8)),
+            FactorMatrix(name: "b", rows: 4, columns: 2, values: [Float](repeating: 1, count: 8))
+        )
+        let factors = [AdapterModule.Factors](repeating: .init(a: a, b: b), count: isExperts ? 2 : 1)
+        return AdapterModule(
+            path: try #require(ModulePath(name)), parameter: isExperts ? "up_proj" : "weight", kind: isExperts ? .experts : .linear, factors: factors,
+            alpha: 2, scale: 1)
+    }
+
+    private func written(_ modules: [AdapterModule], base: BaseModel?, in folder: TemporaryFolder) throws -> [String] {
+        let adapter = Adapter(path: "a", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: modules)
+        _ = try adapter.write(.mlx, to: folder.path("mlx"), base: base, options: .init(isReplacing: true, isDurable: false))
+        let keys = try SafetensorsFile(path: folder.path("mlx/adapters.safetensors")).tensors.keys
+        return keys.filter { $0.hasSuffix(".lora_a") }.map { String($0.dropLast(".lora_a".count)) }
+    }
+
+    /// Family, name in memory, name in mlx-lm; none where mlx-lm has no layer that it adapts.
+    static let familyNames: [(String, String, String?)] = [
+        ("deepseek_v3", "model.layers.0.self_attn.kv_b_proj", nil), ("mistral4", "model.layers.0.self_attn.kv_b_proj", nil),
+        ("deepseek_v2", "model.layers.0.self_attn.kv_b_proj", "model.layers.0.self_attn.kv_b_proj"), ("glm4_moe", "model.layers.0.mlp.gate", nil),
+        ("deepseek_v2", "model.layers.0.mlp.gate", nil), ("dots1", "model.layers.0.mlp.gate", nil),
+        ("qwen2_moe", "model.layers.0.mlp.gate", "model.layers.0.mlp.gate"),
+        ("mixtral", "model.layers.0.mlp.gate", "model.layers.0.block_sparse_moe.gate"),
+        ("lfm2_moe", "model.layers.0.feed_forward.w2", "model.layers.0.feed_forward.down_proj"),
+        ("lfm2", "model.layers.0.feed_forward.w2", "model.layers.0.feed_forward.w2"),
+        ("laguna", "model.layers.0.mlp.shared_experts.up_proj", "model.layers.0.mlp.shared_expert.up_proj"),
+        ("deepseek_v3", "model.layers.0.mlp.shared_experts.up_proj", "model.layers.0.mlp.shared_experts.up_proj"),
+        ("gpt_neox", "gpt_neox.layers.0.attention.dense", "model.h.0.attention.dense"), ("bitnet", "model.layers.0.mlp.up_proj", nil),
+    ]
+
+    @Test(arguments: familyNames.indices) func modulesHaveTheNamesOfMLX(index: Int) throws {
+        let (family, name, expected) = Self.familyNames[index]
+        let folder = try TemporaryFolder()
+        let (base, modules) = (try base(folder, family, [name]), [try module(name)])
+        if let expected {
+            #expect(try written(modules, base: base, in: folder) == [expected], "\(family)")
+            // What was written is found in the base again.
+            #expect(base.resolve(expected + ".weight") == name + ".weight")
+        } else {
+            let error = #expect(throws: AdapterError.self) { try written(modules, base: base, in: folder) }
+            #expect(error?.message.contains("of this family mlx-lm has") == true, "\(family): \(error as Any)")
+        }
+    }
+
+    @Test func expertsAreWhereTheFamilyHasThem() throws {
+        for (family, place) in [
+            ("qwen3_moe", "mlp.switch_mlp"), ("afmoe", "mlp.experts"), ("dots1", "mlp.experts"), ("mixtral", "block_sparse_moe.switch_mlp"),
+        ] {
+            let folder = try TemporaryFolder()
+            let name = "model.layers.0.mlp.experts"
+            let found = try written([try module(name, isExperts: true)], base: try base(folder, family, ["model.norm"]), in: folder)
+            #expect(found == ["model.layers.0.\(place).up_proj"])
+            let read = try Adapter.read(path: folder.path("mlx"))
+            #expect(read.modules.map(\.path.lastComponent) == ["experts"] && ServingStack.mlx.verdict(on: read).isTaken)
+            // Its own names are known without the base.
+            _ = try read.write(.mlx, to: folder.path("again"), options: .init(isDurable: false))
+            #expect(try Adapter.read(path: folder.path("again")).modules.map(\.path) == read.modules.map(\.path))
+            #expect(
+                try SafetensorsFile(path: folder.path("again/adapters.safetensors")).tensors.keys.allSatisfy {
+                    $0.hasPrefix("model.layers.0.\(place).")
+                })
+        }
+    }
+
+    @Test func onlyTheBaseTellsNamesThatFamiliesDifferIn() throws {
+        let folder = try TemporaryFolder()
+        for name in ["model.layers.0.self_attn.kv_b_proj", "model.layers.0.mlp.gate", "model.layers.0.mlp.experts"] {
+            let error = #expect(throws: AdapterError.self) {
+                try written([try module(name, isExperts: name.hasSuffix("experts"))], base: nil, in: folder)
+            }
+            #expect(error?.message.contains("--base") == true, "\(error as Any)")
+        }
+        #expect(try written([try module("model.layers.0.self_attn.q_proj")], base: nil, in: folder) == ["model.layers.0.self_attn.q_proj"])
+        // lint says what it cannot know, and what no family has.
+        let names = ["model.layers.0.self_attn.kv_b_proj", "model.layers.0.mlp.gate"]
+        for name in names {
+            try write([tensor(name + ".lora_a", [4, 2]), tensor(name + ".lora_b", [2, 4])], Self.complete([name]), to: folder.path("one"))
+            let verdict = ServingStack.mlx.verdict(on: try Adapter.read(path: folder.path("one")))
+            #expect(verdict.isTaken && verdict.notes.first?.contains("only the model tells") == true)
+        }
+        try write(
+            names.flatMap { [tensor($0 + ".lora_a", [4, 2]), tensor($0 + ".lora_b", [2, 4])] }, Self.complete(names), to: folder.path("both"))
+        #expect(!ServingStack.mlx.verdict(on: try Adapter.read(path: folder.path("both"))).isTaken)
+    }
+
+    private static func complete(_ keys: [String]) -> String {
+        let keys = keys.map { "\"\($0)\"" }.joined(separator: ", ")
+        return #"{"fine_tune_type": "lora", "num_layers": 0, "lora_parameters": {"rank": 2, "scale": 1, "dropout": 0, "keys": [\#(keys)]}}"#
     }
 
     static let refused: [(String, [(String, [Int])], String, AdapterError.Code)] = [

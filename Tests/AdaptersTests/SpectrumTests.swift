@@ -157,7 +157,8 @@ struct SpectrumTests {
         #expect(plan.model.tensors.count { $0.updates.count == 3 } == 1)
         // What mlx-lm would not find is not written.
         let isKnown = module.path.lastComponent == "experts"
-        let written = try? extraction.adapter.write(.mlx, to: folder.path("mlx"), base: nil, options: .init(isDurable: false))
+        let plain = try BaseModel(path: folder.path("plain"))
+        let written = try? extraction.adapter.write(.mlx, to: folder.path("mlx"), base: plain, options: .init(isDurable: false))
         #expect((written != nil) == isKnown)
     }
 

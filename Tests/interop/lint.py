@@ -274,6 +274,55 @@ def mlx_cases(oplora, folder):
             yield title, path, True, ""
         except Exception as error:
             yield title, path, False, f"{type(error).__name__}: {str(error)[:120]}"
+    yield from mlx_family_cases(oplora, folder)
+
+
+def mlx_family_cases(oplora, folder):
+    """PEFT's adapters of families that mlx-lm has other names for, or no layer that it adapts: what is written is taken, and the rest refused."""
+    import importlib
+    import numpy as np
+    from mlx_lm.tuner.utils import load_adapters
+    from safetensors.numpy import save_file
+
+    common = dict(vocab_size=32, hidden_size=32, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2)
+    deepseek = common | dict(num_key_value_heads=4, moe_intermediate_size=8, n_shared_experts=1, n_routed_experts=4, num_experts_per_tok=2, kv_lora_rank=16,
+                             q_lora_rank=16, qk_rope_head_dim=8, v_head_dim=8, qk_nope_head_dim=8)
+    lfm2 = common | dict(moe_intermediate_size=8, num_experts=4, num_experts_per_tok=2, norm_topk_prob=True, max_position_embeddings=64,
+                         use_expert_bias=True, num_dense_layers=1, norm_eps=1e-5, conv_bias=False, conv_L_cache=3, layer_types=["full_attention"])
+    # Family, its configuration, a module, its outputs and inputs, and whether mlx-lm adapts it.
+    cases = [
+        ("mixtral", common | dict(num_local_experts=4), "mlp.gate", (4, 32), True),
+        ("lfm2_moe", lfm2, "feed_forward.w2", (32, 16), True),
+        ("deepseek_v3", deepseek, "self_attn.q_b_proj", (64, 16), True),
+        ("deepseek_v3", deepseek, "mlp.shared_experts.up_proj", (8, 32), True),
+        ("deepseek_v3", deepseek, "self_attn.kv_b_proj", (64, 16), False),
+        ("deepseek_v3", deepseek, "mlp.gate", (4, 32), False),
+    ]
+    for family, configuration, module, (outputs, inputs), is_adapted in cases:
+        title = f"{family}, {module}"
+        place = folder / title.replace(", ", "-")
+        for name in ("base", "adapter"):
+            (place / name).mkdir(parents=True)
+        (place / "base" / "config.json").write_text(json.dumps(configuration | {"model_type": family}))
+        name = f"model.layers.0.{module}"
+        save_file({f"{name}.weight": np.zeros((outputs, inputs), np.float32)}, place / "base" / "model.safetensors")
+        save_file({f"base_model.model.{name}.lora_A.weight": np.ones((RANK, inputs), np.float32),
+                   f"base_model.model.{name}.lora_B.weight": np.ones((outputs, RANK), np.float32)}, place / "adapter" / "adapter_model.safetensors")
+        (place / "adapter" / "adapter_config.json").write_text(json.dumps(
+            {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "target_modules": [module.rpartition(".")[2]]}))
+        run = subprocess.run([oplora, "convert", place / "adapter", "--to", "mlx", "--base", place / "base", "--out", place / "mlx", "--quiet"],
+                             capture_output=True, text=True)
+        if (run.returncode == 0) != is_adapted:
+            yield title, place / "mlx", None, run.stderr.strip() or "written"
+        if run.returncode or not is_adapted:
+            continue
+        try:
+            arguments = importlib.import_module(f"mlx_lm.models.{family}")
+            model = arguments.Model(arguments.ModelArgs.from_dict(configuration | {"model_type": family}))
+            load_adapters(model, str(place / "mlx"))
+            yield title, place / "mlx", True, ""
+        except Exception as error:
+            yield title, place / "mlx", False, f"{type(error).__name__}: {str(error)[:120]}"
 
 
 def main():

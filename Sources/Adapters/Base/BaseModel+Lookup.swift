@@ -14,12 +14,15 @@ extension BaseModel {
         return found.count == 1 ? found[0] : nil
     }
 
-    /// The tensors that an adapter may mean by a name: that of this name, or else those that have it without the model around, or have it in memory.
+    /// The tensors that an adapter may mean by a name: that of this name, or else those that have it without the model around, or have it in memory, or in mlx-lm.
     func candidates(for name: String) -> [String] {
         if files.tensors[name] != nil { return [name] }
         if let known = tiedName(name) { return [known] }
         let found = Self.candidates(for: name, outerNames: outerNames) { files.tensors[$0] != nil ? [$0] : [] }
-        return found.isEmpty ? memory.value.candidates(for: name) : found
+        if !found.isEmpty { return found }
+        let inMemory = memory.value.candidates(for: name)
+        guard inMemory.isEmpty, let original = MLXFamilies(self).original(of: name) else { return inMemory }
+        return files.tensors[original] != nil ? [original] : memory.value.candidates(for: original)
     }
 
     /// The tensors of a name without its first component: the files are those of the inner model; or else with another one in front: the adapter was

@@ -91,8 +91,7 @@ public enum MLX {
         }
         if let keys = parameters["keys"]?.arrayValue?.compactMap(\.stringValue) {
             let missing = adapter.modules.first { module in
-                let place =
-                    module.kind == .experts ? module.path.text.replacing("experts", with: "switch_mlp") + "." + module.parameter : module.path.text
+                let place = nameInFile(of: module)
                 return !keys.contains(key(of: place)) && !keys.contains(place)
             }
             if let missing { faults.append("lora_parameters.keys does not name a module of the file, which its loader refuses (\(missing.label))") }
@@ -100,7 +99,21 @@ public enum MLX {
         if let module = adapter.modules.first(where: { $0.path.text.hasPrefix("base_model.") }) {
             faults.append("its loader knows no names that begin with base_model. (\(module.label))")
         }
+        if let fault = MLXFamilies.fault(in: adapter.modules.map(\.path.text)) { faults.append(fault) }
         return faults
+    }
+
+    /// What only the model tells about names in the file.
+    static func loaderRemarks(on adapter: Adapter) -> [String] {
+        MLXFamilies.remark(on: adapter.modules.filter { $0.kind != .experts }.map(\.path.text)).map { [$0] } ?? []
+    }
+
+    /// The name that a module has in a file of mlx-lm, which for a layer of experts is not that of its path.
+    static func nameInFile(of module: AdapterModule) -> String {
+        guard module.kind == .experts else { return module.path.text }
+        let name = module.factors[0].a.name
+        if name.hasSuffix(".lora_a") { return String(name.dropLast(".lora_a".count)) }
+        return (module.path.components.dropLast() + ["switch_mlp", Substring(module.parameter)]).joined(separator: ".")
     }
 
     /// What the file holds for one module.
@@ -175,15 +188,16 @@ public enum MLX {
             magnitude: magnitude.map { .ofOutputs(FactorMatrix($0, in: file)) })
     }
 
-    /// A layer of experts, which mlx-lm calls `switch_mlp` and has one matrix of each kind in.
+    /// A layer of experts, which mlx-lm mostly calls `switch_mlp`, and has one matrix of each kind in.
     private static func experts(
         _ path: ModulePath, _ a: TensorInfo, _ b: TensorInfo, _ configuration: Configuration, file: SafetensorsFile
     ) throws(AdapterError) -> AdapterModule {
         var components = path.components
         let parameter = components.removeLast()
-        guard components.last == "switch_mlp", let owner = ModulePath((components.dropLast() + ["experts"]).joined(separator: ".")) else {
+        guard let owner = MLXFamilies.experts(at: components).flatMap({ ModulePath($0.joined(separator: ".")) }) else {
             throw AdapterError(
-                .unsupportedFeature, path: file.path, subject: a.name, "a layer of experts that is not called switch_mlp is not supported")
+                .unsupportedFeature, path: file.path, subject: a.name,
+                "a layer of experts that is not called switch_mlp, switch_glu or experts is not supported")
         }
         let (allA, allB) = (FactorMatrix(a, in: file), FactorMatrix(b, in: file))
         let (rank, inputs, outputs) = (a.shape[1], a.shape[2], b.shape[1])

@@ -6,7 +6,10 @@ internal import Safetensors
 ///
 /// Source: mlx-lm 0.32, the `sanitize` of each model in `models/`.
 struct MLXNames {
-    private let base: BaseModel?
+    private let families: MLXFamilies
+    private let hasBase: Bool
+    /// Whether the names are mlx-lm's already.
+    private let isOwn: Bool
     private let path: String
     /// Whether the model is one of text and more, of which mlx-lm has the language model under `language_model`.
     private let isInner: Bool
@@ -27,8 +30,10 @@ struct MLXNames {
     ]
 
     /// - Throws: `AdapterError.unsupportedFeature` where only the base tells the names.
-    init(_ modules: [AdapterModule], base: BaseModel?, path: String) throws(AdapterError) {
-        self.base = base
+    init(_ modules: [AdapterModule], dialect: Adapter.Dialect, base: BaseModel?, path: String) throws(AdapterError) {
+        families = MLXFamilies(base)
+        hasBase = base != nil
+        isOwn = dialect == .mlx && base == nil
         self.path = path
         let family = base?.configuration?["model_type"]?.stringValue ?? ""
         let named = modules.first { $0.path.text.hasPrefix(Self.transformers) }
@@ -61,17 +66,31 @@ struct MLXNames {
             }
         }
         if isAlone, name.hasPrefix(Self.transformers) { name = "model." + name.dropFirst(Self.transformers.count) }
-        guard module.kind == .experts else { return name }
+        guard module.kind == .experts else { return try ofFamily(name, module) }
         guard module.path.lastComponent == "experts" else {
             throw AdapterError(
                 .unsupportedFeature, path: path, subject: module.label.text,
-                "mlx-lm has stacks of experts in `switch_mlp` alone, and what it calls this one is not known here; write another layout")
+                "what mlx-lm calls this stack of experts is not known here; write another layout")
         }
-        var owner = name.split(separator: ".").dropLast().map(String.init)
-        // It keeps Mixtral's own name for the layer, which transformers has given up.
-        if owner.last == "mlp", base?.resolve((owner + ["gate", "weight"]).joined(separator: "."))?.contains(".block_sparse_moe.") == true {
-            owner[owner.count - 1] = "block_sparse_moe"
+        if isOwn { return MLX.nameInFile(of: module) }
+        try requireFamily(module)
+        return "\(families.place(ofExperts: name)).\(module.parameter)"
+    }
+
+    private func ofFamily(_ name: String, _ module: AdapterModule) throws(AdapterError) -> String {
+        if isOwn { return name }
+        if !MLXFamilies.rules(for: name).isEmpty { try requireFamily(module) }
+        switch families.outcome(for: name) {
+        case .named(let name): return name
+        case .refused(let reason): throw AdapterError(.unsupportedFeature, path: path, subject: module.label.text, reason)
         }
-        return (owner + ["switch_mlp", module.parameter]).joined(separator: ".")
+    }
+
+    private func requireFamily(_ module: AdapterModule) throws(AdapterError) {
+        guard !families.isKnown else { return }
+        throw AdapterError(
+            .unsupportedFeature, path: path, subject: module.label.text,
+            "what mlx-lm calls the module, and whether it adapts it, depends on the family; \(hasBase ? "the base has no config.json that says it" : "name the base with --base")"
+        )
     }
 }

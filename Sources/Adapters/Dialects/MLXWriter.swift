@@ -40,7 +40,7 @@ extension MLX {
         }
         // Its loader wants one rank and one scale.
         let (uniform, notes) = try adapter.with(modules: modules).uniform()
-        let names = try MLXNames(uniform.modules, base: base, path: path)
+        let names = try MLXNames(uniform.modules, dialect: adapter.dialect, base: base, path: path)
         let (rank, scale) = (uniform.modules.first?.rank ?? 0, uniform.modules.first?.scale ?? 0)
         var tensors: [OutputTensor] = []
         for module in uniform.modules {

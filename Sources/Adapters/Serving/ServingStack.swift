@@ -88,7 +88,9 @@ public enum ServingStack: String, Sendable, CaseIterable {
 
     /// The command that converts an adapter, with what it needs to be told.
     private static func conversion(of adapter: Adapter, to layout: String) -> String {
-        let needsBase = adapter.namesAreFlattened || adapter.modules.contains { $0.isInterleaved || $0.sharesInputs } || layout == "gguf"
+        let needsBase =
+            adapter.namesAreFlattened || adapter.modules.contains { $0.isInterleaved || $0.sharesInputs } || layout == "gguf"
+            || layout == "mlx" && adapter.modules.contains { $0.kind == .experts || !MLXFamilies.rules(for: $0.path.text).isEmpty }
         return "oplora convert ADAPTER --to \(layout) --out OUT" + (needsBase ? " --base MODEL" : "")
             + (adapter.components.count > 1 ? " --component COMPONENT" : "")
     }
@@ -120,7 +122,8 @@ public enum ServingStack: String, Sendable, CaseIterable {
             reasons += MLX.loaderFaults(of: adapter)
         }
         let remedy = reasons.isEmpty || !inside.isEmpty ? nil : Self.conversion(of: adapter, to: "mlx")
-        return Verdict(stack: self, reasons: reasons, remedy: remedy, notes: [])
+        let notes = adapter.dialect == .mlx && reasons.isEmpty ? MLX.loaderRemarks(on: adapter) : []
+        return Verdict(stack: self, reasons: reasons, remedy: remedy, notes: notes)
     }
 
     private func diffusers(_ adapter: Adapter) -> Verdict {
