@@ -192,6 +192,69 @@ struct DenoiserNamesTests {
         }
     }
 
+    /// Names that several families have, some of them without a table here, are no family's for certain.
+    @Test func kohyasLayoutOfNamesThatDoNotTellTheFamilyIsRefused() throws {
+        let attention = ["attn.to_q", "attn.add_q_proj", "norm1.linear"].map { ("transformer.transformer_blocks.0.\($0)", [4, 4]) }
+        let uncertain = [
+            // Stable Diffusion 3, with names that Flux.1 has, too.
+            [("transformer.transformer_blocks.0.ff.net.0.proj", [16, 4])],
+            attention + [("transformer.context_embedder", [4, 4]), ("transformer.norm_out.linear", [8, 4])],
+            // Sana, with LTX-Video's, and AuraFlow, with Flux.1's and Qwen-Image's.
+            [("transformer.transformer_blocks.0.attn1.to_q", [4, 4]), ("transformer.caption_projection.linear_1", [4, 4])],
+            [("transformer.transformer_blocks.0.attn1.to_q", [4, 4])],
+            [
+                ("transformer.joint_transformer_blocks.0.attn.to_q", [4, 4]), ("transformer.proj_out", [4, 4]),
+                ("transformer.norm_out.linear", [8, 4]),
+            ],
+            [("transformer.single_transformer_blocks.0.attn.to_q", [4, 4])],
+        ]
+        for (number, modules) in uncertain.enumerated() {
+            let error = #expect(throws: AdapterError.self) { try names(try adapter(modules, "u\(number)"), .kohya) }
+            #expect(error?.message.contains("--base") == true, "\(number): \(error as Any)")
+        }
+        let certain: [([(name: String, shape: [Int])], [String])] = [
+            (
+                attention + [("transformer.single_transformer_blocks.0.norm.linear", [12, 4])],
+                ["double_blocks_0_img_attn_qkv", "double_blocks_0_img_mod_lin", "double_blocks_0_txt_attn_qkv", "single_blocks_0_modulation_lin"]
+            ),
+            (
+                [("transformer.transformer_blocks.0.attn.to_q", [4, 4]), ("transformer.transformer_blocks.0.img_mlp.net.2", [4, 16])],
+                ["transformer_blocks_0_attn_to_q", "transformer_blocks_0_img_mlp_net_2"]
+            ),
+            ([("transformer.blocks.0.attn1.to_q", [4, 4])], ["blocks_0_self_attn_q"]),
+            ([("transformer.layers.0.attention.to_q", [4, 4])], ["layers_0_attention_to_q"]),
+            ([("transformer.transformer_blocks.0.ff.linear_in", [24, 4])], ["double_blocks_0_img_mlp_0"]),
+            // ComfyUI takes the same names under diffusion_model. and lora_unet_.
+            ([("diffusion_model.transformer_blocks.0.attn1.to_q", [4, 4])], ["transformer_blocks_0_attn1_to_q"]),
+        ]
+        for (number, (modules, expected)) in certain.enumerated() {
+            #expect(try names(try adapter(modules, "c\(number)"), .kohya) == expected.map { "lora_unet_" + $0 }, "\(number)")
+        }
+    }
+
+    // MARK: What diffusers takes
+
+    private func reasons(_ modules: [(name: String, shape: [Int])], _ name: String) throws -> [String] {
+        ServingStack.diffusers.verdict(on: try adapter(modules, name)).reasons
+    }
+
+    @Test func diffusersTakesModulesOutsideOfTheBlocks() throws {
+        let qwen = [("lora_unet_transformer_blocks_0_img_mlp_net_2", [4, 16])]
+        #expect(try reasons(qwen + [("lora_unet_time_text_embed_timestep_embedder_linear_1", [4, 4]), ("lora_unet_img_in", [4, 4])], "q") == [])
+        #expect(try reasons(qwen + [("lora_unet_other_in", [4, 4])], "o").first?.contains("does not know the module") == true)
+        let zImage = [("lora_unet_layers_0_attention_to_q", [4, 4])]
+        let outer = ["all_x_embedder_2-1", "all_final_layer_2-1_linear", "t_embedder_mlp_0", "cap_embedder_1"].map { ("lora_unet_" + $0, [4, 4]) }
+        #expect(try reasons(zImage + outer, "z") == [])
+        #expect(try reasons(zImage + [("lora_unet_final_layer_linear", [4, 4])], "f").first?.contains("outside of the blocks") == true)
+    }
+
+    /// HiDream calls modules in diffusers as the authors of Flux call them.
+    @Test func namesOfFamiliesWithoutATableAreNoOtherAuthors() throws {
+        let own = [("transformer.final_layer.adaLN_modulation.1", [8, 4]), ("transformer.double_stream_blocks.0.block.attn1.to_q", [4, 4])]
+        #expect(try reasons(own, "h") == [])
+        #expect(try reasons([("transformer.double_blocks.0.img_attn.qkv", [12, 4])], "f").first?.contains("its own names") == true)
+    }
+
     @Test func whatIsExtractedFromOneFileIsForTheDenoiser() throws {
         for prefix in ["", "model.diffusion_model."] {
             let name = prefix + "double_blocks.0.img_attn.proj"

@@ -70,6 +70,12 @@ def diffusers_cases(oplora, folder):
         return diffusers.LTXPipeline(None, None, None, None, diffusers.LTXVideoTransformer3DModel(
             in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, num_layers=2, caption_channels=16))
 
+    def hidream():
+        return diffusers.HiDreamImagePipeline(None, None, None, None, None, None, None, None, None, None, diffusers.HiDreamImageTransformer2DModel(
+            patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=4,
+            caption_channels=[32, 16], text_emb_dim=64, num_routed_experts=4, num_activated_experts=2, axes_dims_rope=(4, 2, 2),
+            max_resolution=(32, 32), llama_layers=(0, 1)))
+
     def sdxl():
         unet = diffusers.UNet2DConditionModel(
             sample_size=8, block_out_channels=(8, 12), norm_num_groups=4, layers_per_block=2, cross_attention_dim=12, attention_head_dim=2,
@@ -120,6 +126,10 @@ def diffusers_cases(oplora, folder):
     qwen_modules = ["transformer_blocks.0.attn.to_q", "transformer_blocks.1.img_mlp.net.2", "transformer_blocks.0.attn.add_v_proj"]
     z_modules = ["layers.0.attention.to_q", "layers.1.feed_forward.w2", "context_refiner.0.attention.to_out.0"]
     ltx_modules = ["transformer_blocks.0.attn1.to_q", "transformer_blocks.1.ff.net.2"]
+    qwen_outer = ["img_in", "txt_in", "proj_out", "norm_out.linear", "time_text_embed.timestep_embedder.linear_1"]
+    z_outer = ["all_x_embedder.2-1", "all_final_layer.2-1.linear", "all_final_layer.2-1.adaLN_modulation.1", "t_embedder.mlp.0", "cap_embedder.1"]
+    z_authors = {"final_layer.linear": "all_final_layer.2-1.linear"}
+    hidream_modules = ["final_layer.adaLN_modulation.1", "final_layer.linear", "double_stream_blocks.0.block.attn1.to_q"]
     wan_ours = ["blocks.0.attn1.to_q", "blocks.1.ffn.net.2"]
 
     # Pipeline, name, modules, names of the keys, what else.
@@ -152,6 +162,7 @@ def diffusers_cases(oplora, folder):
         (qwen, "under diffusion_model.", qwen_modules, ab("diffusion_model."), {}),
         (qwen, "under diffusion_model., down and up", qwen_modules, downup("diffusion_model."), {"alpha": half}),
         (qwen, "kohya", qwen_modules, kohya(), {"alpha": half}),
+        (qwen, "kohya, outside of the blocks", qwen_modules + qwen_outer, kohya(), {"alpha": half}),
         (qwen, "infix", qwen_modules, ab("transformer.", ".default"), {}),
         (qwen, "bare, infix", qwen_modules, ab("", ".default"), {}),
         (qwen, "bare", qwen_modules, ab(""), {}),
@@ -162,6 +173,9 @@ def diffusers_cases(oplora, folder):
         (zimage, "under diffusion_model., fused", list(z_names), ab("diffusion_model."), {"names": z_names}),
         (zimage, "kohya", z_modules, kohya(), {"alpha": half}),
         (zimage, "kohya, fused", list(z_names), kohya(), {"alpha": half, "names": z_names}),
+        (zimage, "kohya, outside of the blocks", z_modules + z_outer, kohya(), {"alpha": half}),
+        (zimage, "kohya, the authors' names outside of the blocks", z_modules + list(z_authors), kohya(), {"alpha": half, "names": z_authors}),
+        (hidream, "native", hidream_modules, ab("transformer."), {}),
         (wan, "native", wan_ours, ab("transformer."), {}),
         (wan, "native, an alpha beside the factors", wan_ours, ab("transformer."), {"alpha": half}),
         (wan, "under diffusion_model.", wan_some, ab("diffusion_model."), {"names": wan_names}),

@@ -35,6 +35,12 @@ extension DiffusionFamily {
     private static let fluxOuter = [Row("img_in", "x_embedder"), Row("txt_in", "context_embedder"), Row("final_layer.linear", "proj_out")]
     private static let fluxFinalModulation = Row("final_layer.adaLN_modulation.1", "norm_out.linear", isExchanged: true)
 
+    /// AuraFlow has single blocks, too, with some of the names, and other double ones.
+    private static let fluxMarks = [
+        ["transformer_blocks", "single_transformer_blocks"], ["single_transformer_blocks.proj_mlp"], ["single_transformer_blocks.proj_out"],
+        ["single_transformer_blocks.norm.linear"],
+    ]
+
     static let flux1 = DiffusionFamily(
         "Flux.1", classNames: ["FluxTransformer2DModel"], kohyaNames: .authors,
         groups: fluxGroups(fluxAttention + fluxMLP + fluxModulation, fluxSingle + [Row("modulation.lin", "norm.linear")]),
@@ -44,11 +50,11 @@ extension DiffusionFamily {
             Row("vector_in.in_layer", "time_text_embed.text_embedder.linear_1"), Row("vector_in.out_layer", "time_text_embed.text_embedder.linear_2"),
             Row("guidance_in.in_layer", "time_text_embed.guidance_embedder.linear_1"),
             Row("guidance_in.out_layer", "time_text_embed.guidance_embedder.linear_2"),
-        ])
+        ], marks: fluxMarks)
 
     private static let chroma = DiffusionFamily(
         "Chroma", classNames: ["ChromaTransformer2DModel"], kohyaNames: .authors, groups: fluxGroups(fluxAttention + fluxMLP, fluxSingle),
-        outer: fluxOuter)
+        outer: fluxOuter, marks: fluxMarks)
 
     private static let flux2 = DiffusionFamily(
         "Flux.2", classNames: ["Flux2Transformer2DModel"], kohyaNames: .authors,
@@ -66,12 +72,14 @@ extension DiffusionFamily {
             Row("time_in.out_layer", "time_guidance_embed.timestep_embedder.linear_2"),
             Row("guidance_in.in_layer", "time_guidance_embed.guidance_embedder.linear_1"),
             Row("guidance_in.out_layer", "time_guidance_embed.guidance_embedder.linear_2"),
-        ])
+        ],
+        marks: [["single_transformer_blocks.attn.to_qkv_mlp_proj"]]
+            + ["ff", "ff_context"].flatMap { [["transformer_blocks.\($0).linear_in"], ["transformer_blocks.\($0).linear_out"]] })
 
     /// ComfyUI's own base file has Flux's names in the blocks; the authors' have others, which are not known here.
     private static let hunyuanVideo = DiffusionFamily(
         "HunyuanVideo", classNames: ["HunyuanVideoTransformer3DModel"], kohyaNames: .authors,
-        groups: fluxGroups(fluxAttention + fluxMLP + fluxModulation, fluxSingle + [Row("modulation.lin", "norm.linear")]))
+        groups: fluxGroups(fluxAttention + fluxMLP + fluxModulation, fluxSingle + [Row("modulation.lin", "norm.linear")]), marks: fluxMarks)
 
     private static func same(_ names: String...) -> [Row] { names.map { Row($0, $0) } }
 
@@ -83,7 +91,13 @@ extension DiffusionFamily {
                 rows: same(
                     "attn.to_q", "attn.to_k", "attn.to_v", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_out.0",
                     "attn.to_add_out", "img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2", "img_mod.1", "txt_mod.1"))
-        ], outer: same("img_in", "txt_in", "proj_out", "norm_out.linear"))
+        ],
+        outer: same(
+            "img_in", "txt_in", "proj_out", "norm_out.linear", "time_text_embed.timestep_embedder.linear_1",
+            "time_text_embed.timestep_embedder.linear_2"),
+        marks: ["img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2", "img_mod.1", "txt_mod.1"].map {
+            ["transformer_blocks.\($0)"]
+        })
 
     private static let zImageBlocks = ["layers", "noise_refiner", "context_refiner"].map {
         Group(
@@ -101,7 +115,10 @@ extension DiffusionFamily {
         outer: [
             Row("x_embedder", "all_x_embedder.2-1"), Row("final_layer.linear", "all_final_layer.2-1.linear"),
             Row("final_layer.adaLN_modulation.1", "all_final_layer.2-1.adaLN_modulation.1"),
-        ] + same("t_embedder.mlp.0", "t_embedder.mlp.2", "cap_embedder.1"))
+        ] + same("t_embedder.mlp.0", "t_embedder.mlp.2", "cap_embedder.1"),
+        marks: zImageBlocks.flatMap { group in
+            ["attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0", "adaLN_modulation.0"].map { ["\(group.diffusers).\($0)"] }
+        })
 
     private static let wanAttention = [("self_attn", "attn1"), ("cross_attn", "attn2")].flatMap { theirs, ours in
         [
@@ -130,7 +147,10 @@ extension DiffusionFamily {
             Row("img_emb.proj.3", "condition_embedder.image_embedder.ff.net.2"),
             Row("img_emb.proj.0", "condition_embedder.image_embedder.norm1"), Row("img_emb.proj.4", "condition_embedder.image_embedder.norm2"),
             Row("img_emb.emb_pos", "condition_embedder.image_embedder.pos_embed"), Row("head.modulation", "scale_shift_table"),
-        ])
+        ],
+        // What is made from Wan has its names at the authors, too.
+        marks: ["attn1", "attn2"].flatMap { attention in ["to_q", "to_k", "to_v", "to_out.0"].map { ["blocks.\(attention).\($0)"] } }
+            + [["blocks.ffn.net.0.proj"], ["blocks.ffn.net.2"], ["blocks.attn2.add_k_proj"], ["blocks.attn2.add_v_proj"]])
 
     private static let ltxNorms = ["attn1", "attn2"].flatMap { [Row("\($0).q_norm", "\($0).norm_q"), Row("\($0).k_norm", "\($0).norm_k")] }
     private static let ltxTimes = ["emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_2", "linear"].map {

@@ -48,13 +48,16 @@ struct DiffusionFamily: Sendable {
     let outer: [Row]
     /// Outer rows by which two whole models are matched, and no adapter is renamed: families that are not known here have the names, too.
     let ofWholeModels: [Row]
+    /// Groups, and rows of them, by their names in diffusers; all of one list together tell the family from others that diffusers has, or are of
+    /// models that have the same names at their authors, too.
+    let marks: [[String]]
 
     init(
         _ name: String, component: String = "transformer", classNames: Set<String>, kohyaNames: KohyaNames, groups: [Group] = [], outer: [Row] = [],
-        ofWholeModels: [Row] = []
+        ofWholeModels: [Row] = [], marks: [[String]] = []
     ) {
         (self.name, self.component, self.classNames, self.kohyaNames) = (name, component, classNames, kohyaNames)
-        (self.groups, self.outer, self.ofWholeModels) = (groups, outer, ofWholeModels)
+        (self.groups, self.outer, self.ofWholeModels, self.marks) = (groups, outer, ofWholeModels, marks)
     }
 
     // MARK: U-Nets
@@ -152,6 +155,22 @@ struct DiffusionFamily: Sendable {
             }
         }
         return fitting.isEmpty ? named : fitting
+    }
+
+    /// Whether names tell the family for certain: each has its place, and some of them no other family has, one without a table here included.
+    func isCertain(by modules: [Sighting]) -> Bool {
+        if isUNet { return true }
+        var seen: Set<String> = []
+        var isOfAuthors = false
+        for module in modules {
+            guard let place = place(of: module.parts) else { return false }
+            guard !place.diffusersPrefix.isEmpty, let group = place.diffusersPrefix.split(separator: ".").first else { continue }
+            // What diffusers calls otherwise has a name that the authors alone gave.
+            if place.isOfAuthors { isOfAuthors = true }
+            seen.insert(String(group))
+            seen.insert("\(group).\(place.row.diffusers[place.part ?? 0])")
+        }
+        return isOfAuthors || marks.contains { $0.allSatisfy(seen.contains) }
     }
 
     /// The family of a class of diffusers; one without a table for a class that is not known.

@@ -11,6 +11,8 @@ struct DenoiserNames {
     private let path: String
     /// The families that it may be for; none where the names are of none that is known.
     private let families: [DiffusionFamily]
+    /// Whether no other family may have these names.
+    private let isCertain: Bool
     private let layout: DiffusionNames.Layout
 
     init(_ adapter: Adapter, base: BaseModel?, path: String) {
@@ -21,6 +23,7 @@ struct DenoiserNames {
         let sightings = modules.map { DiffusionFamily.Sighting(parts: $0.path.components, outputs: $0.outputs, inputs: $0.inputs) }
         let ofBase = base?.families ?? []
         families = ofBase.isEmpty ? DiffusionFamily.candidates(sightings) : ofBase
+        isCertain = !ofBase.isEmpty || families.contains { $0.isCertain(by: sightings) }
         let stems = base.map { $0.files.tensors.keys.map { $0.split(separator: ".") } } ?? sightings.map(\.parts)
         layout = DiffusionNames.Layout(stems)
     }
@@ -219,6 +222,11 @@ struct DenoiserNames {
         return (adapter.with(modules: made), notes)
     }
 
+    /// Whether the module has a name that some program takes already, of whatever family it is.
+    private func isAnyones(_ module: AdapterModule) -> Bool {
+        module.component == DiffusionNames.anyDenoiser && adapter.dialect != .extraction && base?.denoiserClass == nil
+    }
+
     /// Where a module stands among the authors', if it must be renamed.
     private func authorsPlace(of module: AdapterModule) throws(AdapterError) -> DiffusionFamily.Place? {
         let parts = module.path.components
@@ -227,15 +235,21 @@ struct DenoiserNames {
         let keeps = zip(families, places).allSatisfy { family, place in
             family.kohyaNames == .any || family.kohyaNames == .authors && place.map { $0.part == nil } ?? false
         }
-        if keeps, !families.isEmpty { return nil }
+        // ComfyUI takes the same names under diffusion_model. and lora_unet_.
+        if keeps, !families.isEmpty, isCertain || isAnyones(module) { return nil }
         if families.isEmpty || families.allSatisfy({ $0.kohyaNames == .unknown }) {
-            // ComfyUI takes the same names under diffusion_model. and lora_unet_.
-            if module.component == DiffusionNames.anyDenoiser, adapter.dialect != .extraction, base?.denoiserClass == nil { return nil }
+            if isAnyones(module) { return nil }
             throw fault(
                 module,
                 families.isEmpty
                     ? "kohya's layout wants the names of the model's authors, and the family is not known by the names of the modules\(base == nil ? "; name the base with --base" : " and tensors")"
                     : "kohya's layout wants the authors' names of \(familyNames), which are not known here; write diffusers' layout instead")
+        }
+        guard isCertain else {
+            throw fault(
+                module,
+                "kohya's layout wants the names of the model's authors, and the names of the modules do not tell the family for certain: other families than \(familyNames) have them, too; \(wayToFamily)"
+            )
         }
         guard families.count == 1 || places.allSatisfy({ $0?.authorsName == places[0]?.authorsName && $0?.part == places[0]?.part }),
             families.allSatisfy({ $0.kohyaNames == .authors })

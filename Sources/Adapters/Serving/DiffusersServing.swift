@@ -90,7 +90,12 @@ struct DiffusersServing {
         if kinds.count == 1, let kind = kinds.first, let wrong = denoiser.first(where: { ($0.component == "unet") != (kind == "unet") }) {
             reasons.append("it looks for the modules of \(familyNames) under \(kind). and passes over others (\(wrong.label))")
         }
-        if let module = ofAuthors ?? denoiser.first(where: { ["input_blocks", "output_blocks", "middle_block"].contains($0.path.components[0]) }) {
+        // Families that are not known here have some of the names as their own in diffusers.
+        let isOfKnown = places.allSatisfy { $0.place != nil } && places.contains { $0.place?.authorsPrefix.isEmpty == false }
+        let inBlocks = places.first { $0.place?.isOfAuthors == true && $0.place?.authorsPrefix.isEmpty == false }?.module
+        if let module = inBlocks ?? (isOfKnown ? ofAuthors : nil)
+            ?? denoiser.first(where: { ["input_blocks", "output_blocks", "middle_block"].contains($0.path.components[0]) })
+        {
             reasons.append("behind the component it wants its own names of the modules, and not their authors' (\(module.label))")
         }
         // Flux.1's loader alone takes them; names that several families have are Flux.1's first.
@@ -136,8 +141,9 @@ struct DiffusersServing {
         if families.isEmpty { return ["it knows names under lora_unet_ of some families, and these are of none that is known here"] }
         if let module = places.first(where: { $0.place == nil })?.module { return ["it does not know the module (\(module.label))"] }
         if isAll("Qwen-Image") || isAll("Z-Image") {
-            if isAll("Qwen-Image") || denoiser.allSatisfy({ $0.path.text.contains("layers_") || $0.path.text.contains("refiner_") }) { return [] }
-            return ["it does not know the modules outside of the blocks"]
+            // Of Z-Image it puts the dots of diffusers' own names back alone.
+            let lost = isAll("Qwen-Image") ? nil : places.first { $0.place?.authorsPrefix.isEmpty == true && $0.place?.isOfAuthors == true }
+            return lost.map { ["outside of the blocks it wants its own names of the modules (\($0.module.label))"] } ?? []
         }
         if isAll("Wan") { return wanReasons }
         guard isAll("Flux.1", "Chroma", "Flux.2", "HunyuanVideo") else { return ["under lora_unet_ it does not take the names of \(familyNames)"] }
