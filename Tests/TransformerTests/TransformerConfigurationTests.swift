@@ -53,7 +53,8 @@ struct TransformerConfigurationTests {
     private static let refusals: [ConfigurationRefusal] =
         least.keys.map(ConfigurationRefusal.init(without:)) + [
             .init(
-                .unknownArchitecture, ["model_type": "qwen2"], says: "\"qwen2\" is not one that can be trained here; those are llama, mistral, smollm"
+                .unknownArchitecture, ["model_type": "qwen2"],
+                says: "\"qwen2\" is not one that can be run or trained here; those are llama, mistral, smollm"
             ),
             .init(.unknownArchitecture, ["model_type": "Llama"], says: "\"Llama\""),
             .init(.unknownArchitecture, ["model_type": ""], says: "\"\""),
