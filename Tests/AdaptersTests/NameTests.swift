@@ -378,6 +378,40 @@ struct NameTests {
         #expect(throws: AdapterError.self) { try adapter.write(.peft, to: folder.path("out"), base: backbone, options: .init(isDurable: false)) }
     }
 
+    /// mlx-lm calls GPT-2's inner model `model`; the files tell what it is called in memory.
+    @Test func namesOfMLXAreThoseOfTheFiles() throws {
+        let folder = try TemporaryFolder()
+        for prefix in ["", "transformer."] {
+            let model = try base(["\(prefix)h.0.attn.c_attn.weight"], in: folder)
+            try writeText(#"{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}"#, FileSystem.join(model.path, "config.json"))
+            let module = AdapterModule(
+                path: try #require(ModulePath("model.h.0.attn.c_attn")), rank: 1, alpha: 1, loraA: [1, 2, 3], loraB: [1, 2])
+            let adapter = Adapter(path: "adapter", dialect: .mlx, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
+            let out = folder.path("gpt\(prefix.count)")
+            _ = try adapter.write(.peft, to: out, base: try BaseModel(path: model.path), options: .init(isDurable: false))
+            #expect(try Adapter.read(path: out).modules.map(\.path.text) == ["transformer.h.0.attn.c_attn"])
+        }
+    }
+
+    /// Linear layers have known names in some families whose norms have not.
+    @Test func normsOfSomeFamiliesAreNotGuessed() throws {
+        let folder = try TemporaryFolder()
+        let name = "gte.layers.0.attn_ln.weight"
+        let model = try base([name, "gte.layers.0.self_attn.q_proj.weight"], models: ["gte"], in: folder)
+        let module = AdapterModule(
+            path: try #require(ModulePath("gte.layers.0.self_attn.q_proj")), rank: 1, alpha: 1, loraA: [1, 2], loraB: [1, 2, 3])
+        func write(_ replacements: [Replacement], _ layout: Adapter.Layout) throws {
+            let adapter = Adapter(
+                path: "adapter", dialect: .extraction, weightsPath: nil, baseModel: nil, targets: [], modules: [module], replacements: replacements)
+            _ = try adapter.write(layout, to: folder.path("\(layout)\(replacements.count)"), base: model, options: .init(isDurable: false))
+        }
+        let norm = Replacement(tensor: name, values: try model.files.location(of: name))
+        try write([], .peft)
+        try write([norm], .safetensors)
+        let error = #expect(throws: AdapterError.self) { try write([norm], .peft) }
+        #expect(error?.subject == name && error?.message.contains("the norms and convolutions of the family \"gte\"") == true, "\(error as Any)")
+    }
+
     @Test func onlyTheBaseTellsTheNamesInMemoryOfAnAdapterOfMLX() throws {
         let folder = try TemporaryFolder()
         let module = AdapterModule(

@@ -58,6 +58,7 @@ struct MemoryNames: Sendable {
         let models = Self.models(in: configuration)
         let family = configuration?["model_type"]?.stringValue ?? ""
         frame = Self.frame(of: configuration)
+        knowsAllModules = models.isDisjoint(with: Self.partlyKnown)
         renamings =
             (Self.towers.filter { $0.models.split(separator: " ").contains(Substring(family)) }.flatMap(\.renamings)
             + Self.families.filter { family in family.models.split(separator: " ").contains { models.contains(String($0)) } }.flatMap(\.renamings)
@@ -93,6 +94,8 @@ struct MemoryNames: Sendable {
 
     /// Whether `inMemory` gives what transformers has.
     var knowsMemory: Bool { frame != .unknown }
+    /// Whether the names of norms and convolutions in memory are known, too.
+    let knowsAllModules: Bool
 
     /// What transformers calls a tensor in memory that the files, or other tools, call `name`; PEFT gives adapters these names.
     ///
@@ -156,9 +159,17 @@ struct MemoryNames: Sendable {
     private static let unknown: Set<String> = [
         "altclip", "chmv2", "cohere_asr", "colpali", "depth_anything", "depth_pro", "dinov2", "dinov2_with_registers", "dinov3_convnext",
         "dinov3_vit", "grounding-dino", "hrm_text", "jev", "mask2former", "mimi", "mistral_large4", "mm-grounding-dino", "oneformer", "pi0",
+        "pp_doclayout_v2", "pp_doclayout_v3", "pp_doclayout_v4",
         "prompt_depth_anything", "radio", "rf_detr", "sam3_tracker", "sam3_tracker_video", "sam3_video", "sapiens2", "t5gemma2",
         "t5gemma2_encoder", "tipsv2", "tipsv2_dpt", "tipsv2_text_model", "tipsv2_vision_model", "vision-encoder-decoder",
         "vision-text-dual-encoder", "zoedepth",
+    ]
+    /// Families of which norms and convolutions have names in memory that are not known here, and linear layers only known ones.
+    private static let partlyKnown: Set<String> = [
+        "axk1", "bailing_hybrid", "cosmos3_omni", "deepseek_v4", "flava", "gemma4_unified", "glm5_next", "glm5_next_text", "gte", "hunyuan_vl",
+        "hy_v4_vl", "inkling2", "inkling2_loop", "inkling2_loop_text", "inkling2_text", "jina_embeddings_v3", "kimi_k25", "kimi_linear", "kolibri1",
+        "lara_mini", "lfm3_vl", "lfm3_vl_vision", "mimi_encoder", "minimax_m3_vl", "molmo2", "nomic_bert", "olmo_hybrid", "pixio", "qianfan_ocr",
+        "segformer", "step3p7", "unlimited_ocr",
     ]
     /// Classes of other families, likewise.
     private static let unknownClasses: Set<String> = [

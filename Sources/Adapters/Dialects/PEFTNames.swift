@@ -32,6 +32,12 @@ extension Adapter {
                 "PEFT wants the names that modules have in memory, and what transformers calls those of the family \"\(base.configuration?["model_type"]?.stringValue ?? "")\" is not known here; write another layout"
             )
         }
+        if !names.knowsAllModules, let other = replacements.first?.tensor ?? modules.first(where: { $0.kind == .convolution })?.label.text {
+            throw AdapterError(
+                .unsupportedFeature, path: path, subject: other,
+                "PEFT wants the names that modules have in memory, and what transformers calls the norms and convolutions of the family \"\(base.configuration?["model_type"]?.stringValue ?? "")\" is not known here; write the layout safetensors, which `oplora merge` takes"
+            )
+        }
         if let other = replacements.first(where: { !$0.tensor.hasSuffix(".weight") && !$0.tensor.hasSuffix(".bias") }) {
             throw AdapterError(
                 .unsupportedFeature, path: path, subject: other.tensor,
@@ -40,7 +46,9 @@ extension Adapter {
         }
         return with(
             modules: AdapterModule.stackingExperts(modules, of: base).map { module in
-                let parts = names.inMemory("\(module.path).\(module.parameter)").split(separator: ".")
+                // Tools have names of their own; what the files have tells those in memory.
+                let name = "\(module.path).\(module.parameter)"
+                let parts = names.inMemory(base.resolve(name) ?? name).split(separator: ".")
                 guard let parameter = parts.last, let path = ModulePath(parts.dropLast().joined(separator: ".")) else { return module }
                 return module.changing { ($0.path, $0.parameter) = (path, String(parameter)) }
             },
