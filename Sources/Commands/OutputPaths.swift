@@ -28,7 +28,7 @@ extension Adapter.Layout {
 /// input, always. What is wrong with an input is said first. What earlier runs have left beside the output is removed, and nothing that the
 /// command makes from here on can be read by more people than its inputs.
 func refuseExisting(_ path: String, as kind: OutputKind, replacing: Bool, inputs: [Input]) throws {
-    try refuseNameless(path)
+    try refuseUnnameable(path)
     try sayingFirst(inputs) { try refuseExisting(path, as: kind, replacing: replacing, besides: inputs.map(\.path)) }
 }
 
@@ -43,7 +43,7 @@ private func sayingFirst(_ inputs: [Input], _ refuse: () throws -> Void) throws 
     }
 }
 
-private func refuseNameless(_ path: String) throws {
+private func refuseUnnameable(_ path: String) throws {
     guard !path.isEmpty else { throw UsageError("the name of an output is empty; give one") }
     guard FileSystem.lastComponent(path).utf8.count <= FileSystem.maximumNameBytes else {
         throw FileError.cannotCreate(path: path, reason: "its name has more than \(FileSystem.maximumNameBytes) bytes")
@@ -81,7 +81,7 @@ func refuseUnwritableFile(_ path: String, as kind: OutputKind = .report, replaci
 
 /// Likewise for several, and for none, which is of the inputs alone.
 func refuseUnwritableFiles(_ paths: [String], as kind: OutputKind = .report, replacing: Bool, inputs: [Input]) throws {
-    for path in paths { try refuseNameless(path) }
+    for path in paths { try refuseUnnameable(path) }
     try sayingFirst(inputs) {
         for path in paths {
             try refuseExisting(path, as: kind, replacing: replacing, besides: inputs.map(\.path))

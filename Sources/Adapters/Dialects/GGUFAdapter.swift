@@ -64,7 +64,7 @@ public enum GGUFAdapter {
         func text(_ key: String) -> String { file.metadata[key]?.stringValue ?? "" }
         guard text("general.type") == "adapter" else {
             throw fault(
-                .unknownDialect, "general.type", "the file holds a \(text("general.type").isEmpty ? "model" : text("general.type")) , not an adapter")
+                .unknownDialect, "general.type", "the file holds a \(text("general.type").isEmpty ? "model" : text("general.type")), not an adapter")
         }
         guard text("adapter.type") == "lora" else {
             throw fault(.unsupportedFeature, "adapter.type", "adapters of type \"\(text("adapter.type"))\" are not supported, only lora")

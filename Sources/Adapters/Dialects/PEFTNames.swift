@@ -32,7 +32,10 @@ extension Adapter {
                 "PEFT wants the names that modules have in memory, and what transformers calls those of the family \"\(base.configuration?["model_type"]?.stringValue ?? "")\" is not known here; write another layout"
             )
         }
-        if !names.knowsAllModules, let other = replacements.first?.tensor ?? modules.first(where: { $0.kind == .convolution })?.label.text {
+        if !names.knowsAllModules,
+            let other = replacements.first(where: { !base.isVocabulary($0.tensor) })?.tensor
+                ?? modules.first(where: { $0.kind == .convolution })?.label.text
+        {
             throw AdapterError(
                 .unsupportedFeature, path: path, subject: other,
                 "PEFT wants the names that modules have in memory, and what transformers calls the norms and convolutions of the family \"\(base.configuration?["model_type"]?.stringValue ?? "")\" is not known here; write the layout safetensors, which `oplora merge` takes"
