@@ -244,7 +244,7 @@ def make_bad(single, packed, files, tuned, tuned_start):
     text("footer-syntax-duplicate", "footer-syntax", "a key twice", b'"metadata":{}', b'"metadata":{"a":1,"a":1}')
     text("footer-syntax-nan", "footer-syntax", "NaN", b'"metadata":{}', b'"metadata":{"a":NaN}')
     text("footer-syntax-utf8", "footer-syntax", "not UTF-8", b'"metadata":{}', b'"metadata":{"a":"\xff"}')
-    text("footer-syntax-deep", "footer-syntax", "nested too deep", b'"metadata":{}', b'"metadata":{"a":' + b"[" * 100 + b"]" * 100 + b"}")
+    text("footer-syntax-deep", "footer-syntax", "nested too deep", b'"metadata":{}', b'"metadata":{"a":' + b"[" * 64 + b"]" * 64 + b"}")
     text("footer-field", "footer-field", "a member that version 1 does not have", b'"metadata":{}', b'"metadata":{},"more":1')
     text("footer-field-missing", "footer-field", "no metadata", b'"metadata":{},', b"")
     text("footer-field-chunk-size", "footer-field", "a chunk size of 100", b'"chunkSize":4096', b'"chunkSize":100')
