@@ -23,7 +23,7 @@ enum {
     chunk_bytes = 24 * 1024,
 };
 
-ptrdiff_t oplora_merge_widen(const void *source, int type, size_t count, double *wide) {
+ptrdiff_t oplora_merge_widen(const void *source, enum oplora_element type, size_t count, double *wide) {
     ptrdiff_t first = -1;
     for (size_t index = 0; index < count; index++) {
         wide[index] = widen_one(source, type, index);
@@ -32,7 +32,7 @@ ptrdiff_t oplora_merge_widen(const void *source, int type, size_t count, double 
     return first;
 }
 
-ptrdiff_t oplora_merge_scan(const void *source, int type, size_t count, int *is_zero) {
+ptrdiff_t oplora_merge_scan(const void *source, enum oplora_element type, size_t count, int *is_zero) {
     *is_zero = 1;
     for (size_t index = 0; index < count; index++) {
         double value = widen_one(source, type, index);
@@ -99,7 +99,7 @@ int oplora_merge_supports(int path) {
     return 0;
 }
 
-typedef void (*tile_function)(const char *, int, char *, int, size_t, size_t, size_t, size_t, const oplora_merge_factors *, size_t,
+typedef void (*tile_function)(const char *, enum oplora_element, char *, enum oplora_element, size_t, size_t, size_t, size_t, const oplora_merge_factors *, size_t,
                               struct lanes *, int *);
 
 static tile_function tile_of(int path) {
@@ -125,7 +125,7 @@ static run_function run_of(int path) {
 
 // The last panel of a row has fewer columns than a panel: it is computed on a padded copy. The padding is zero on both
 // sides, so it adds nothing to the sums.
-static void narrow_tile(tile_function tile, const char *weights, int weight_type, char *merged, int merged_type, size_t rows,
+static void narrow_tile(tile_function tile, const char *weights, enum oplora_element weight_type, char *merged, enum oplora_element merged_type, size_t rows,
                         size_t columns, size_t width, size_t row, size_t p, const oplora_merge_factors *factors, size_t factor_count,
                         struct lanes *lanes, int *not_finite) {
     char padded[panel * 8], result[panel * 8];
@@ -202,12 +202,12 @@ static oplora_merge_sums estimated_rows(int path, const char *weights, char *mer
     return sums;
 }
 
-oplora_merge_sums oplora_merge_rows(int path, const void *weights, int weight_type, void *merged, int merged_type, size_t rows,
+oplora_merge_sums oplora_merge_rows(int path, const void *weights, enum oplora_element weight_type, void *merged, enum oplora_element merged_type, size_t rows,
                                     size_t columns, const oplora_merge_factors *factors, size_t factor_count) {
     const tile_function tile = tile_of(path);
     const size_t panels = (columns + panel - 1) / panel;
     const size_t weight_size = element_size(weight_type), merged_size = element_size(merged_type);
-    if (factor_count == 1 && factors->is_estimated && weight_type == oplora_merge_bf16 && merged_type == oplora_merge_bf16)
+    if (factor_count == 1 && factors->is_estimated && weight_type == oplora_element_bf16 && merged_type == oplora_element_bf16)
         return estimated_rows(path, weights, merged, rows, columns, factors);
     size_t ranks = 0;
     for (size_t f = 0; f < factor_count; f++) ranks += factors[f].rank;

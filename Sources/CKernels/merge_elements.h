@@ -4,10 +4,10 @@
 #include "float_bits.h"
 #include "oplora_merge.h"
 
-static inline size_t element_size(int type) {
+static inline size_t element_size(enum oplora_element type) {
     switch (type) {
-    case oplora_merge_f32: return 4;
-    case oplora_merge_f64: return 8;
+    case oplora_element_f32: return 4;
+    case oplora_element_f64: return 8;
     default: return 2;
     }
 }
@@ -26,11 +26,11 @@ static inline double widen_half(uint16_t half) {
     return double_of_bits(sign | (exponent + 1008) << 52 | fraction << 42);
 }
 
-static inline double widen_one(const void *source, int type, size_t index) {
+static inline double widen_one(const void *source, enum oplora_element type, size_t index) {
     switch (type) {
-    case oplora_merge_f32: return ((const float *)source)[index];
-    case oplora_merge_bf16: return float_of_bits((uint32_t)((const uint16_t *)source)[index] << 16);
-    case oplora_merge_f16: return widen_half(((const uint16_t *)source)[index]);
+    case oplora_element_f32: return ((const float *)source)[index];
+    case oplora_element_bf16: return float_of_bits((uint32_t)((const uint16_t *)source)[index] << 16);
+    case oplora_element_f16: return widen_half(((const uint16_t *)source)[index]);
     default: return ((const double *)source)[index];
     }
 }
@@ -60,11 +60,11 @@ static inline uint16_t narrow_16(double value, int fraction, int bias, int top) 
     return (uint16_t)(sign | kept);
 }
 
-static inline void narrow_one(double value, void *target, int type, size_t index) {
+static inline void narrow_one(double value, void *target, enum oplora_element type, size_t index) {
     switch (type) {
-    case oplora_merge_f32: ((float *)target)[index] = (float)value; break;
-    case oplora_merge_bf16: ((uint16_t *)target)[index] = narrow_16(value, 7, 127, 255); break;
-    case oplora_merge_f16: ((uint16_t *)target)[index] = narrow_16(value, 10, 15, 31); break;
+    case oplora_element_f32: ((float *)target)[index] = (float)value; break;
+    case oplora_element_bf16: ((uint16_t *)target)[index] = narrow_16(value, 7, 127, 255); break;
+    case oplora_element_f16: ((uint16_t *)target)[index] = narrow_16(value, 10, 15, 31); break;
     default: ((double *)target)[index] = value; break;
     }
 }

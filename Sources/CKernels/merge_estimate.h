@@ -59,14 +59,14 @@ static void portable_run(RUN_PARAMETERS) {
             const size_t start = r * columns + (p - first) * panel;
             struct lanes unused;
             memset(&unused, 0, sizeof unused);
-            portable_panel(weights + 2 * start, oplora_merge_bf16, merged + 2 * start, oplora_merge_bf16, row + r, p, factors, 1, &unused,
+            portable_panel(weights + 2 * start, oplora_element_bf16, merged + 2 * start, oplora_element_bf16, row + r, p, factors, 1, &unused,
                            not_finite);
             for (int i = 0; i < panel; i++) {
                 float acc = 0;
                 for (size_t k = 0; k < rank; k++) acc = fmaf(b[k * run_rows + r], a[k * panel + (size_t)i], acc);
                 const float d = scale * acc;
-                const float before = (float)widen_one(weights, oplora_merge_bf16, start + (size_t)i);
-                const float stored = (float)widen_one(merged, oplora_merge_bf16, start + (size_t)i);
+                const float before = (float)widen_one(weights, oplora_element_bf16, start + (size_t)i);
+                const float stored = (float)widen_one(merged, oplora_element_bf16, start + (size_t)i);
                 lanes[r].update[i] = fmaf(d, d, lanes[r].update[i]);
                 lanes[r].change[i] = fmaf(d, stored - before, lanes[r].change[i]);
             }
@@ -82,7 +82,7 @@ __attribute__((noinline)) static void exact_panel(const char *weights, char *mer
                                                   int *not_finite) {
     struct lanes unused;
     memset(&unused, 0, sizeof unused);
-    tile_avx2_typed(weights, oplora_merge_bf16, merged, oplora_merge_bf16, 1, panel, row, p, factors, 1, &unused, not_finite);
+    tile_avx2_typed(weights, oplora_element_bf16, merged, oplora_element_bf16, 1, panel, row, p, factors, 1, &unused, not_finite);
 }
 
 ALWAYS_INLINE __m256 widen_bf16_8(__m128i words) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16)); }

@@ -14,7 +14,7 @@ static double sum_of_lanes(const double *lanes, size_t stride) {
     return ((l[0] + l[s]) + (l[2 * s] + l[3 * s])) + ((l[4 * s] + l[5 * s]) + (l[6 * s] + l[7 * s]));
 }
 
-static void store(double y, const void *weights, int weight_type, void *merged, int merged_type, size_t index, oplora_merge_sums *sums) {
+static void store(double y, const void *weights, enum oplora_element weight_type, void *merged, enum oplora_element merged_type, size_t index, oplora_merge_sums *sums) {
     narrow_one(y, merged, merged_type, index);
     const double weight = widen_one(weights, weight_type, index), stored = widen_one(merged, merged_type, index);
     if (!is_finite(stored)) sums->not_finite = 1;
@@ -23,8 +23,8 @@ static void store(double y, const void *weights, int weight_type, void *merged, 
     sums->update_times_change += update * change;
 }
 
-oplora_merge_sums oplora_merge_scale_rows(const double *u, const double *magnitudes, const void *weights, int weight_type, void *merged,
-                                          int merged_type, size_t rows, size_t columns) {
+oplora_merge_sums oplora_merge_scale_rows(const double *u, const double *magnitudes, const void *weights, enum oplora_element weight_type, void *merged,
+                                          enum oplora_element merged_type, size_t rows, size_t columns) {
     oplora_merge_sums sums = {0, 0, 0};
     for (size_t row = 0; row < rows; row++) {
         double lanes[norm_lanes] = {0};
@@ -51,8 +51,8 @@ void oplora_merge_column_ratios(const double *lanes, const double *magnitudes, s
     for (size_t i = 0; i < columns; i++) ratios[i] = magnitudes[i] / sqrt(sum_of_lanes(lanes + i, columns));
 }
 
-oplora_merge_sums oplora_merge_scale_columns(const double *u, const double *ratios, const void *weights, int weight_type, void *merged,
-                                             int merged_type, size_t rows, size_t columns) {
+oplora_merge_sums oplora_merge_scale_columns(const double *u, const double *ratios, const void *weights, enum oplora_element weight_type, void *merged,
+                                             enum oplora_element merged_type, size_t rows, size_t columns) {
     oplora_merge_sums sums = {0, 0, 0};
     for (size_t row = 0; row < rows; row++)
         for (size_t i = 0; i < columns; i++)

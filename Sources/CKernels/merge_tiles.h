@@ -30,7 +30,7 @@ static void portable_products(const oplora_merge_factors *factors, size_t row, s
         }
 }
 
-static void portable_panel(const void *weights, int weight_type, void *merged, int merged_type, size_t row, size_t p,
+static void portable_panel(const void *weights, enum oplora_element weight_type, void *merged, enum oplora_element merged_type, size_t row, size_t p,
                            const oplora_merge_factors *factors, size_t factor_count, struct lanes *lanes, int *not_finite) {
     double y[panel], d[panel], acc[panel];
     for (int i = 0; i < panel; i++) {
@@ -57,7 +57,8 @@ static void portable_panel(const void *weights, int weight_type, void *merged, i
     }
 }
 
-static void portable_tile(const char *weights, int weight_type, char *merged, int merged_type, size_t rows, size_t columns, size_t row,
+static void portable_tile(const char *weights, enum oplora_element weight_type, char *merged,
+                          enum oplora_element merged_type, size_t rows, size_t columns, size_t row,
                           size_t p, const oplora_merge_factors *factors, size_t factor_count, struct lanes *lanes, int *not_finite) {
     for (size_t r = 0; r < rows; r++)
         portable_panel(weights + r * columns * element_size(weight_type), weight_type, merged + r * columns * element_size(merged_type),
@@ -81,16 +82,16 @@ ALWAYS_INLINE void widen_floats(__m256 low, __m256 high, __m256d wide[4]) {
 }
 
 // Sixteen elements, widened to binary64.
-ALWAYS_INLINE void widen_16(const void *source, int type, __m256d wide[4]) {
+ALWAYS_INLINE void widen_16(const void *source, enum oplora_element type, __m256d wide[4]) {
     switch (type) {
-    case oplora_merge_f32: widen_floats(_mm256_loadu_ps(source), _mm256_loadu_ps((const float *)source + 8), wide); break;
-    case oplora_merge_bf16: {
+    case oplora_element_f32: widen_floats(_mm256_loadu_ps(source), _mm256_loadu_ps((const float *)source + 8), wide); break;
+    case oplora_element_bf16: {
         __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128(source));
         __m256i high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)source + 1));
         widen_floats(_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16)), wide);
         break;
     }
-    case oplora_merge_f16:
+    case oplora_element_f16:
         widen_floats(_mm256_cvtph_ps(_mm_loadu_si128(source)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)source + 1)), wide);
         break;
     default:
@@ -170,9 +171,9 @@ ALWAYS_INLINE int any_top_exponent(__m256i words, short top) {
 }
 
 // Rounds and stores sixteen elements and leaves in `y` what was stored. Not zero when one of them is not finite.
-ALWAYS_INLINE int narrow_16_wide(__m256d y[4], void *target, int type) {
+ALWAYS_INLINE int narrow_16_wide(__m256d y[4], void *target, enum oplora_element type) {
     switch (type) {
-    case oplora_merge_f32: {
+    case oplora_element_f32: {
         __m256 low = _mm256_set_m128(_mm256_cvtpd_ps(y[1]), _mm256_cvtpd_ps(y[0]));
         __m256 high = _mm256_set_m128(_mm256_cvtpd_ps(y[3]), _mm256_cvtpd_ps(y[2]));
         _mm256_storeu_ps(target, low);
@@ -183,7 +184,7 @@ ALWAYS_INLINE int narrow_16_wide(__m256d y[4], void *target, int type) {
         widen_floats(low, high, y);
         return _mm256_movemask_epi8(_mm256_or_si256(a, b));
     }
-    case oplora_merge_bf16: {
+    case oplora_element_bf16: {
         __m256i words = round_bf16(y);
         _mm256_storeu_si256(target, words);
         __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(words));
@@ -191,7 +192,7 @@ ALWAYS_INLINE int narrow_16_wide(__m256d y[4], void *target, int type) {
         widen_floats(_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16)), y);
         return any_top_exponent(words, 0x7f80);
     }
-    case oplora_merge_f16: {
+    case oplora_element_f16: {
         __m256 low = _mm256_castsi256_ps(_mm256_set_m128i(round_to_odd(y[1]), round_to_odd(y[0])));
         __m256 high = _mm256_castsi256_ps(_mm256_set_m128i(round_to_odd(y[3]), round_to_odd(y[2])));
         __m128i first = _mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT), second = _mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT);
@@ -252,7 +253,8 @@ ALWAYS_INLINE void products_avx2(const oplora_merge_factors *factors, size_t row
 }
 
 // One row of one panel: `y` is rounded and stored, `d` (the whole update) goes into the sums, if there are any to keep.
-ALWAYS_INLINE void finish_row(const void *weights, int weight_type, void *merged, int merged_type, __m256d y[4], const __m256d d[4],
+ALWAYS_INLINE void finish_row(const void *weights, enum oplora_element weight_type, void *merged,
+                              enum oplora_element merged_type, __m256d y[4], const __m256d d[4],
                               struct lanes *lanes, int *not_finite) {
     __m256d weight[4];
     *not_finite |= narrow_16_wide(y, merged, merged_type);
@@ -307,7 +309,8 @@ ALWAYS_INLINE void finish_row(const void *weights, int weight_type, void *merged
                    factor_count ? &lanes[r] : NULL, not_finite)
 
 #define TILE_PARAMETERS                                                                                                                \
-    const char *weights, int weight_type, char *merged, int merged_type, size_t rows, size_t columns, size_t row, size_t p,            \
+    const char *weights, enum oplora_element weight_type, char *merged, enum oplora_element merged_type,                                   \
+        size_t rows, size_t columns, size_t row, size_t p,                                                                                 \
         const oplora_merge_factors *factors, size_t factor_count, struct lanes *lanes, int *not_finite
 
 #define TILE_ARGUMENTS(WEIGHT, MERGED)                                                                                                 \
@@ -317,12 +320,12 @@ ALWAYS_INLINE void tile_avx2_typed(TILE_PARAMETERS) { WIDE_TILE(products_avx2); 
 
 // The stored types in use are nearly always the same on both sides; those get code of their own.
 static void tile_avx2(TILE_PARAMETERS) {
-    if (weight_type == oplora_merge_bf16 && merged_type == oplora_merge_bf16)
-        tile_avx2_typed(TILE_ARGUMENTS(oplora_merge_bf16, oplora_merge_bf16));
-    else if (weight_type == oplora_merge_f16 && merged_type == oplora_merge_f16)
-        tile_avx2_typed(TILE_ARGUMENTS(oplora_merge_f16, oplora_merge_f16));
-    else if (weight_type == oplora_merge_f32 && merged_type == oplora_merge_f32)
-        tile_avx2_typed(TILE_ARGUMENTS(oplora_merge_f32, oplora_merge_f32));
+    if (weight_type == oplora_element_bf16 && merged_type == oplora_element_bf16)
+        tile_avx2_typed(TILE_ARGUMENTS(oplora_element_bf16, oplora_element_bf16));
+    else if (weight_type == oplora_element_f16 && merged_type == oplora_element_f16)
+        tile_avx2_typed(TILE_ARGUMENTS(oplora_element_f16, oplora_element_f16));
+    else if (weight_type == oplora_element_f32 && merged_type == oplora_element_f32)
+        tile_avx2_typed(TILE_ARGUMENTS(oplora_element_f32, oplora_element_f32));
     else
         tile_avx2_typed(TILE_ARGUMENTS(weight_type, merged_type));
 }
@@ -360,8 +363,8 @@ ALWAYS_INLINE void products_avx512(const oplora_merge_factors *factors, size_t r
 ALWAYS_INLINE void tile_avx512_typed(TILE_PARAMETERS) { WIDE_TILE(products_avx512); }
 
 static void tile_avx512(TILE_PARAMETERS) {
-    if (weight_type == oplora_merge_bf16 && merged_type == oplora_merge_bf16)
-        tile_avx512_typed(TILE_ARGUMENTS(oplora_merge_bf16, oplora_merge_bf16));
+    if (weight_type == oplora_element_bf16 && merged_type == oplora_element_bf16)
+        tile_avx512_typed(TILE_ARGUMENTS(oplora_element_bf16, oplora_element_bf16));
     else
         tile_avx512_typed(TILE_ARGUMENTS(weight_type, merged_type));
 }

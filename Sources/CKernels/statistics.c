@@ -11,9 +11,9 @@
 // Elements that are looked at together, several times, while they lie in the first-level cache.
 enum { block = 1024, lanes = 16, limits_at_once = 4 };
 
-static int is_less(uint64_t a, uint64_t b, enum oplora_statistics_element element) {
-    if (element <= oplora_statistics_f64) return double_of_bits(a) < double_of_bits(b);
-    return element == oplora_statistics_u64 ? a < b : (int64_t)a < (int64_t)b;
+static int is_less(uint64_t a, uint64_t b, enum oplora_element element) {
+    if (element <= oplora_element_f64) return double_of_bits(a) < double_of_bits(b);
+    return element == oplora_element_u64 ? a < b : (int64_t)a < (int64_t)b;
 }
 
 // Adds the moments of further numbers, of which there are some.
@@ -24,7 +24,7 @@ static void add_moments(oplora_statistics *total, uint64_t count, double mean, d
     total->squares += squares + distance * distance * (before * (added / (double)total->finite));
 }
 
-void oplora_statistics_add(oplora_statistics *total, const oplora_statistics *part, enum oplora_statistics_element element) {
+void oplora_statistics_add(oplora_statistics *total, const oplora_statistics *part, enum oplora_element element) {
     total->zeros += part->zeros;
     total->nan += part->nan;
     total->infinite += part->infinite;

@@ -145,7 +145,7 @@ static void OF(measure)(oplora_statistics *result, const char *source, ptrdiff_t
     for (ptrdiff_t start = 0; start < count; start += block) {
         oplora_statistics part = {0};
         OF(measure_block)(&part, source + start * (ptrdiff_t)sizeof(STORED), count - start < block ? count - start : block);
-        oplora_statistics_add(result, &part, JOIN(oplora_statistics, ELEMENT));
+        oplora_statistics_add(result, &part, JOIN(oplora_element, ELEMENT));
     }
 }
 

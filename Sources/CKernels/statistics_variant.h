@@ -21,11 +21,11 @@ static inline void NAME(moments)(oplora_statistics *result, double origin, doubl
 
 #include "statistics_half.h"
 
-static void NAME(measure_halves)(oplora_statistics *result, const char *source, ptrdiff_t count, enum oplora_statistics_element element, uint32_t *scratch) {
+static void NAME(measure_halves)(oplora_statistics *result, const char *source, ptrdiff_t count, enum oplora_element element, uint32_t *scratch) {
     for (ptrdiff_t start = 0; start < count; start += half_most) {
         oplora_statistics part = {0};
         ptrdiff_t some = count - start < half_most ? count - start : half_most;
-        if (element == oplora_statistics_bf16) NAME(measure_half)(&part, source + 2 * start, some, 7, 127, scratch);
+        if (element == oplora_element_bf16) NAME(measure_half)(&part, source + 2 * start, some, 7, 127, scratch);
         else NAME(measure_half)(&part, source + 2 * start, some, 10, 15, scratch);
         oplora_statistics_add(result, &part, element);
     }
@@ -101,22 +101,22 @@ static void NAME(measure_halves)(oplora_statistics *result, const char *source, 
 #include "statistics_element.h"
 #undef FLOATING
 
-static void NAME(measure)(oplora_statistics *result, const void *source, enum oplora_statistics_element element, ptrdiff_t count, uint32_t *scratch) {
+static void NAME(measure)(oplora_statistics *result, const void *source, enum oplora_element element, ptrdiff_t count, uint32_t *scratch) {
     const char *bytes = source;
     memset(result, 0, sizeof *result);
     switch (element) {
-    case oplora_statistics_bf16:
-    case oplora_statistics_f16: NAME(measure_halves)(result, bytes, count, element, scratch); break;
-    case oplora_statistics_f32: NAME(measure_f32)(result, bytes, count); break;
-    case oplora_statistics_f64: NAME(measure_f64)(result, bytes, count); break;
-    case oplora_statistics_i8: NAME(measure_i8)(result, bytes, count); break;
-    case oplora_statistics_u8: NAME(measure_u8)(result, bytes, count); break;
-    case oplora_statistics_i16: NAME(measure_i16)(result, bytes, count); break;
-    case oplora_statistics_u16: NAME(measure_u16)(result, bytes, count); break;
-    case oplora_statistics_i32: NAME(measure_i32)(result, bytes, count); break;
-    case oplora_statistics_u32: NAME(measure_u32)(result, bytes, count); break;
-    case oplora_statistics_i64: NAME(measure_i64)(result, bytes, count); break;
-    case oplora_statistics_u64: NAME(measure_u64)(result, bytes, count); break;
+    case oplora_element_bf16:
+    case oplora_element_f16: NAME(measure_halves)(result, bytes, count, element, scratch); break;
+    case oplora_element_f32: NAME(measure_f32)(result, bytes, count); break;
+    case oplora_element_f64: NAME(measure_f64)(result, bytes, count); break;
+    case oplora_element_i8: NAME(measure_i8)(result, bytes, count); break;
+    case oplora_element_u8: NAME(measure_u8)(result, bytes, count); break;
+    case oplora_element_i16: NAME(measure_i16)(result, bytes, count); break;
+    case oplora_element_u16: NAME(measure_u16)(result, bytes, count); break;
+    case oplora_element_i32: NAME(measure_i32)(result, bytes, count); break;
+    case oplora_element_u32: NAME(measure_u32)(result, bytes, count); break;
+    case oplora_element_i64: NAME(measure_i64)(result, bytes, count); break;
+    case oplora_element_u64: NAME(measure_u64)(result, bytes, count); break;
     }
 }
 

@@ -41,16 +41,16 @@ struct format {
     int limit;
 };
 
-static inline struct format format_of(int type) {
+static inline struct format format_of(enum oplora_element type) {
     switch (type) {
-    case oplora_verify_f32: return (struct format){24, -126, 128};
-    case oplora_verify_bf16: return (struct format){8, -126, 128};
-    case oplora_verify_f16: return (struct format){11, -14, 16};
+    case oplora_element_f32: return (struct format){24, -126, 128};
+    case oplora_element_bf16: return (struct format){8, -126, 128};
+    case oplora_element_f16: return (struct format){11, -14, 16};
     default: return (struct format){53, -1022, 1024};
     }
 }
 
-static size_t size_of(int type) { return type == oplora_verify_f64 ? 8 : type == oplora_verify_f32 ? 4 : 2; }
+static size_t size_of(enum oplora_element type) { return type == oplora_element_f64 ? 8 : type == oplora_element_f32 ? 4 : 2; }
 
 static double power_of_two(int exponent) {
     return exponent < -1022 ? double_of_bits(1ull << (exponent + 1074)) : double_of_bits((uint64_t)(exponent + 1023) << 52);
@@ -140,7 +140,7 @@ void oplora_verify_pack(const double *right, size_t rank, size_t columns, double
     } while (0)
 #endif
 
-void oplora_verify_widen(int variant, const void *source, int type, size_t rows, size_t source_stride, size_t count, size_t stride,
+void oplora_verify_widen(int variant, const void *source, enum oplora_element type, size_t rows, size_t source_stride, size_t count, size_t stride,
                          double *wide) {
     CALL(widen, source, type, rows, source_stride, count, stride, wide);
 }
@@ -150,13 +150,13 @@ void oplora_verify_sums(int variant, const oplora_verify_update *update, int is_
     CALL(sums, update, is_first, rows, first, count, stride, weights, total, result);
 }
 
-void oplora_verify_judge(int variant, int type, size_t rows, size_t count, size_t stride, const double *weights, const double *merged,
+void oplora_verify_judge(int variant, enum oplora_element type, size_t rows, size_t count, size_t stride, const double *weights, const double *merged,
                          const double *total, const double *result, const oplora_verify_bounds *bounds, int64_t index, size_t columns,
                          oplora_verify_tally *tally) {
     CALL(judge, type, rows, count, stride, weights, merged, total, result, bounds, index, columns, tally);
 }
 
-void oplora_verify_rows(int variant, const void *base, int base_type, const void *merged, int merged_type, size_t rows, size_t columns,
+void oplora_verify_rows(int variant, const void *base, enum oplora_element base_type, const void *merged, enum oplora_element merged_type, size_t rows, size_t columns,
                         const oplora_verify_update *update, const oplora_verify_bounds *bounds, int64_t index, oplora_verify_tally *tally) {
     CALL(rows, base, base_type, merged, merged_type, rows, columns, update, bounds, index, tally);
 }

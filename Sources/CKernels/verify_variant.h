@@ -10,11 +10,11 @@
 
 INLINE wide NAME(splat)(double x) { return (wide){x, x, x, x, x, x, x, x}; }
 
-INLINE wide NAME(widen_8)(const char *source, int type) {
+INLINE wide NAME(widen_8)(const char *source, enum oplora_element type) {
     switch (type) {
-    case oplora_verify_f32: return __builtin_convertvector(*(const narrow *)source, wide);
-    case oplora_verify_bf16: return __builtin_convertvector((narrow)(__builtin_convertvector(*(const halves *)source, words) << 16), wide);
-    case oplora_verify_f16: {
+    case oplora_element_f32: return __builtin_convertvector(*(const narrow *)source, wide);
+    case oplora_element_bf16: return __builtin_convertvector((narrow)(__builtin_convertvector(*(const halves *)source, words) << 16), wide);
+    case oplora_element_f16: {
         // The fields of binary32 are wider: moved into place and scaled by the difference of the biases, which is exact. What is
         // infinite or NaN would become finite and is put right.
         const words bits = __builtin_convertvector(*(const halves *)source, words);
@@ -29,7 +29,7 @@ INLINE wide NAME(widen_8)(const char *source, int type) {
     }
 }
 
-INLINE void NAME(widen_typed)(const char *source, int type, size_t size, size_t rows, size_t source_stride, size_t count, size_t stride,
+INLINE void NAME(widen_typed)(const char *source, enum oplora_element type, size_t size, size_t rows, size_t source_stride, size_t count, size_t stride,
                               double *target) {
     for (size_t row = 0; row < rows; row++, source += source_stride * size, target += stride) {
         size_t i = 0;
@@ -43,12 +43,12 @@ INLINE void NAME(widen_typed)(const char *source, int type, size_t size, size_t 
 }
 
 #define WIDEN(type, size) NAME(widen_typed)(source, type, size, rows, source_stride, count, stride, target)
-static void NAME(widen)(const void *source, int type, size_t rows, size_t source_stride, size_t count, size_t stride, double *target) {
+static void NAME(widen)(const void *source, enum oplora_element type, size_t rows, size_t source_stride, size_t count, size_t stride, double *target) {
     switch (type) {
-    case oplora_verify_f32: return WIDEN(oplora_verify_f32, 4);
-    case oplora_verify_bf16: return WIDEN(oplora_verify_bf16, 2);
-    case oplora_verify_f16: return WIDEN(oplora_verify_f16, 2);
-    default: return WIDEN(oplora_verify_f64, 8);
+    case oplora_element_f32: return WIDEN(oplora_element_f32, 4);
+    case oplora_element_bf16: return WIDEN(oplora_element_bf16, 2);
+    case oplora_element_f16: return WIDEN(oplora_element_f16, 2);
+    default: return WIDEN(oplora_element_f64, 8);
     }
 }
 #undef WIDEN
@@ -311,14 +311,14 @@ INLINE void NAME(explain_as)(struct format format, size_t count, const double *w
 }
 
 // With a type known where it is compiled.
-static void NAME(explain)(int type, size_t count, const double *weights, const double *merged, const double *total, const double *result,
+static void NAME(explain)(enum oplora_element type, size_t count, const double *weights, const double *merged, const double *total, const double *result,
                           const oplora_verify_bounds *bounds, size_t row, int64_t index, oplora_verify_tally *tally) {
 #define EXPLAIN(type) NAME(explain_as)(format_of(type), count, weights, merged, total, result, bounds, row, index, tally)
     switch (type) {
-    case oplora_verify_f32: return EXPLAIN(oplora_verify_f32);
-    case oplora_verify_bf16: return EXPLAIN(oplora_verify_bf16);
-    case oplora_verify_f16: return EXPLAIN(oplora_verify_f16);
-    default: return EXPLAIN(oplora_verify_f64);
+    case oplora_element_f32: return EXPLAIN(oplora_element_f32);
+    case oplora_element_bf16: return EXPLAIN(oplora_element_bf16);
+    case oplora_element_f16: return EXPLAIN(oplora_element_f16);
+    default: return EXPLAIN(oplora_element_f64);
     }
 #undef EXPLAIN
 }
@@ -365,7 +365,7 @@ INLINE void NAME(add_sums)(const struct NAME(row_sums) *sums, size_t count, oplo
                   tally);
 }
 
-static void NAME(judge)(int type, size_t rows, size_t count, size_t stride, const double *weights, const double *merged, const double *total,
+static void NAME(judge)(enum oplora_element type, size_t rows, size_t count, size_t stride, const double *weights, const double *merged, const double *total,
                         const double *result, const oplora_verify_bounds *bounds, int64_t index, size_t columns,
                         oplora_verify_tally *tally) {
     const struct format format = format_of(type);
@@ -384,7 +384,7 @@ static void NAME(judge)(int type, size_t rows, size_t count, size_t stride, cons
 }
 
 // A tile: `count` columns of some rows whose updates are in `total` [rows, tile_columns]. The types are constants where it is inlined.
-INLINE void NAME(tile)(const char *base, int base_type, size_t base_size, const char *merged, int merged_type, size_t merged_size, size_t rows,
+INLINE void NAME(tile)(const char *base, enum oplora_element base_type, size_t base_size, const char *merged, enum oplora_element merged_type, size_t merged_size, size_t rows,
                        size_t columns, size_t count, const double *total, const oplora_verify_bounds *bounds, int64_t index,
                        oplora_verify_tally *tally) {
     const struct format format = format_of(merged_type);
@@ -440,9 +440,9 @@ static void NAME(tile_sums)(const double *left, const oplora_verify_update *upda
 
 INLINE singles NAME(splat_single)(float x) { return (singles){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 
-INLINE singles NAME(widen_16)(const char *source, int type) {
+INLINE singles NAME(widen_16)(const char *source, enum oplora_element type) {
     const signs bits = __builtin_convertvector(*(const shorts *)source, signs);
-    if (type == oplora_verify_bf16) return (singles)(bits << 16);
+    if (type == oplora_element_bf16) return (singles)(bits << 16);
     // As in widen_8; what is infinite or NaN compares as nothing and is left open.
     const signs special = (signs)((bits & 0x7c00) == 0x7c00) & 0x7fc00000;
     return (singles)((signs)((singles)((bits & 0x7fff) << 13 | (bits & 0x8000) << 16) * 0x1p112f) | special);
@@ -483,7 +483,7 @@ static void NAME(look_sums)(const float *left, const oplora_verify_update *updat
 }
 
 // Whether the elements of a panel, from column on, are the correctly rounded ones, in binary64. `left` is a row of [rank, row_tile].
-INLINE int NAME(is_right)(const char *base, const char *merged, int type, const double *left, const oplora_verify_update *update, size_t column,
+INLINE int NAME(is_right)(const char *base, const char *merged, enum oplora_element type, const double *left, const oplora_verify_update *update, size_t column,
                           double scale) {
     const double *right = update->right + column * update->rank;
     wide acc[2] = {{0}, {0}};
@@ -513,7 +513,7 @@ INLINE wide NAME(halves_of)(singles x) {
 
 // Whether all elements of a row of a tile, from column on, are certainly the correctly rounded ones; if so, adds what they add up to.
 // Columns are whole panels. `total` is the row's update in binary32, `error` bounds it as a share of the columns' norms.
-INLINE int NAME(look)(const char *base, const char *merged, int type, size_t column, size_t count, const float *total, const double *left,
+INLINE int NAME(look)(const char *base, const char *merged, enum oplora_element type, size_t column, size_t count, const float *total, const double *left,
                       const oplora_verify_update *update, double error, double norm_squares, struct NAME(looked_at) *sums) {
     const struct format format = format_of(type);
     const float scale = (float)power_of_two(format.precision), *norms = update->norms_narrow + column;
@@ -555,7 +555,7 @@ INLINE int NAME(look)(const char *base, const char *merged, int type, size_t col
 }
 
 // A row of a tile that a first look has left open, in binary64.
-static void NAME(open_row)(const char *base, const char *merged, int type, size_t columns, size_t column, size_t width, size_t row,
+static void NAME(open_row)(const char *base, const char *merged, enum oplora_element type, size_t columns, size_t column, size_t width, size_t row,
                            const oplora_verify_update *update, const oplora_verify_bounds *bounds, int64_t index, oplora_verify_tally *tally) {
     double total[tile_columns];
     oplora_verify_update part = *update;
@@ -564,13 +564,13 @@ static void NAME(open_row)(const char *base, const char *merged, int type, size_
     oplora_verify_bounds near = *bounds;
     near.errors += row;
     near.norms += column;
-    if (type == oplora_verify_bf16)
-        NAME(tile)(base, oplora_verify_bf16, 2, merged, oplora_verify_bf16, 2, 1, columns, width, total, &near, index, tally);
+    if (type == oplora_element_bf16)
+        NAME(tile)(base, oplora_element_bf16, 2, merged, oplora_element_bf16, 2, 1, columns, width, total, &near, index, tally);
     else
-        NAME(tile)(base, oplora_verify_f16, 2, merged, oplora_verify_f16, 2, 1, columns, width, total, &near, index, tally);
+        NAME(tile)(base, oplora_element_f16, 2, merged, oplora_element_f16, 2, 1, columns, width, total, &near, index, tally);
 }
 
-static void NAME(rows)(const char *base, int base_type, const char *merged, int merged_type, size_t rows, size_t columns,
+static void NAME(rows)(const char *base, enum oplora_element base_type, const char *merged, enum oplora_element merged_type, size_t rows, size_t columns,
                        const oplora_verify_update *update, const oplora_verify_bounds *bounds, int64_t index, oplora_verify_tally *tally) {
     const size_t base_size = size_of(base_type), merged_size = size_of(merged_type);
     double total[row_tile * tile_columns], packed[row_block * packed_rank];
@@ -610,7 +610,7 @@ static void NAME(rows)(const char *base, int base_type, const char *merged, int 
 #define LOOK_AT(type)                                                                                        \
     NAME(look)(before + step, after + step, type, column, width, narrow_total + r * tile_columns,                \
                packed + (row - block) * rank + r, update, bounds->errors[row + r], norm_squares, &looked_at)
-                        if (merged_type == oplora_verify_bf16 ? LOOK_AT(oplora_verify_bf16) : LOOK_AT(oplora_verify_f16)) {
+                        if (merged_type == oplora_element_bf16 ? LOOK_AT(oplora_element_bf16) : LOOK_AT(oplora_element_f16)) {
                             left_open -= left_open > 0;
                             continue;
                         }
@@ -632,12 +632,12 @@ static void NAME(rows)(const char *base, int base_type, const char *merged, int 
                 near.norms += column;
 #define TILE(from, from_size, to, to_size) \
     NAME(tile)(before, from, from_size, after, to, to_size, count, columns, width, total, &near, at, tally)
-                if (base_type == oplora_verify_bf16 && merged_type == oplora_verify_bf16)
-                    TILE(oplora_verify_bf16, 2, oplora_verify_bf16, 2);
-                else if (base_type == oplora_verify_f32 && merged_type == oplora_verify_f32)
-                    TILE(oplora_verify_f32, 4, oplora_verify_f32, 4);
-                else if (base_type == oplora_verify_f16 && merged_type == oplora_verify_f16)
-                    TILE(oplora_verify_f16, 2, oplora_verify_f16, 2);
+                if (base_type == oplora_element_bf16 && merged_type == oplora_element_bf16)
+                    TILE(oplora_element_bf16, 2, oplora_element_bf16, 2);
+                else if (base_type == oplora_element_f32 && merged_type == oplora_element_f32)
+                    TILE(oplora_element_f32, 4, oplora_element_f32, 4);
+                else if (base_type == oplora_element_f16 && merged_type == oplora_element_f16)
+                    TILE(oplora_element_f16, 2, oplora_element_f16, 2);
                 else
                     TILE(base_type, base_size, merged_type, merged_size);
 #undef TILE

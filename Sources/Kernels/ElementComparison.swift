@@ -136,20 +136,17 @@ public struct ElementComparison: Sendable, Equatable {
                 target[i] = Double(unsafe bytes.unsafeLoadUnaligned(fromByteOffset: i * MemoryLayout<Element>.size, as: Element.self))
             }
         }
-        func floating(_ type: some BinaryInteger) {
+        func floating(_ type: oplora_element) {
             // Sound: the caller has counted the elements, and the target holds as many.
             unsafe bytes.withUnsafeBytes { from in
                 unsafe target.withUnsafeMutableBufferPointer { to in
                     unsafe oplora_verify_widen(
-                        MergePath.best.rawValue, from.baseAddress, Int32(type), 1, count, count, count, to.baseAddress)
+                        MergePath.best.rawValue, from.baseAddress, type, 1, count, count, count, to.baseAddress)
                 }
             }
         }
         switch dtype {
-        case .bf16: floating(oplora_verify_bf16)
-        case .f16: floating(oplora_verify_f16)
-        case .f32: floating(oplora_verify_f32)
-        case .f64: floating(oplora_verify_f64)
+        case .bf16, .f16, .f32, .f64: floating(dtype.floatElement)
         case .i8: values(Int8.self)
         case .u8, .bool: values(UInt8.self)
         case .i16: values(Int16.self)

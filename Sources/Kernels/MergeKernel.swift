@@ -53,8 +53,8 @@ public enum MergePath: Int32, CaseIterable, Sendable {
     public init(
         loraA: RawSpan, typeA: DType, loraB: RawSpan, typeB: DType, outputs: Int, inputs: Int, rank: Int, scale: Double, firstRow: Int = 0
     ) throws(NotFinite) {
-        let a = MergeElement(checking: typeA)
-        let b = MergeElement(checking: typeB)
+        let a = typeA.floatElement
+        let b = typeB.floatElement
         precondition(loraA.byteCount == rank * inputs * typeA.bitWidth / 8 && loraB.byteCount == outputs * rank * typeB.bitWidth / 8)
         self.firstRow = firstRow
         self.outputs = outputs
@@ -64,18 +64,18 @@ public enum MergePath: Int32, CaseIterable, Sendable {
         let panel = Int(oplora_merge_panel)
         paddedInputs = (inputs + panel - 1) / panel * panel
         packedCount = paddedInputs * rank
-        productsAreExact = a != .f64 && b != .f64
+        productsAreExact = typeA != .f64 && typeB != .f64
         let numbers = UnsafeMutablePointer<Double>.allocate(capacity: max(packedCount + outputs * rank, 1))
         unsafe storage = numbers
         unsafe floats = .allocate(capacity: max(packedCount + paddedInputs + outputs, 1))
         let wideB = unsafe numbers + packedCount
         // Sound: the sizes have been checked above and the pointers are used only during the calls.
         let faultInA = unsafe withUnsafeTemporaryAllocation(of: Double.self, capacity: max(rank * inputs, 1)) { wide in
-            let fault = unsafe loraA.withUnsafeBytes { unsafe oplora_merge_widen($0.baseAddress, a.rawValue, rank * inputs, wide.baseAddress) }
+            let fault = unsafe loraA.withUnsafeBytes { unsafe oplora_merge_widen($0.baseAddress, a, rank * inputs, wide.baseAddress) }
             unsafe oplora_merge_pack(wide.baseAddress, rank, inputs, numbers)
             return fault
         }
-        let faultInB = unsafe loraB.withUnsafeBytes { unsafe oplora_merge_widen($0.baseAddress, b.rawValue, outputs * rank, wideB) }
+        let faultInB = unsafe loraB.withUnsafeBytes { unsafe oplora_merge_widen($0.baseAddress, b, outputs * rank, wideB) }
         if productsAreExact, faultInA < 0, faultInB < 0 {
             let norms = unsafe floats + packedCount
             isEstimated = unsafe oplora_merge_estimate(numbers, wideB, rank, inputs, outputs, scale, floats, norms, norms + paddedInputs) != 0
@@ -120,18 +120,15 @@ public struct MergeSums: Sendable, Equatable {
 /// The merge W′ = round(W + s·B·A), as it is defined: acc = Σ over k ascending of B[o,k]·A[k,i] in binary64 from +0;
 /// y = W + (s·acc), each operation rounded, adapters in order; W′ is y rounded once to nearest even into the stored type.
 public enum MergeKernel {
-    /// The element types that weights and factors may have.
-    public static func supports(_ dtype: DType) -> Bool { MergeElement(dtype) != nil }
-
     /// What the elements of a factor are like, which may have any number of dimensions.
     ///
     /// - Returns: the index of the first element that is infinite or NaN, and whether all elements before it are zero.
     public static func scan(_ elements: RawSpan, of dtype: DType) -> (firstNotFinite: Int?, isZero: Bool) {
-        let type = MergeElement(checking: dtype)
+        let type = dtype.floatElement
         var isZero: Int32 = 1
         // Sound: the pointer is used only during the call.
         let index = unsafe elements.withUnsafeBytes {
-            unsafe oplora_merge_scan($0.baseAddress, type.rawValue, $0.count / (dtype.bitWidth / 8), &isZero)
+            unsafe oplora_merge_scan($0.baseAddress, type, $0.count / (dtype.bitWidth / 8), &isZero)
         }
         return (index < 0 ? nil : index, isZero != 0)
     }
@@ -149,8 +146,8 @@ public enum MergeKernel {
         weights: RawSpan, weightType: DType, into merged: inout MutableRawSpan, mergedType: DType, rows: Range<Int>, columns: Int,
         factors: [MergeFactors], path: MergePath = .best
     ) -> MergeSums {
-        let source = MergeElement(checking: weightType)
-        let target = MergeElement(checking: mergedType)
+        let source = weightType.floatElement
+        let target = mergedType.floatElement
         precondition(path.isSupported)
         precondition(weights.byteCount == rows.count * columns * weightType.bitWidth / 8)
         precondition(merged.byteCount >= rows.count * columns * mergedType.bitWidth / 8)
@@ -162,7 +159,7 @@ public enum MergeKernel {
             unsafe merged.withUnsafeMutableBytes { to in
                 unsafe views.withUnsafeBufferPointer { list in
                     unsafe oplora_merge_rows(
-                        path.rawValue, from.baseAddress, source.rawValue, to.baseAddress, target.rawValue, rows.count, columns,
+                        path.rawValue, from.baseAddress, source, to.baseAddress, target, rows.count, columns,
                         list.baseAddress, list.count)
                 }
             }
@@ -233,15 +230,15 @@ public enum MagnitudeKernel {
 
     @unsafe private typealias Function =
         @convention(c) (
-            UnsafePointer<Double>?, UnsafePointer<Double>?, UnsafeRawPointer?, Int32, UnsafeMutableRawPointer?, Int32, Int, Int
+            UnsafePointer<Double>?, UnsafePointer<Double>?, UnsafeRawPointer?, oplora_element, UnsafeMutableRawPointer?, oplora_element, Int, Int
         ) -> oplora_merge_sums
 
     @unsafe private static func scale(
         _ sums: [Double], _ numbers: Span<Double>, _ weights: RawSpan, _ weightType: DType, into merged: inout MutableRawSpan, _ mergedType: DType,
         rows: Int, columns: Int, _ function: Function
     ) -> MergeSums {
-        let source = MergeElement(checking: weightType)
-        let target = MergeElement(checking: mergedType)
+        let source = weightType.floatElement
+        let target = mergedType.floatElement
         precondition(sums.count >= rows * columns && weights.byteCount == rows * columns * weightType.bitWidth / 8)
         precondition(merged.byteCount >= rows * columns * mergedType.bitWidth / 8)
         // Sound: the sizes have been checked and the pointers are used only during the call.
@@ -250,36 +247,12 @@ public enum MagnitudeKernel {
                 unsafe weights.withUnsafeBytes { from in
                     unsafe merged.withUnsafeMutableBytes { to in
                         unsafe function(
-                            u.baseAddress, numbers.baseAddress, from.baseAddress, source.rawValue, to.baseAddress, target.rawValue, rows, columns)
+                            u.baseAddress, numbers.baseAddress, from.baseAddress, source, to.baseAddress, target, rows, columns)
                     }
                 }
             }
         }
         return MergeSums(
             updateSquared: result.update_squared, updateTimesChange: result.update_times_change, isNotFinite: result.not_finite != 0)
-    }
-}
-
-/// The kernel's numbers for element types.
-private enum MergeElement: Int32 {
-    case f32 = 0
-    case bf16 = 1
-    case f16 = 2
-    case f64 = 3
-
-    init?(_ dtype: DType) {
-        switch dtype {
-        case .f32: self = .f32
-        case .bf16: self = .bf16
-        case .f16: self = .f16
-        case .f64: self = .f64
-        default: return nil
-        }
-    }
-
-    /// For callers that have asked `MergeKernel.supports` before.
-    init(checking dtype: DType) {
-        guard let element = MergeElement(dtype) else { preconditionFailure("\(dtype) is not a type that the merge takes") }
-        self = element
     }
 }

@@ -26,12 +26,12 @@ public struct TensorStatistics: Sendable, Equatable {
     /// 2^(sk) to below 2^(s(k + 1)).
     public let histogram: [Int]
 
-    init(_ result: oplora_statistics, element: oplora_statistics_element) {
+    init(_ result: oplora_statistics, element: oplora_element) {
         func number(_ bits: UInt64) -> Number? {
             guard result.finite > 0 else { return nil }
             switch element {
-            case oplora_statistics_bf16, oplora_statistics_f16, oplora_statistics_f32, oplora_statistics_f64: return .real(Double(bitPattern: bits))
-            case oplora_statistics_u64: return .unsigned(bits)
+            case oplora_element_bf16, oplora_element_f16, oplora_element_f32, oplora_element_f64: return .real(Double(bitPattern: bits))
+            case oplora_element_u64: return .unsigned(bits)
             default: return .integer(Int64(bitPattern: bits))
             }
         }
@@ -45,25 +45,7 @@ public struct TensorStatistics: Sendable, Equatable {
     }
 
     /// Whether tensors of this type are measured: floating types of 16 bits and more, integers and BOOL.
-    public static func measures(_ dtype: DType) -> Bool { element(dtype) != nil }
-
-    private static func element(_ dtype: DType) -> oplora_statistics_element? {
-        switch dtype {
-        case .bf16: oplora_statistics_bf16
-        case .f16: oplora_statistics_f16
-        case .f32: oplora_statistics_f32
-        case .f64: oplora_statistics_f64
-        case .i8: oplora_statistics_i8
-        case .u8, .bool: oplora_statistics_u8
-        case .i16: oplora_statistics_i16
-        case .u16: oplora_statistics_u16
-        case .i32: oplora_statistics_i32
-        case .u32: oplora_statistics_u32
-        case .i64: oplora_statistics_i64
-        case .u64: oplora_statistics_u64
-        default: nil
-        }
-    }
+    public static func measures(_ dtype: DType) -> Bool { dtype.element != nil }
 
     /// Measures tensors of mapped files, on all threads of `pool`.
     ///
@@ -71,7 +53,7 @@ public struct TensorStatistics: Sendable, Equatable {
     /// - Returns: one for each tensor; `nil` where its type is not measured. The same for every number of threads.
     public static func measure(_ tensors: [(file: MappedFile, info: TensorInfo)?], pool: ThreadPool) -> [TensorStatistics?] {
         let sources = tensors.map { tensor -> Source in
-            guard let tensor, let element = element(tensor.info.dtype) else { return Source() }
+            guard let tensor, let element = tensor.info.dtype.element else { return Source() }
             // Sound: `tensors` keeps the mappings until the end.
             return unsafe Source(
                 start: tensor.file.bytes.extracting(tensor.info.byteRange).withUnsafeBytes { $0.baseAddress }, element: element,
@@ -93,7 +75,7 @@ public struct TensorStatistics: Sendable, Equatable {
         byteCount: Int, dtype: DType, read: (_ range: Range<Int>, _ take: (RawSpan) -> Void) throws -> Void
     ) rethrows -> TensorStatistics? {
         precondition(byteCount * 8 % dtype.bitWidth == 0, "the bytes are whole elements")
-        guard let element = element(dtype) else { return nil }
+        guard let element = dtype.element else { return nil }
         var total = oplora_statistics()
         let scratch = Scratch(threads: 1)
         for start in stride(from: 0, to: byteCount, by: pieceBytes) {
@@ -111,7 +93,7 @@ public struct TensorStatistics: Sendable, Equatable {
     /// Where elements lie.
     @safe private struct Source: Sendable {
         nonisolated(unsafe) var start: UnsafeRawPointer?
-        var element: oplora_statistics_element?
+        var element: oplora_element?
         var count = 0
         /// The mapped file that they are part of.
         var file: MappedFile?
@@ -180,11 +162,11 @@ public struct TensorStatistics: Sendable, Equatable {
         }
     }
 
-    private static func byteWidth(_ element: oplora_statistics_element) -> Int {
+    private static func byteWidth(_ element: oplora_element) -> Int {
         switch element {
-        case oplora_statistics_i8, oplora_statistics_u8: 1
-        case oplora_statistics_bf16, oplora_statistics_f16, oplora_statistics_i16, oplora_statistics_u16: 2
-        case oplora_statistics_f32, oplora_statistics_i32, oplora_statistics_u32: 4
+        case oplora_element_i8, oplora_element_u8: 1
+        case oplora_element_bf16, oplora_element_f16, oplora_element_i16, oplora_element_u16: 2
+        case oplora_element_f32, oplora_element_i32, oplora_element_u32: 4
         default: 8
         }
     }

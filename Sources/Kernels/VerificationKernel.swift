@@ -47,7 +47,7 @@ public enum VerificationKernel {
         tally: inout VerificationTally,
         path: MergePath = .best
     ) {
-        let (from, to) = (type(baseType), type(mergedType))
+        let (from, to) = (baseType.floatElement, mergedType.floatElement)
         precondition(path.isSupported && base.byteCount == rows.count * columns * baseType.bitWidth / 8)
         precondition(merged.byteCount == rows.count * columns * mergedType.bitWidth / 8)
         precondition(updates.allSatisfy { $0.columns == columns && $0.firstRow <= rows.lowerBound })
@@ -90,7 +90,7 @@ public enum VerificationKernel {
 
     /// One update without a magnitude, by far the most frequent case.
     private static func measure(
-        _ base: RawSpan, _ baseType: Int32, _ merged: RawSpan, _ mergedType: Int32, rows: Range<Int>, _ update: VerificationUpdate,
+        _ base: RawSpan, _ baseType: oplora_element, _ merged: RawSpan, _ mergedType: oplora_element, rows: Range<Int>, _ update: VerificationUpdate,
         _ recipes: Int32, isThorough: Bool, _ tally: inout VerificationTally, _ path: MergePath
     ) {
         let first = rows.lowerBound - update.firstRow
@@ -125,7 +125,7 @@ public enum VerificationKernel {
     public static let tile = 6
 
     private struct Block {
-        let type: Int32
+        let type: oplora_element
         let stride: Int
         let columns: Int
         /// What is added to the number of an element in the matrix.
@@ -153,28 +153,18 @@ public enum VerificationKernel {
         }
         workspace.grow(to: (columns + 15) / 16 * 16)
         for row in rows {
-            widen(base, type(baseType), (row - rows.lowerBound) * columns, rows: 1, columns, columns, columns, into: &workspace.weights, path)
+            widen(base, baseType.floatElement, (row - rows.lowerBound) * columns, rows: 1, columns, columns, columns, into: &workspace.weights, path)
             sums(updates, rows: row..<row + 1, column: 0, width: columns, stride: columns, &workspace, path)
             if let magnitude { _ = scale(row: row, at: 0, width: columns, magnitude, updates[0], &workspace) }
             body(row, workspace.result[0..<columns])
         }
     }
 
-    private static func type(_ dtype: DType) -> Int32 {
-        switch dtype {
-        case .f32: Int32(oplora_verify_f32)
-        case .bf16: Int32(oplora_verify_bf16)
-        case .f16: Int32(oplora_verify_f16)
-        case .f64: Int32(oplora_verify_f64)
-        default: preconditionFailure("\(dtype) is not a type that is merged")
-        }
-    }
-
     private static func widen(
-        _ bytes: RawSpan, _ type: Int32, _ start: Int, rows: Int, _ columns: Int, _ width: Int, _ stride: Int, into target: inout [Double],
+        _ bytes: RawSpan, _ type: oplora_element, _ start: Int, rows: Int, _ columns: Int, _ width: Int, _ stride: Int, into target: inout [Double],
         _ path: MergePath
     ) {
-        let size = type == Int32(oplora_verify_f64) ? 8 : type == Int32(oplora_verify_f32) ? 4 : 2
+        let size = type == oplora_element_f64 ? 8 : type == oplora_element_f32 ? 4 : 2
         // Sound: the caller has checked that the elements are there and that the target holds them.
         unsafe bytes.extracting(start * size..<(start + (rows - 1) * columns + width) * size).withUnsafeBytes { from in
             unsafe target.withUnsafeMutableBufferPointer { to in

@@ -17,7 +17,7 @@ public import Tensors
     ///   - info: a tensor of `file` with one or two dimensions.
     /// - Returns: `nil` when the dtype is not F32, BF16 or F16, or the shape has another number of dimensions.
     public init?(file: MappedFile, info: TensorInfo) {
-        guard [.f32, .bf16, .f16].contains(info.dtype), (1...2).contains(info.shape.count) else { return nil }
+        guard info.dtype.isWritable, (1...2).contains(info.shape.count) else { return nil }
         name = info.name
         rows = info.shape.count == 2 ? info.shape[0] : 1
         columns = info.shape[info.shape.count - 1]
@@ -42,13 +42,7 @@ public import Tensors
         unsafe pointer = UnsafeRawPointer(values.pointer)
     }
 
-    var element: oplora_element {
-        switch dtype {
-        case .bf16: oplora_element_bf16
-        case .f16: oplora_element_f16
-        default: oplora_element_f32
-        }
-    }
+    var element: oplora_element { dtype.floatElement }
 
     /// The address of an element.
     func address(row: Int, column: Int) -> UnsafeRawPointer {

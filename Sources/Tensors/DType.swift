@@ -39,6 +39,17 @@ public enum DType: String, CaseIterable, Sendable, Hashable {
     }
 }
 
+extension DType {
+    /// Whether it is a floating-point type that is computed with: weights, factors and whole tensors of adapters may have it.
+    public var isFloat: Bool { self == .f32 || self == .bf16 || self == .f16 || self == .f64 }
+
+    /// Whether models and adapters are written in it where another type than the stored one is asked for, and run in it.
+    public var isWritable: Bool { self == .f32 || self == .bf16 || self == .f16 }
+
+    /// Those in which models and adapters are written.
+    public static let writable: [DType] = [.f32, .bf16, .f16]
+}
+
 extension DType: CustomStringConvertible {
     public var description: String { rawValue }
 }

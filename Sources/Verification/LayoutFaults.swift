@@ -87,7 +87,7 @@ extension MergeWork {
 
     /// How far some merged elements are from what another work's should be, in shares of the latter.
     fileprivate func distance(to other: MergeWork) throws -> Double {
-        guard [source, merged, other.source].allSatisfy({ MergeKernel.supports($0.info.dtype) }) else { return .infinity }
+        guard [source, merged, other.source].allSatisfy({ $0.info.dtype.isFloat }) else { return .infinity }
         var index = rows.lowerBound * columns + shift
         var (rest, whole) = (0.0, 0.0)
         try other.beginning.forEachExpectedRow { _, elements in

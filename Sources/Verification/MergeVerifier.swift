@@ -157,8 +157,6 @@ public enum MergeVerifier {
             && [".gate.weight", ".e_score_correction_bias", ".expert_bias", ".dt_bias", ".sinks"].contains(where: name.hasSuffix)
     }
 
-    private static func isFloating(_ dtype: DType) -> Bool { [.f32, .bf16, .f16, .f64].contains(dtype) }
-
     /// What is to be measured: the tensors that both models hold alike.
     private static func match(
         _ model: AdaptedModel, _ merged: WeightFiles, _ correspondence: TensorCorrespondence, options: Options, faults: inout [Fault],
@@ -307,7 +305,7 @@ public enum MergeVerifier {
         let owner = work.isReplaced ? "those that the adapter puts there" : "the base's and \(why)"
         var faults: [Fault] = []
         var message = "\(differing) of \(work.elementCount) elements are not \(owner); the first is element \(work.place(first))"
-        if isFloating(work.merged.info.dtype) {
+        if work.merged.info.dtype.isFloat {
             let stored = StoredElement.value(work.merged, first + work.shift)
             let before = StoredElement.value(work.source, work.sourceIndex(first))
             message += ", \(stored) where \(work.isReplaced ? "the adapter" : "the base") has \(before)"
@@ -337,7 +335,7 @@ public enum MergeVerifier {
     private static func baseFault(_ works: [MergeWork], _ outcomes: [WorkOutcome], _ faults: [Fault]) -> Fault? {
         var (untouched, changed, adapted, explained) = (0, 0, 0, 0)
         let wrong = Set(faults.filter { $0.code == .wrongUpdate }.map(\.module))
-        for (work, outcome) in zip(works, outcomes) where isFloating(work.merged.info.dtype) && work.elementCount > 1 {
+        for (work, outcome) in zip(works, outcomes) where work.merged.info.dtype.isFloat && work.elementCount > 1 {
             switch outcome {
             case .compared(let differing, _) where !work.isReplaced:
                 untouched += 1

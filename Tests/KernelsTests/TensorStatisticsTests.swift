@@ -18,10 +18,9 @@ struct TensorStatisticsTests {
         case number(value: Double, exact: TensorStatistics.Number, exponent: Int?)
     }
 
-    private static func isFloating(_ dtype: DType) -> Bool { [.bf16, .f16, .f32, .f64].contains(dtype) }
 
     private static func element(_ bits: UInt64, _ dtype: DType) -> Element {
-        if isFloating(dtype) {
+        if dtype.isFloat {
             let value: Double =
                 switch dtype {
                 case .bf16: Double(Float(bitPattern: UInt32(bits) << 16))
@@ -42,7 +41,7 @@ struct TensorStatisticsTests {
 
     private static func bin(_ exponent: Int, _ dtype: DType) -> Int {
         // Rounded down, also below zero.
-        isFloating(dtype) ? min(15, max(0, (exponent + 26) >> 1)) : exponent / max(1, dtype.bitWidth / 16)
+        dtype.isFloat ? min(15, max(0, (exponent + 26) >> 1)) : exponent / max(1, dtype.bitWidth / 16)
     }
 
     private static func less(_ a: TensorStatistics.Number, _ b: TensorStatistics.Number) -> Bool {
@@ -126,7 +125,7 @@ struct TensorStatisticsTests {
                 return random & 0x800F_FFFF_FFFF_FFFF | exponent << 52
             }
             if any { return random & mask }
-            guard isFloating(dtype) else { return random % 100 & mask }
+            guard dtype.isFloat else { return random % 100 & mask }
             let value = generator.normal() * 0.05 + 0.01
             return switch dtype {
             case .f64: value.bitPattern
@@ -160,7 +159,7 @@ struct TensorStatisticsTests {
             default: 0x7FF0_0000_0000_0000
             }
         var special: [UInt64] = [0, 1, 2, sign - 1, sign, sign + 1, sign | (sign - 1)]
-        if Self.isFloating(dtype) { special += [infinity - 1, infinity, infinity + 1, sign | infinity, sign | infinity + 1, sign | infinity - 1] }
+        if dtype.isFloat { special += [infinity - 1, infinity, infinity + 1, sign | infinity, sign | infinity + 1, sign | infinity - 1] }
         // Squares of the largest binary64 numbers are beyond it.
         if dtype == .f64 { special.removeAll { $0 & ~sign == infinity - 1 } }
         for element in special {

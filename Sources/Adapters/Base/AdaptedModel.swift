@@ -118,7 +118,7 @@ public struct AdaptedModel: Sendable {
     /// The element type of a tensor of the model where another one is asked for: what floating point can be converted is, but for what says how
     /// codes are meant.
     public func dtype(of tensor: Tensor, asked: DType?) -> DType {
-        guard let asked, MergeKernel.supports(tensor.dtype), !base.quantization.isCompanion(tensor.name) else { return tensor.dtype }
+        guard let asked, tensor.dtype.isFloat, !base.quantization.isCompanion(tensor.name) else { return tensor.dtype }
         return asked
     }
 }

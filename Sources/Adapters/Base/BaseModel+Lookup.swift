@@ -70,7 +70,7 @@ extension BaseModel {
     ) throws(MergeError) -> (name: String, info: TensorInfo) {
         guard let name = resolve(wanted), let info = (replaced[name] ?? source(of: name))?.info else { throw missing(wanted, adapter: adapter) }
         if replaced[name] == nil, let found = quantization.format(of: name, isOfFile: true, in: self) { throw refusal(found, of: name) }
-        guard MergeKernel.supports(info.dtype) else {
+        guard info.dtype.isFloat else {
             throw MergeError(
                 .unsupportedDType, path: path, tensor: name,
                 "a weight in \(info.dtype) cannot be merged; F32, BF16, F16 and F64 can, so convert the base first")

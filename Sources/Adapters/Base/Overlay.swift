@@ -57,7 +57,7 @@ struct Overlay {
         }
         if let info = base.source(of: name)?.info {
             let isSameType = info.dtype == values.info.dtype
-            guard isSameType || MergeKernel.supports(info.dtype) && MergeKernel.supports(values.info.dtype) else {
+            guard isSameType || info.dtype.isFloat && values.info.dtype.isFloat else {
                 throw MergeError(
                     .unsupportedDType, path: adapter.path, tensor: name,
                     "values in \(values.info.dtype) cannot take the place of the base's in \(info.dtype)")
@@ -104,7 +104,7 @@ struct Overlay {
                 "the adapter has rows \(describe(shape: values.info.shape)) for \(numbers.count) tokens up to number \(numbers.max() ?? 0) and the base's tensor is \(describe(shape: info.shape))"
             )
         }
-        guard MergeKernel.supports(info.dtype), MergeKernel.supports(values.info.dtype) else {
+        guard info.dtype.isFloat, values.info.dtype.isFloat else {
             throw MergeError(
                 .unsupportedDType, path: adapter.path, tensor: name,
                 "rows in \(values.info.dtype) cannot take the place of the base's in \(info.dtype)")

@@ -89,7 +89,7 @@ public enum GGUFAdapter {
                 throw fault(
                     .unexpectedTensor, tensor.name, "it is no factor of a matrix; nothing of an adapter may be left out")
             }
-            guard let dtype = tensor.type.dtype, MergeKernel.supports(dtype) else {
+            guard let dtype = tensor.type.dtype, dtype.isFloat else {
                 throw fault(.unsupportedDType, tensor.name, "a factor in \(tensor.type) is not supported; F32, BF16, F16 and F64 are")
             }
             let matrix = FactorMatrix(name: tensor.name, dtype: dtype, shape: tensor.shape, file: file.file, range: tensor.byteRange)

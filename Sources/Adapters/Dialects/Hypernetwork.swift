@@ -55,7 +55,7 @@ struct ModuleTensors {
     }
 
     mutating func add(_ tensor: TensorInfo, module: String, part: String) throws(AdapterError) {
-        guard MergeKernel.supports(tensor.dtype) else {
+        guard tensor.dtype.isFloat else {
             throw AdapterError(
                 .unsupportedDType, path: file.path, subject: tensor.name,
                 "parameters in \(tensor.dtype) are not supported; F32, BF16, F16 and F64 are")

@@ -42,7 +42,7 @@ public enum Kohya {
             guard let part = parts.first(where: tensor.name.hasSuffix), prefixes.contains(where: { tensor.name.hasPrefix($0.prefix) }) else {
                 throw unexpected(tensor.name, path: file.path)
             }
-            guard MergeKernel.supports(tensor.dtype) else {
+            guard tensor.dtype.isFloat else {
                 throw AdapterError(
                     .unsupportedDType, path: file.path, subject: tensor.name,
                     "a factor in \(tensor.dtype) is not supported; F32, BF16, F16 and F64 are")
@@ -141,7 +141,7 @@ public enum Kohya {
 
     /// One number, which must be finite.
     static func scalar(_ tensor: TensorInfo, in file: SafetensorsFile) throws(AdapterError) -> Double {
-        guard tensor.elementCount == 1, MergeKernel.supports(tensor.dtype) else {
+        guard tensor.elementCount == 1, tensor.dtype.isFloat else {
             throw AdapterError(
                 .invalidShape, path: file.path, subject: tensor.name,
                 "an alpha is one number, and this is \(tensor.dtype) \(describe(shape: tensor.shape))")

@@ -129,7 +129,7 @@ public enum MLX {
         }
         var parts: OrderedDictionary<ModulePath, Parts> = [:]
         for tensor in file.tensors.values {
-            guard MergeKernel.supports(tensor.dtype) else {
+            guard tensor.dtype.isFloat else {
                 throw fault(.unsupportedDType, tensor.name, "a factor in \(tensor.dtype) is not supported; F32, BF16, F16 and F64 are")
             }
             guard let dot = tensor.name.lastIndex(of: "."), let path = ModulePath(tensor.name[..<dot]) else {

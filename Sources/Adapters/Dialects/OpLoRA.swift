@@ -120,7 +120,7 @@ public enum OpLoRA {
         guard let infoA = shared[sharedA], let infoB = shared[sharedB] else {
             throw AdapterError(.missingFactor, path: file.path, subject: name, "the file does not hold the frozen \(sharedA) and \(sharedB)")
         }
-        for info in [infoA, infoB] where info.shape.count != 2 || !MergeKernel.supports(info.dtype) {
+        for info in [infoA, infoB] where info.shape.count != 2 || !info.dtype.isFloat {
             throw AdapterError(
                 .invalidShape, path: file.path, subject: info.name, "it must be a matrix and is \(info.dtype) \(describe(shape: info.shape))")
         }

@@ -52,7 +52,7 @@ struct OutputTensor {
     /// The element type in which it is written: what has been multiplied would lose bits in a narrow one.
     func dtype(_ asked: DType?) -> DType {
         // A tensor of whole values may be of a type that is no number's.
-        if keepsType || !MergeKernel.supports(matrix.dtype) { return matrix.dtype }
+        if keepsType || !matrix.dtype.isFloat { return matrix.dtype }
         if let asked { return asked }
         return factor == 1 || matrix.dtype == .f64 ? matrix.dtype : .f32
     }
@@ -64,7 +64,7 @@ struct OutputTensor {
         let dtype = dtype(asked)
         let count = matrix.rows * matrix.columns
         if factor == 1, dtype == matrix.dtype {
-            if MergeKernel.supports(dtype), let (row, column) = matrix.firstNotFinite {
+            if dtype.isFloat, let (row, column) = matrix.firstNotFinite {
                 throw AdapterError(
                     .notFinite, path: path, subject: name, "element \(matrix.place(row: row, column: column)) is infinite or NaN")
             }
@@ -103,7 +103,7 @@ struct OutputTensor {
     }
 
     static func check(_ options: AdapterOptions, path: String) throws(AdapterError) {
-        guard let dtype = options.dtype, ![.f32, .bf16, .f16].contains(dtype) else { return }
+        guard let dtype = options.dtype, !dtype.isWritable else { return }
         throw AdapterError(.unsupportedDType, path: path, "factors are written as F32, BF16 or F16, not \(dtype)")
     }
 }

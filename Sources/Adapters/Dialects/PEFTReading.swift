@@ -148,7 +148,7 @@ struct PEFTReading {
     }
 
     private mutating func claimFactor(_ tensor: TensorInfo, _ part: WritableKeyPath<Parts, FactorMatrix?>, owner: Owner) throws(AdapterError) {
-        guard MergeKernel.supports(tensor.dtype) else {
+        guard tensor.dtype.isFloat else {
             throw fault(.unsupportedDType, tensor.name, "a factor in \(tensor.dtype) is not supported; F32, BF16, F16 and F64 are")
         }
         let isVector = part == \.magnitude || part == \.bias

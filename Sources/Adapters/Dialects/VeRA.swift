@@ -43,7 +43,7 @@ enum VeRA {
             func fault(_ code: AdapterError.Code, _ message: String) -> AdapterError {
                 AdapterError(code, path: file.path, subject: tensor.name, message)
             }
-            guard MergeKernel.supports(tensor.dtype) else {
+            guard tensor.dtype.isFloat else {
                 throw fault(.unsupportedDType, "a factor in \(tensor.dtype) is not supported; F32, BF16, F16 and F64 are")
             }
             let matrix = FactorMatrix(tensor, in: file)

@@ -60,7 +60,7 @@ public struct MergePlan: Sendable {
         base path: String, adapters: [WeightedAdapter], dtype: DType?, takesAnyBase: Bool, mergesAgain: Bool, keepsTokenizer: Bool,
         readsFactors: Bool, isTaking: Bool
     ) throws {
-        if let dtype, ![.f32, .bf16, .f16].contains(dtype) {
+        if let dtype, !dtype.isWritable {
             throw MergeError(.unsupportedDType, path: path, "a merged model can be F32, BF16 or F16, not \(dtype)")
         }
         guard adapters.contains(where: { !$0.adapter.modules.isEmpty || !$0.adapter.replacements.isEmpty }) else {

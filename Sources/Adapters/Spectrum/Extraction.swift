@@ -200,7 +200,7 @@ extension WeightDifference {
 
         /// Whether they have the same numbers, in whatever element types.
         var haveSameValues: Bool {
-            areComparable && [before, after].allSatisfy { MergeKernel.supports($0.dtype) } && before.doubles() == after.doubles()
+            areComparable && [before, after].allSatisfy { $0.dtype.isFloat } && before.doubles() == after.doubles()
         }
 
         /// Whether they have the same bytes.
@@ -237,7 +237,7 @@ private struct Change: Sendable {
         let (before, after) = (tensors.before, tensors.after)
         let shape = tensors.shape
         guard shape == tensors.shapeAfter, shape.count >= 2, !shape.contains(0) else { return nil }
-        for dtype in [before.dtype, after.dtype] where !MergeKernel.supports(dtype) {
+        for dtype in [before.dtype, after.dtype] where !dtype.isFloat {
             throw AdapterError(
                 .unsupportedDType, path: path, subject: name, "a difference of weights in \(dtype) is not supported; F32, BF16, F16 and F64 are")
         }

@@ -112,7 +112,7 @@ public struct UpdateComparison: Sendable {
     /// Of vectors, of which one adapter may have none.
     private static func entry(_ name: String, _ first: FactorMatrix?, _ second: FactorMatrix?) -> [Entry] {
         guard first != nil || second != nil else { return [] }
-        guard let first, let second, first.shape == second.shape, MergeKernel.supports(first.dtype), MergeKernel.supports(second.dtype) else {
+        guard let first, let second, first.shape == second.shape, first.dtype.isFloat, second.dtype.isFloat else {
             let isSame = first.flatMap { first in second.map { first.hasSameBytes(as: $0) } } ?? false
             return [Entry(name: name, ranks: [], relative: isSame ? 0 : .infinity)]
         }

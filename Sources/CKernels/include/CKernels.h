@@ -1,6 +1,7 @@
 // The C face of the hot loops. Swift callers check every size once; nothing here checks again.
 #pragma once
 
+#include "oplora_element.h"
 #include "oplora_pool.h"
 #include "oplora_training.h"
 #include "oplora_merge.h"

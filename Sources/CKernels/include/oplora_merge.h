@@ -1,11 +1,11 @@
 // The merge of low-rank updates into stored weights, as the merge arithmetic defines it: the same bytes from every path.
+// Weights and factors are F32, BF16, F16 or F64.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-/// Element types that weights and factors may have.
-enum { oplora_merge_f32 = 0, oplora_merge_bf16 = 1, oplora_merge_f16 = 2, oplora_merge_f64 = 3 };
+#include "oplora_element.h"
 
 /// Instruction sets, from the plainest on.
 enum { oplora_merge_portable = 0, oplora_merge_avx2 = 1, oplora_merge_avx512 = 2 };
@@ -46,10 +46,10 @@ typedef struct {
 int oplora_merge_supports(int path);
 
 /// Widens `count` elements of `type` to binary64. Returns the index of the first one that is not finite, or -1.
-ptrdiff_t oplora_merge_widen(const void *source, int type, size_t count, double *wide);
+ptrdiff_t oplora_merge_widen(const void *source, enum oplora_element type, size_t count, double *wide);
 
 /// Returns the index of the first of `count` elements of `type` that is not finite, or -1; says whether all are zero.
-ptrdiff_t oplora_merge_scan(const void *source, int type, size_t count, int *is_zero);
+ptrdiff_t oplora_merge_scan(const void *source, enum oplora_element type, size_t count, int *is_zero);
 
 /// Lays A [rank, columns], in binary64, out in panels: `packed` takes ceil(columns / 16) · 16 · rank numbers.
 void oplora_merge_pack(const double *a, size_t rank, size_t columns, double *packed);
@@ -62,7 +62,7 @@ int oplora_merge_estimate(const double *packed, const double *b, size_t rank, si
 
 /// Merges `rows` rows of `columns` elements: `weights`, `merged` and the B of each factor point at the first of them. With no
 /// factors it converts from one type to the other.
-oplora_merge_sums oplora_merge_rows(int path, const void *weights, int weight_type, void *merged, int merged_type, size_t rows,
+oplora_merge_sums oplora_merge_rows(int path, const void *weights, enum oplora_element weight_type, void *merged, enum oplora_element merged_type, size_t rows,
                                     size_t columns, const oplora_merge_factors *factors, size_t factor_count);
 
 // MARK: Magnitudes (DoRA): W' = round((m / ‖u‖)·u) with u = W + s·acc in binary64. The squares of a norm are added in eight
@@ -70,8 +70,8 @@ oplora_merge_sums oplora_merge_rows(int path, const void *weights, int weight_ty
 // ((0+1)+(2+3)) + ((4+5)+(6+7)).
 
 /// Scales rows of u [rows, columns] to the norms `magnitudes` [rows] and stores them.
-oplora_merge_sums oplora_merge_scale_rows(const double *u, const double *magnitudes, const void *weights, int weight_type, void *merged,
-                                          int merged_type, size_t rows, size_t columns);
+oplora_merge_sums oplora_merge_scale_rows(const double *u, const double *magnitudes, const void *weights, enum oplora_element weight_type, void *merged,
+                                          enum oplora_element merged_type, size_t rows, size_t columns);
 
 /// Adds the squares of rows of u to the lanes [8, columns] of its columns; the first of the rows has the number `first_row`.
 void oplora_merge_add_squares(const double *u, size_t rows, size_t columns, size_t first_row, double *lanes);
@@ -80,5 +80,5 @@ void oplora_merge_add_squares(const double *u, size_t rows, size_t columns, size
 void oplora_merge_column_ratios(const double *lanes, const double *magnitudes, size_t columns, double *ratios);
 
 /// Scales the columns of rows of u by `ratios` [columns] and stores them.
-oplora_merge_sums oplora_merge_scale_columns(const double *u, const double *ratios, const void *weights, int weight_type, void *merged,
-                                             int merged_type, size_t rows, size_t columns);
+oplora_merge_sums oplora_merge_scale_columns(const double *u, const double *ratios, const void *weights, enum oplora_element weight_type, void *merged,
+                                             enum oplora_element merged_type, size_t rows, size_t columns);

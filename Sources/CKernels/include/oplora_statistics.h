@@ -7,11 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum oplora_statistics_element {
-    oplora_statistics_bf16, oplora_statistics_f16, oplora_statistics_f32, oplora_statistics_f64,
-    oplora_statistics_i8, oplora_statistics_u8, oplora_statistics_i16, oplora_statistics_u16,
-    oplora_statistics_i32, oplora_statistics_u32, oplora_statistics_i64, oplora_statistics_u64,
-};
+#include "oplora_element.h"
 
 enum {
     oplora_statistics_bins = 16,
@@ -38,12 +34,12 @@ typedef struct {
     const char *name;
     /// Statistics of `count` elements that lie anywhere, aligned or not. scratch is (oplora_statistics_scratch), of one thread
     /// alone, zero before and after.
-    void (*measure)(oplora_statistics *result, const void *source, enum oplora_statistics_element element, ptrdiff_t count,
+    void (*measure)(oplora_statistics *result, const void *source, enum oplora_element element, ptrdiff_t count,
                     uint32_t *scratch);
 } oplora_statistics_kernels;
 
 /// Adds the statistics of further elements of the same type (Chan, Golub and LeVeque 1979). The order of additions counts.
-void oplora_statistics_add(oplora_statistics *total, const oplora_statistics *part, enum oplora_statistics_element element);
+void oplora_statistics_add(oplora_statistics *total, const oplora_statistics *part, enum oplora_element element);
 
 /// The fastest kernels that this processor can run.
 const oplora_statistics_kernels *oplora_statistics_kernels_best(void);

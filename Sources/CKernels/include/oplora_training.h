@@ -6,8 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// How the elements of a weight matrix are stored.
-enum oplora_element { oplora_element_f32 = 0, oplora_element_bf16 = 1, oplora_element_f16 = 2 };
+#include "oplora_element.h"
 
 /// What one step of AdamW needs besides the arrays. Decay is decoupled (Loshchilov & Hutter 2019).
 typedef struct {

@@ -6,8 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// Element types.
-enum { oplora_verify_f32 = 0, oplora_verify_bf16 = 1, oplora_verify_f16 = 2, oplora_verify_f64 = 3 };
+#include "oplora_element.h"
 
 /// The ways in which tools are known to merge. In each the product B·A is summed in binary32, in an order that is not known, and
 /// the sum W + d is rounded to binary32 before it is rounded to the type of W'; they differ in what d is rounded to before.
@@ -107,7 +106,7 @@ void oplora_verify_clear(oplora_verify_tally *tally);
 void oplora_verify_add(oplora_verify_tally *tally, const oplora_verify_tally *other);
 
 /// Widens `count` elements of each of some rows, which are `source_stride` elements apart, to binary64 [rows, stride].
-void oplora_verify_widen(int variant, const void *source, int type, size_t rows, size_t source_stride, size_t count, size_t stride,
+void oplora_verify_widen(int variant, const void *source, enum oplora_element type, size_t rows, size_t source_stride, size_t count, size_t stride,
                          double *wide);
 
 /// Lays [rank, columns] out in panels.
@@ -121,11 +120,11 @@ void oplora_verify_sums(int variant, const oplora_verify_update *update, int is_
 
 /// Judges `count` elements of each of some rows in a stored type: W, W', d and y, all [rows, stride]. The numbers of the first row's
 /// elements in the tensor begin with `index`, those of each following row `columns` later.
-void oplora_verify_judge(int variant, int type, size_t rows, size_t count, size_t stride, const double *weights, const double *merged,
+void oplora_verify_judge(int variant, enum oplora_element type, size_t rows, size_t count, size_t stride, const double *weights, const double *merged,
                          const double *total, const double *result, const oplora_verify_bounds *bounds, int64_t index, size_t columns,
                          oplora_verify_tally *tally);
 
 /// All of it for one update without a magnitude: rows of W and W' [rows, columns] in their types. The update, the bounds and `index`
 /// begin with the first of them.
-void oplora_verify_rows(int variant, const void *base, int base_type, const void *merged, int merged_type, size_t rows, size_t columns,
+void oplora_verify_rows(int variant, const void *base, enum oplora_element base_type, const void *merged, enum oplora_element merged_type, size_t rows, size_t columns,
                         const oplora_verify_update *update, const oplora_verify_bounds *bounds, int64_t index, oplora_verify_tally *tally);
