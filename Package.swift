@@ -40,26 +40,27 @@ let package = Package(
         module(
             "Commands",
             [
-                "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint",
+                "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint", "Weights",
                 "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "CFileIO", "Tensors", "Hashing", "VisibleText", argumentParser,
                 orderedCollections,
             ]),
         module(
             "Verification",
-            ["Transformer", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText", orderedCollections]),
+            ["Transformer", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText", orderedCollections]),
         module(
             "Training",
             [
-                "HyperLoRA", "Transformer", "Tokenizer", "NativeCheckpoint", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors",
-                "Hashing", orderedCollections,
+                "HyperLoRA", "Transformer", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "Kernels", "JSON", "FileIO",
+                "Tensors", "Hashing", orderedCollections,
             ]),
         module("HyperLoRA", ["Kernels", "Tensors"]),
-        module("Transformer", ["Kernels", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
+        module("Transformer", ["Kernels", "Weights", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("Tokenizer", ["JSON", "FileIO", orderedCollections]),
-        module("Adapters", ["Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
-        module("Packing", ["NativeCheckpoint", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
+        module("Adapters", ["Weights", "Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module("Packing", ["NativeCheckpoint", "Weights", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("NativeCheckpoint", ["Kernels", "CKernels", "CZlib", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("GGUF", ["FileIO", "Tensors", orderedCollections]),
+        module("Weights", ["Safetensors", "GGUF", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("Safetensors", ["JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Kernels", ["CKernels", "COneDNN", "FileIO", "Tensors"]),
         module("JSON", ["CJSONC", "FileIO", "VisibleText", orderedCollections]),
@@ -81,7 +82,7 @@ let package = Package(
         .target(name: "FaultyCalls", path: "Tests/FaultyCalls", cSettings: [.treatAllWarnings(as: .error)]),
         .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
         .target(
-            name: "TestModels", dependencies: ["TestSupport", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections],
+            name: "TestModels", dependencies: ["TestSupport", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections],
             path: "Tests/TestModels", swiftSettings: strict),
         tests("JSONTests", ["JSON"]),
         tests("VisibleTextTests", ["VisibleText"]),
@@ -93,20 +94,21 @@ let package = Package(
         tests(
             "AdaptersTests",
             [
-                "TestModels", "TestSupport", "Adapters", "Verification", "GGUF", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO", "Tensors",
+                "TestModels", "TestSupport", "Adapters", "Verification", "Weights", "GGUF", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO", "Tensors",
                 "Hashing",
                 orderedCollections,
             ]),
         tests(
             "VerificationTests",
             [
-                "TestModels", "TestSupport", "Verification", "Adapters", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing",
+                "TestModels", "TestSupport", "Verification", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing",
                 orderedCollections,
             ]),
         tests(
             "EndToEndTests",
             [
-                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "NativeCheckpoint", "Safetensors", "JSON", "FileIO",
+                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "NativeCheckpoint", "Weights", "Safetensors", "JSON",
+                "FileIO",
                 "Tensors", "Hashing",
                 orderedCollections,
             ]),
@@ -119,11 +121,12 @@ let package = Package(
         tests("FileIOTests", ["TestModels", "TestSupport", "FileIO"]),
         tests("HTMLTests", ["HTML"]),
         tests("GGUFTests", ["TestModels", "TestSupport", "GGUF", "FileIO", "Tensors", orderedCollections]),
-        tests("SafetensorsTests", ["TestModels", "TestSupport", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
+        tests("WeightsTests", ["TestModels", "TestSupport", "Weights", "Safetensors", "GGUF", "JSON", "FileIO", "Tensors", orderedCollections]),
+        tests("SafetensorsTests", ["TestModels", "TestSupport", "Weights", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests(
             "TransformerTests",
-            ["TestModels", "TestSupport", "Transformer", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
-        tests("TrainingTests", ["TestSupport", "Training", "HyperLoRA", "Transformer", "Kernels", "Safetensors", "Tensors", orderedCollections]),
+            ["TestModels", "TestSupport", "Transformer", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
+        tests("TrainingTests", ["TestSupport", "Training", "HyperLoRA", "Transformer", "Kernels", "Weights", "Safetensors", "Tensors", orderedCollections]),
 
         .target(
             name: "CKernels",
@@ -143,7 +146,7 @@ if Context.environment["OPLORA_FUZZ"] != nil {
         .executableTarget(
             name: "Fuzz",
             dependencies: [
-                "Adapters", "Verification", "Tokenizer", "NativeCheckpoint", "Safetensors", "CKernels", "CZlib", "JSON", "Hashing", "FileIO",
+                "Adapters", "Verification", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "CKernels", "CZlib", "JSON", "Hashing", "FileIO",
                 "Tensors",
                 orderedCollections,
             ], path: "Fuzz/Targets", swiftSettings: strict))

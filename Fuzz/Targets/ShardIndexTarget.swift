@@ -3,6 +3,7 @@ import JSON
 import OrderedCollections
 import Safetensors
 import Tensors
+import Weights
 
 /// The shards that every index is about: two tensors in one, one in the other.
 private let shards: Void = {
@@ -18,13 +19,13 @@ private let shards: Void = {
     }
 }()
 
-private let index = InputFile(WeightFiles.indexName)
+private let index = InputFile(ModelWeights.indexName)
 
 /// An index beside two shards: what is accepted names their tensors, all of them and each in its shard.
 func fuzzShardIndex(_ bytes: [UInt8]) {
     _ = shards
     index.write(bytes)
-    guard let weights = try? WeightFiles(path: InputFile.folder) else { return }
+    guard let weights = try? ModelWeights(path: InputFile.folder) else { return }
     guard let map = weights.index?["weight_map"]?.objectValue else { fail("an index without a weight_map was accepted") }
     require(Set(map.keys) == Set(weights.tensors.keys), "the index and the weights name different tensors")
     for (name, location) in weights.tensors {

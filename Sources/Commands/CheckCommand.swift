@@ -2,6 +2,7 @@ internal import ArgumentParser
 internal import FileIO
 internal import NativeCheckpoint
 internal import Safetensors
+internal import Weights
 
 struct CheckCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -55,7 +56,7 @@ struct CheckCommand: ParsableCommand {
                 guard mode == .strict else {
                     throw UsageError("\(path): --mode reference is for single files, for the library reads no folders; name the files in it")
                 }
-                let weights = try WeightFiles(path: path)
+                let weights = try ModelWeights(path: path)
                 remarks = weights.remarks
                 for shard in weights.shards {
                     let name = FileSystem.lastComponent(shard.path)

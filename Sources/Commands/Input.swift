@@ -5,6 +5,7 @@ internal import Packing
 internal import Safetensors
 internal import Training
 internal import Transformer
+internal import Weights
 
 /// What a command reads. What is wrong with it is said whether or not the output exists, and is looked for in its headers alone, so that the
 /// output is judged before there is any work.
@@ -27,18 +28,18 @@ struct Input {
     static func model(_ path: String) -> Input { Input(path) { _ = try BaseModel(path: path) } }
 
     /// The weights of a model, whatever its configuration says.
-    static func weights(_ path: String) -> Input { Input(path) { _ = try WeightFiles(path: path) } }
+    static func weights(_ path: String) -> Input { Input(path) { _ = try ModelWeights(path: path) } }
 
     /// A model that is run.
     static func transformer(_ path: String) -> Input {
         Input(path, isRequirement: true) {
             guard FileSystem.isFolder(path) || !FileSystem.exists(path) else {
                 // What is wrong with the file itself comes first.
-                _ = try WeightFiles(path: path)
+                _ = try ModelWeights(path: path)
                 throw UsageError("\(path): a model is run from its folder, with config.json beside the weights; name the folder")
             }
             // They say what the folder is that holds no model.
-            guard try !WeightFiles(path: path).isPipeline else {
+            guard try !ModelWeights(path: path).isPipeline else {
                 throw UsageError("\(path): this is a pipeline of a diffusion model, and only language models of the Llama family are run here")
             }
             _ = try TransformerConfiguration(folder: path)

@@ -7,6 +7,7 @@ internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
 internal import Training
+internal import Weights
 
 struct MergeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -89,7 +90,7 @@ struct MergeCommand: ParsableCommand {
     private func refuseRunsOfOtherBases() throws {
         let runs = adapter.map(\.path).filter(CheckpointFile.claims)
         guard !runs.isEmpty else { return }
-        let fingerprint = Trainer.fingerprint(of: try WeightFiles(path: base))
+        let fingerprint = Trainer.fingerprint(of: try ModelWeights(path: base))
         for path in runs {
             let subject = try TrainingCheckpoint(path: path).subject
             guard subject.baseFingerprint != fingerprint else { continue }

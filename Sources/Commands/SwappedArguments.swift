@@ -6,6 +6,7 @@ internal import OrderedCollections
 internal import Safetensors
 internal import Transformer
 internal import Verification
+internal import Weights
 
 /// A path and the option that it was given with; an argument without one has an empty name.
 struct NamedPath {
@@ -53,14 +54,14 @@ extension TakesModelsAndAdapters {
     private static func isAdapter(_ path: String) -> Bool {
         if !FileSystem.isFolder(path), GGUFFile.claims(path) { return (try? GGUFFile(path: path)).flatMap(AdapterDescription.init) != nil }
         // A model that was trained further in place may have the configuration of an adapter beside its weights.
-        guard let files = try? WeightFiles(path: path) else { return Adapter.weightsPath(at: path) != nil }
+        guard let files = try? ModelWeights(path: path) else { return Adapter.weightsPath(at: path) != nil }
         return files.shards.count == 1 && AdapterMethod(tensors: files.tensors.keys) != nil
     }
 
     /// A tensor of a file or folder that is a model's.
     private static func wholeWeight(_ path: String) -> String? {
         // An adapter may hold whole weights beside its factors.
-        guard let files = try? WeightFiles(path: path), AdapterMethod(tensors: files.tensors.keys) == nil, (try? Adapter.read(path: path)) == nil
+        guard let files = try? ModelWeights(path: path), AdapterMethod(tensors: files.tensors.keys) == nil, (try? Adapter.read(path: path)) == nil
         else { return nil }
         return files.tensors.keys.first { [.attention, .mlp, .norm, .embedding, .head].contains(TensorRole(name: $0)) }
     }

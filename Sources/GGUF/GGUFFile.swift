@@ -41,7 +41,15 @@ public final class GGUFFile: Sendable {
         tensors = header.tensors
     }
 
-    private static func header(of file: MappedFile) throws(GGUFError) -> GGUFHeader { try GGUFHeader(parsing: file.bytes, path: file.path) }
+    private static func header(of file: MappedFile) throws(GGUFError) -> GGUFHeader {
+        do {
+            return try GGUFHeader(parsing: file.bytes, path: file.path)
+        } catch {
+            // What is called `.gguf` and is of another kind.
+            guard error.code == .notGGUF, let nature = FileNature(path: file.path), nature != .empty else { throw error }
+            throw GGUFError(.notGGUF, path: file.path, nature.explanation)
+        }
+    }
 
     public var path: String { file.path }
 

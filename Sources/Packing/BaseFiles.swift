@@ -3,11 +3,12 @@ public import NativeCheckpoint
 internal import OrderedCollections
 internal import Safetensors
 public import Tensors
+internal import Weights
 
 /// The tensors of a safetensors file, a model folder or an `.opck` file, as the base of differences.
 public final class BaseFiles: BaseTensors {
     public let path: String
-    private let weights: WeightFiles?
+    private let weights: ModelWeights?
     private let checkpoint: CheckpointFile?
     /// The tensors of `checkpoint` by their own names; of two in different packed files the first.
     private let byName: [String: CheckpointTensor]
@@ -22,7 +23,7 @@ public final class BaseFiles: BaseTensors {
         } else {
             byName = [:]
             checkpoint = nil
-            weights = try WeightFiles(path: path)
+            weights = try ModelWeights(path: path, decodes: false)
         }
     }
 
@@ -31,7 +32,7 @@ public final class BaseFiles: BaseTensors {
             guard let tensor = byName[name], tensor.dtype == dtype, tensor.shape == shape else { return nil }
             return try checkpoint.source(of: tensor)
         }
-        guard let location = weights?.tensors[name], location.info.dtype == dtype, location.info.shape == shape else { return nil }
-        return MappedBytes(location.file.file, location.info.byteRange)
+        guard let weight = weights?.tensors[name], weight.dtype == dtype, weight.shape == shape, let range = weight.plainRange else { return nil }
+        return MappedBytes(weight.file, range)
     }
 }

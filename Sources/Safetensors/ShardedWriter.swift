@@ -10,6 +10,10 @@ public import Tensors
 /// same files. One shard is open at a time and none of it is held in memory; the index, by which readers find the shards,
 /// is written last.
 public final class ShardedWriter {
+    /// What a model in one file is called, and the index of one in several.
+    public static let singleName = "model.safetensors"
+    public static let indexName = "model.safetensors.index.json"
+
     /// A tensor to be written next, and the name of the file that gets it.
     public struct Place: Sendable {
         public let info: TensorInfo
@@ -45,7 +49,7 @@ public final class ShardedWriter {
     ) throws(SafetensorsError) {
         precondition(shardSize > 0)
         let parts = try Self.cut(entries, shardSize: shardSize, path: folder)
-        let shards = parts.count == 1 ? [WeightFiles.singleName] : parts.indices.map { Self.name($0 + 1, of: parts.count) }
+        let shards = parts.count == 1 ? [Self.singleName] : parts.indices.map { Self.name($0 + 1, of: parts.count) }
         var layouts: [SafetensorsLayout] = []
         var order: [Place] = []
         for (part, shard) in zip(parts, shards) {
@@ -79,7 +83,7 @@ public final class ShardedWriter {
         let index: JSONValue = [
             "metadata": ["total_size": .integer(order.reduce(0) { $0 + $1.info.byteCount })], "weight_map": .object(map),
         ]
-        let file = try AtomicFile(path: FileSystem.join(folder, WeightFiles.indexName), replacing: replacing)
+        let file = try AtomicFile(path: FileSystem.join(folder, Self.indexName), replacing: replacing)
         try file.write(Array(index.serialized(pretty: true, sortedKeys: true).utf8))
         try file.publish(durable: durable)
     }

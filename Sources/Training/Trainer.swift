@@ -2,8 +2,9 @@ internal import FileIO
 internal import Hashing
 public import HyperLoRA
 public import Kernels
-public import Safetensors
+internal import Safetensors
 internal import Transformer
+public import Weights
 
 /// What a run tells while it goes.
 public enum TrainingEvent: Sendable {
@@ -42,7 +43,7 @@ public final class Trainer {
     ) throws {
         var configuration = requested
         // First the weights, which say what the folder is where it is no model's.
-        let files = try WeightFiles(path: base)
+        let files = try ModelWeights(path: base)
         let model = try TransformerConfiguration(folder: base)
         let data = try TokenData(path: dataPath, modelFolder: base, vocabularySize: model.vocabularySize)
         let evaluationData = try evaluationPath.map { try TokenData(path: $0, modelFolder: base, vocabularySize: model.vocabularySize) }
@@ -210,7 +211,7 @@ public final class Trainer {
     }
 
     /// SHA-256 over the weight files in the order of their names: what a run records of its base.
-    public static func fingerprint(of files: WeightFiles) -> String {
+    public static func fingerprint(of files: ModelWeights) -> String {
         var digest = SHA256Digest()
         for shard in files.shards {
             let mapped = shard.file

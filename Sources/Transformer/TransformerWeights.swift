@@ -1,7 +1,8 @@
+internal import FileIO
 public import Kernels
 internal import OrderedCollections
-public import Safetensors
 internal import Tensors
+public import Weights
 
 /// The weights of a model, where they lie in its mapped files.
 public struct TransformerWeights: Sendable {
@@ -25,10 +26,10 @@ public struct TransformerWeights: Sendable {
     ///
     /// - Parameter substitutes: what takes the place of tensors of the files, or joins them, by name.
     /// - Throws: `TransformerError` naming the tensor that is missing, has another shape or dtype than needed, or holds
-    ///   NaN or infinity.
+    ///   NaN or infinity; `FileError` where it cannot be read.
     public init(
-        configuration: TransformerConfiguration, files: WeightFiles, substitutes: [String: WeightMatrix] = [:], compute: Compute
-    ) throws(TransformerError) {
+        configuration: TransformerConfiguration, files: ModelWeights, substitutes: [String: WeightMatrix] = [:], compute: Compute
+    ) throws {
         self.configuration = configuration
         let source = Source(files: files, substitutes: substitutes)
         let hidden = configuration.hiddenSize
@@ -84,16 +85,16 @@ public struct TransformerWeights: Sendable {
 
     /// Looks tensors up and checks them.
     private struct Source {
-        let files: WeightFiles
+        let files: ModelWeights
         let substitutes: [String: WeightMatrix]
 
         func has(_ name: String) -> Bool { substitutes[name] != nil || files.tensors[name] != nil }
 
-        func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(TransformerError) -> WeightMatrix {
+        func matrix(_ name: String, _ rows: Int, _ columns: Int) throws -> WeightMatrix {
             try weight(name, [rows, columns])
         }
 
-        func vector(_ name: String, _ count: Int) throws(TransformerError) -> FloatView {
+        func vector(_ name: String, _ count: Int) throws -> FloatView {
             let values = try weight(name, [count]).floats()
             guard let index = values.firstIndex(where: { !$0.isFinite }) else {
                 let buffer = FloatBuffer(count: count)
@@ -104,25 +105,23 @@ public struct TransformerWeights: Sendable {
                 .notFinite, path: files.path, tensor: name, "the element \(index) is NaN or infinite; the model is damaged, fetch it again")
         }
 
-        private func weight(_ name: String, _ shape: [Int]) throws(TransformerError) -> WeightMatrix {
+        private func weight(_ name: String, _ shape: [Int]) throws -> WeightMatrix {
             if let substitute = substitutes[name] {
                 let found = shape.count == 1 ? [substitute.columns] : [substitute.rows, substitute.columns]
                 guard found == shape else { throw wrongShape(name, found, shape) }
                 return substitute
             }
-            guard let location = files.tensors[name] else {
+            guard let stored = files.tensors[name] else {
                 throw TransformerError(
                     .missingTensor, path: files.path, tensor: name,
                     "the configuration calls for it and the weights do not hold it; the folder is incomplete or the configuration belongs to another model"
                 )
             }
-            guard location.info.shape == shape else {
-                throw wrongShape(name, location.info.shape, shape)
-            }
-            guard let matrix = WeightMatrix(file: location.file.file, info: location.info) else {
+            guard stored.shape == shape else { throw wrongShape(name, stored.shape, shape) }
+            guard let matrix = try WeightMatrix(stored) else {
                 throw TransformerError(
                     .unsupportedDType, path: files.path, tensor: name,
-                    "weights of type \(location.info.dtype) cannot be trained on; F32, BF16 and F16 can")
+                    "weights of type \(stored.dtype) cannot be trained on; F32, BF16 and F16 can")
             }
             return matrix
         }
@@ -133,4 +132,32 @@ public struct TransformerWeights: Sendable {
                 "its shape is \(describe(shape: found)) and the configuration calls for \(describe(shape: shape))")
         }
     }
+}
+
+extension WeightMatrix {
+    /// A weight where it lies; one that is decoded from codes in F32, in memory.
+    ///
+    /// - Returns: `nil` for a type that models do not run in, or another number of dimensions than one or two.
+    /// - Throws: `FileError`.
+    fileprivate init?(_ weight: StoredWeight) throws(FileError) {
+        if let range = weight.plainRange {
+            self.init(
+                file: weight.file, info: TensorInfo(name: weight.name, dtype: weight.dtype, shape: weight.shape, byteRange: range))
+            return
+        }
+        guard weight.dtype == .f32, (1...2).contains(weight.shape.count) else { return nil }
+        let values = FloatBuffer(count: weight.elementCount).view
+        // A few rows at a time, so that only the numbers themselves are whole in memory.
+        let step = max(1, Self.decodedElements / max(1, weight.shape.last ?? 1)) * (weight.shape.last ?? 1)
+        var buffer: [UInt8] = []
+        for start in stride(from: 0, to: weight.elementCount, by: max(1, step)) {
+            let elements = start..<min(start + step, weight.elementCount)
+            try weight.read(bytes: weight.bytes(of: elements), into: &buffer)
+            // Sound: every bit pattern of a byte may be read as a raw byte.
+            values[elements].copy(fromBytes: unsafe buffer.span.bytes.extracting(0..<4 * elements.count))
+        }
+        self.init(name: weight.name, shape: weight.shape, values: values)
+    }
+
+    private static var decodedElements: Int { 1 << 16 }
 }

@@ -4,6 +4,7 @@ internal import OrderedCollections
 internal import Safetensors
 internal import Synchronization
 internal import Tensors
+internal import Weights
 
 /// What verification says of two models whose files are in two layouts.
 public enum LayoutFaults {
@@ -15,7 +16,7 @@ public enum LayoutFaults {
     }
 
     /// The tensors of both models whose counterparts may be among the other's of these, under names that are not known.
-    static func strangers(_ model: AdaptedModel, _ merged: WeightFiles, _ correspondence: TensorCorrespondence) -> Set<String> {
+    static func strangers(_ model: AdaptedModel, _ merged: ModelWeights, _ correspondence: TensorCorrespondence) -> Set<String> {
         guard correspondence.isOfTwoLayouts else { return [] }
         let counterparts = correspondence.counterparts
         let own = model.tensors.map(\.name).filter {
@@ -56,12 +57,12 @@ public enum LayoutFaults {
         guard !wrong.isEmpty else { return [:] }
         // Parts of one matrix of either model.
         let siblings = Dictionary(grouping: works.indices) { works[$0].name }
-        let neighbors = Dictionary(grouping: works.indices) { works[$0].merged.info.name }
+        let neighbors = Dictionary(grouping: works.indices) { works[$0].merged.name }
         let found = Mutex<[Int: Fault]>([:])
         try ThreadPool.forEach(wrong.count, threads: options.threads) { index in
             guard !options.isCancelled() else { throw MergeError(.interrupted, path: "verify", "the verification was interrupted") }
             let (number, work) = (wrong[index], works[wrong[index]])
-            let others = ((siblings[work.name] ?? []) + (neighbors[work.merged.info.name] ?? [])).map { works[$0] }
+            let others = ((siblings[work.name] ?? []) + (neighbors[work.merged.name] ?? [])).map { works[$0] }
             let own = try work.distance(to: work)
             for other in others where other.elementCount == work.elementCount && (other.name, other.rows) != (work.name, work.rows) {
                 guard try work.distance(to: other) < min(0.02, 0.1 * own) else { continue }
@@ -87,7 +88,7 @@ extension MergeWork {
 
     /// How far some merged elements are from what another work's should be, in shares of the latter.
     fileprivate func distance(to other: MergeWork) throws -> Double {
-        guard [source, merged, other.source].allSatisfy({ $0.info.dtype.isFloat }) else { return .infinity }
+        guard [source, merged, other.source].allSatisfy({ $0.dtype.isFloat }) else { return .infinity }
         var index = rows.lowerBound * columns + shift
         var (rest, whole) = (0.0, 0.0)
         try other.beginning.forEachExpectedRow { _, elements in
@@ -109,7 +110,7 @@ extension MergeWork {
     private var elements: Range<Int> { rows.lowerBound * columns..<rows.upperBound * columns }
 
     /// `rows 16 to 31 of NAME`, in the base.
-    private var rowsOfBase: String { "\(LayoutFaults.rows(elements, of: source.info.shape)) of the base's \(name)" }
+    private var rowsOfBase: String { "\(LayoutFaults.rows(elements, of: source.shape)) of the base's \(name)" }
 
     /// The fault with the rows that it is of, where base and merged model have them in different tensors.
     func placing(_ fault: Fault) -> Fault {
@@ -117,6 +118,6 @@ extension MergeWork {
         let theirs = elements.lowerBound + shift..<elements.upperBound + shift
         return Fault(
             fault.code, fault.module,
-            "\(LayoutFaults.rows(theirs, of: merged.info.shape)) of \(merged.info.name), which are \(rowsOfBase): \(fault.message)")
+            "\(LayoutFaults.rows(theirs, of: merged.shape)) of \(merged.name), which are \(rowsOfBase): \(fault.message)")
     }
 }

@@ -3,9 +3,10 @@ internal import FileIO
 internal import JSON
 internal import Kernels
 internal import OrderedCollections
-public import Safetensors
+internal import Safetensors
 internal import Synchronization
 public import Tensors
+public import Weights
 
 /// Checks a merged model against its base and the adapters, from the definition of the merge and in code of its own.
 public enum MergeVerifier {
@@ -137,15 +138,15 @@ public enum MergeVerifier {
     }
 
     /// A merged folder made from a single file holds it under that file's name.
-    public static func open(merged: String, base: String) throws -> WeightFiles {
+    public static func open(merged: String, base: String) throws -> ModelWeights {
         let named = FileSystem.join(merged, FileSystem.lastComponent(base))
         let isOfFile = FileSystem.isFolder(merged) && !FileSystem.isFolder(base) && FileSystem.exists(named)
-        let files = try WeightFiles(path: isOfFile ? named : merged)
+        let files = try ModelWeights(path: isOfFile ? named : merged)
         try requireModel(files)
         return files
     }
 
-    private static func requireModel(_ files: WeightFiles) throws(MergeError) {
+    private static func requireModel(_ files: ModelWeights) throws(MergeError) {
         guard !files.tensors.keys.allSatisfy({ $0.contains("lora_") }) else {
             throw MergeError(.notAModel, path: files.path, "this is an adapter, not a model")
         }
@@ -159,7 +160,7 @@ public enum MergeVerifier {
 
     /// What is to be measured: the tensors that both models hold alike.
     private static func match(
-        _ model: AdaptedModel, _ merged: WeightFiles, _ correspondence: TensorCorrespondence, options: Options, faults: inout [Fault],
+        _ model: AdaptedModel, _ merged: ModelWeights, _ correspondence: TensorCorrespondence, options: Options, faults: inout [Fault],
         doubts: inout [Fault], coverage: inout MergeVerdict.Coverage
     ) -> [MergeWork] {
         var works: [MergeWork] = []
@@ -173,8 +174,8 @@ public enum MergeVerifier {
         for tensor in doubled {
             let (name, shape) = (tensor.name, tensor.shape)
             let dtype = model.dtype(of: tensor, asked: options.dtype)
-            func isOfType(_ other: WeightFiles.Location) -> Bool {
-                other.info.dtype == dtype || options.dtype == nil && isKeptWide(name, dtype, other.info.dtype)
+            func isOfType(_ other: StoredWeight) -> Bool {
+                other.dtype == dtype || options.dtype == nil && isKeptWide(name, dtype, other.dtype)
             }
             if let pieces = correspondence.pieces[name] {
                 for gap in correspondence.gaps.first where gap.tensor == name {
@@ -189,7 +190,7 @@ public enum MergeVerifier {
                 }
                 for target in targets where !isOfType(target.merged) {
                     faults.append(
-                        Fault(.dtypeMismatch, target.merged.info.name, "it is stored as \(target.merged.info.dtype) and should be \(dtype)"))
+                        Fault(.dtypeMismatch, target.merged.name, "it is stored as \(target.merged.dtype) and should be \(dtype)"))
                 }
                 works += MergeWork.parts(of: tensor, merged: targets.filter { isOfType($0.merged) })
                 continue
@@ -212,20 +213,20 @@ public enum MergeVerifier {
                 }
                 continue
             }
-            guard other.info.shape == shape else {
+            guard other.shape == shape else {
                 faults.append(
-                    Fault(.shapeMismatch, name, "its shape is \(describe(shape: other.info.shape)) and should be \(describe(shape: shape))"))
+                    Fault(.shapeMismatch, name, "its shape is \(describe(shape: other.shape)) and should be \(describe(shape: shape))"))
                 continue
             }
             guard isOfType(other) else {
-                faults.append(Fault(.dtypeMismatch, name, "it is stored as \(other.info.dtype) and should be \(dtype)"))
+                faults.append(Fault(.dtypeMismatch, name, "it is stored as \(other.dtype) and should be \(dtype)"))
                 continue
             }
-            works += MergeWork.parts(of: tensor, merged: [.init(other, elements: 0..<tensor.source.info.elementCount, start: 0)])
+            works += MergeWork.parts(of: tensor, merged: [.init(other, elements: 0..<tensor.source.elementCount, start: 0)])
         }
         for gap in correspondence.gaps.second {
             coverage.extra.append(gap.tensor)
-            let rows = LayoutFaults.rows(gap.elements, of: merged.tensors[gap.tensor]?.info.shape ?? [])
+            let rows = LayoutFaults.rows(gap.elements, of: merged.tensors[gap.tensor]?.shape ?? [])
             faults.append(Fault(.extraTensor, gap.tensor, "\(rows) should be \(gap.missing), which neither the base nor an adapter holds"))
         }
         let names = Set(doubled.map { renamed[$0.name] ?? $0.name }).union(correspondence.counterparts)
@@ -305,7 +306,7 @@ public enum MergeVerifier {
         let owner = work.isReplaced ? "those that the adapter puts there" : "the base's and \(why)"
         var faults: [Fault] = []
         var message = "\(differing) of \(work.elementCount) elements are not \(owner); the first is element \(work.place(first))"
-        if work.merged.info.dtype.isFloat {
+        if work.merged.dtype.isFloat {
             let stored = StoredElement.value(work.merged, first + work.shift)
             let before = StoredElement.value(work.source, work.sourceIndex(first))
             message += ", \(stored) where \(work.isReplaced ? "the adapter" : "the base") has \(before)"
@@ -327,7 +328,7 @@ public enum MergeVerifier {
             relativeResidual: hasUpdate ? (tally.residualSquared / tally.updateSquared).squareRoot() : nil, maxUlp: tally.largestSteps,
             survival: hasUpdate ? tally.updateTimesExpected / tally.updateSquared : nil, differingElements: tally.differing,
             histogram: tally.histogram,
-            stepsToDouble: parts.map(\.0.merged.info.dtype.stepsToDouble).min() ?? .max)
+            stepsToDouble: parts.map(\.0.merged.dtype.stepsToDouble).min() ?? .max)
     }
 
     /// Whether the merged model was made from another base: most of what no adapter touches is not the base's, and no adapted weight
@@ -335,7 +336,7 @@ public enum MergeVerifier {
     private static func baseFault(_ works: [MergeWork], _ outcomes: [WorkOutcome], _ faults: [Fault]) -> Fault? {
         var (untouched, changed, adapted, explained) = (0, 0, 0, 0)
         let wrong = Set(faults.filter { $0.code == .wrongUpdate }.map(\.module))
-        for (work, outcome) in zip(works, outcomes) where work.merged.info.dtype.isFloat && work.elementCount > 1 {
+        for (work, outcome) in zip(works, outcomes) where work.merged.dtype.isFloat && work.elementCount > 1 {
             switch outcome {
             case .compared(let differing, _) where !work.isReplaced:
                 untouched += 1
@@ -361,7 +362,7 @@ public enum MergeVerifier {
 
     // MARK: The other files
 
-    private static func folderFaults(model: AdaptedModel, merged: String, files: WeightFiles, isOfOtherLayout: Bool) throws -> [Fault] {
+    private static func folderFaults(model: AdaptedModel, merged: String, files: ModelWeights, isOfOtherLayout: Bool) throws -> [Fault] {
         guard FileSystem.isFolder(merged) else { return [] }
         var faults: [Fault] = []
         for name in ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]

@@ -2,6 +2,7 @@ internal import FileIO
 internal import Kernels
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 extension MergeWork {
     /// Calls `body` with rows of W, W′ in binary64, one after the other.
@@ -20,7 +21,7 @@ extension MergeWork {
                 func elements(of buffer: ByteBuffer, _ dtype: DType) -> [Double] {
                     (0..<columns).map { StoredElement.value(buffer.bytes, dtype, (row - range.lowerBound) * columns + $0) }
                 }
-                body(row, elements(of: buffers.source, source.info.dtype), elements(of: buffers.merged, merged.info.dtype))
+                body(row, elements(of: buffers.source, source.dtype), elements(of: buffers.merged, merged.dtype))
             }
             next = end
         }
@@ -36,7 +37,7 @@ extension MergeWork {
             try read(row..<row + 1, into: &buffers)
             var tally = VerificationTally()
             VerificationKernel.measure(
-                base: buffers.source.bytes, baseType: source.info.dtype, merged: buffers.merged.bytes, mergedType: merged.info.dtype,
+                base: buffers.source.bytes, baseType: source.dtype, merged: buffers.merged.bytes, mergedType: merged.dtype,
                 rows: row..<row + 1, columns: columns, updates: measured.map(\.kernel), magnitude: measured[0].magnitude, workspace: &workspace,
                 tally: &tally)
             body(row, tally)
@@ -51,15 +52,15 @@ extension MergeWork {
         let step = max(1, Self.pieceElements / max(columns, 1))
         for start in stride(from: rows.lowerBound, to: rows.upperBound, by: step) {
             let range = start..<min(start + step, rows.upperBound)
-            try buffer.read(source.file.file, byteRanges(range).source)
+            try buffer.read(source, byteRanges(range).source)
             guard !measured.isEmpty else {
                 for row in range {
-                    body(row, (0..<columns).map { StoredElement.value(buffer.bytes, source.info.dtype, (row - start) * columns + $0) }[...])
+                    body(row, (0..<columns).map { StoredElement.value(buffer.bytes, source.dtype, (row - start) * columns + $0) }[...])
                 }
                 continue
             }
             VerificationKernel.forEachUpdatedRow(
-                base: buffer.bytes, baseType: source.info.dtype, rows: range, updates: measured.map(\.kernel), magnitude: measured[0].magnitude,
+                base: buffer.bytes, baseType: source.dtype, rows: range, updates: measured.map(\.kernel), magnitude: measured[0].magnitude,
                 workspace: &workspace, body)
         }
     }

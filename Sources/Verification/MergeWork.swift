@@ -4,13 +4,14 @@ internal import Kernels
 internal import Safetensors
 internal import Synchronization
 internal import Tensors
+internal import Weights
 
 /// Rows of a tensor that the same updates meet, and from where they come.
 struct MergeWork: Sendable {
     let name: String
     /// What the rows are before the update.
-    let source: WeightFiles.Location
-    let merged: WeightFiles.Location
+    let source: StoredWeight
+    let merged: StoredWeight
     let updates: [TensorUpdate]
     /// What reports call the module, when an adapter names the tensor.
     let module: ModulePath?
@@ -26,7 +27,7 @@ struct MergeWork: Sendable {
     /// Whether the merged model's tensor is not the base's as a whole.
     let isOfOtherLayout: Bool
 
-    var isConverted: Bool { source.info.dtype != merged.info.dtype }
+    var isConverted: Bool { source.dtype != merged.dtype }
     /// Whether the merged bytes must be the source's.
     var isCopy: Bool { updates.isEmpty && !isConverted }
     var elementCount: Int { rows.count * columns }
@@ -34,11 +35,11 @@ struct MergeWork: Sendable {
 
     /// Where elements of a tensor are in the merged model.
     struct Target {
-        let merged: WeightFiles.Location
+        let merged: StoredWeight
         let elements: Range<Int>
         let start: Int
 
-        init(_ merged: WeightFiles.Location, elements: Range<Int>, start: Int) {
+        init(_ merged: StoredWeight, elements: Range<Int>, start: Int) {
             (self.merged, self.elements, self.start) = (merged, elements, start)
         }
     }
@@ -47,7 +48,7 @@ struct MergeWork: Sendable {
     static func parts(of tensor: AdaptedModel.Tensor, merged targets: [Target]) -> [MergeWork] {
         let active = tensor.updates.filter { !$0.isZero }
         let columns = active.first?.columns ?? (tensor.rows.isEmpty ? 1 : tensor.shape.last ?? 1)
-        let count = tensor.source.info.elementCount
+        let count = tensor.source.elementCount
         return targets.flatMap { target in
             let rows = target.elements.lowerBound / max(columns, 1)..<target.elements.upperBound / max(columns, 1)
             var cuts = Set(active.flatMap { [$0.rows.lowerBound, $0.rows.upperBound] })
@@ -60,17 +61,15 @@ struct MergeWork: Sendable {
                     name: tensor.name, source: row?.values ?? tensor.source, merged: target.merged, updates: active.filter { $0.rows.contains(low) },
                     module: tensor.updates.first { $0.rows.contains(low) }?.module, rows: low..<high, columns: columns, replacement: row?.row,
                     isReplaced: row != nil || !tensor.isOfBase, shift: target.start - target.elements.lowerBound,
-                    isOfOtherLayout: target.elements.count != count || target.merged.info.elementCount != count)
+                    isOfOtherLayout: target.elements.count != count || target.merged.elementCount != count)
             }
         }
     }
 
-    /// Where some of its rows lie in the file of the source and of the merged model.
+    /// The bytes that some of its rows take in the source and in the merged tensor, counted from the first of each.
     func byteRanges(_ range: Range<Int>) -> (source: Range<Int>, merged: Range<Int>) {
-        func bytes(of location: WeightFiles.Location, _ rows: Range<Int>, shift: Int = 0) -> Range<Int> {
-            let start = location.info.byteRange.lowerBound
-            let width = location.info.dtype.bitWidth
-            return start + (rows.lowerBound * columns + shift) * width / 8..<start + ((rows.upperBound * columns + shift) * width + 7) / 8
+        func bytes(of weight: StoredWeight, _ rows: Range<Int>, shift: Int = 0) -> Range<Int> {
+            weight.bytes(of: rows.lowerBound * columns + shift..<rows.upperBound * columns + shift)
         }
         return (bytes(of: source, replacement.map { $0..<$0 + range.count } ?? range), bytes(of: merged, range, shift: shift))
     }
@@ -78,8 +77,8 @@ struct MergeWork: Sendable {
     /// Reads some of its rows of both models.
     func read(_ range: Range<Int>, into buffers: inout RowBuffers) throws(FileError) {
         let (from, to) = byteRanges(range)
-        try buffers.source.read(source.file.file, from)
-        try buffers.merged.read(merged.file.file, to)
+        try buffers.source.read(source, from)
+        try buffers.merged.read(merged, to)
     }
 
     /// Elements that are measured in one go, about.
@@ -110,15 +109,12 @@ struct MeasuredUpdate: Sendable {
         var lanes = [[Double]](repeating: [Double](repeating: 0, count: columns), count: 8)
         var buffer = ByteBuffer()
         var workspace = VerificationKernel.Workspace()
-        let width = work.source.info.dtype.bitWidth / 8
-        let start = work.source.info.byteRange.lowerBound
         let step = max(1, MergeWork.pieceElements / max(columns, 1))
         for first in stride(from: rows.lowerBound, to: rows.upperBound, by: step) {
             let range = first..<min(first + step, rows.upperBound)
-            try buffer.read(
-                work.source.file.file, start + range.lowerBound * columns * width..<start + range.upperBound * columns * width)
+            try buffer.read(work.source, work.source.bytes(of: range.lowerBound * columns..<range.upperBound * columns))
             VerificationKernel.forEachUpdatedRow(
-                base: buffer.bytes, baseType: work.source.info.dtype, rows: range, updates: [update], workspace: &workspace
+                base: buffer.bytes, baseType: work.source.dtype, rows: range, updates: [update], workspace: &workspace
             ) { row, result in
                 for column in 0..<columns { lanes[(row - rows.lowerBound) % 8][column] += result[column] * result[column] }
             }
@@ -153,7 +149,7 @@ extension MergeWork {
     /// The ways of merging that may have made it.
     func recipes(_ recipes: Recipes) -> Set<MergeRecipe> {
         guard updates.count == 1, updates[0].magnitude == nil else { return [.plain] }
-        switch (recipes, merged.info.dtype) {
+        switch (recipes, merged.dtype) {
         case (.all, _): return Set(MergeRecipe.allCases)
         case (.likely, .bf16): return [.plain, .updateInBF16]
         case (.likely, .f16): return [.plain, .updateInF16]
@@ -220,13 +216,13 @@ extension MergeWork {
     ) throws -> WorkOutcome {
         if isCopy {
             return Self.compare(
-                buffers.source.bytes, buffers.merged.bytes, width: max(1, source.info.dtype.bitWidth / 8), start: range.lowerBound * columns)
+                buffers.source.bytes, buffers.merged.bytes, width: max(1, source.dtype.bitWidth / 8), start: range.lowerBound * columns)
         }
         var tally = VerificationTally()
         // What is only converted is one row.
         let isRow = updates.isEmpty
         VerificationKernel.measure(
-            base: buffers.source.bytes, baseType: source.info.dtype, merged: buffers.merged.bytes, mergedType: merged.info.dtype,
+            base: buffers.source.bytes, baseType: source.dtype, merged: buffers.merged.bytes, mergedType: merged.dtype,
             rows: isRow ? 0..<1 : range, columns: isRow ? range.count * columns : columns, index: range.lowerBound * columns,
             updates: updates.map(\.kernel), magnitude: updates.first?.magnitude, recipes: self.recipes(recipes),
             isThorough: isThorough,

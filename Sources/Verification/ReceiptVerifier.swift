@@ -7,6 +7,7 @@ internal import OrderedCollections
 internal import Safetensors
 internal import Synchronization
 internal import Tensors
+internal import Weights
 
 /// Checks the weights of a merged model against the hashes in its receipt, without base and adapter.
 public enum ReceiptVerifier {
@@ -41,12 +42,12 @@ public enum ReceiptVerifier {
         receipt path: String, merged: String? = nil, threads: Int = 1, isCancelled: @escaping @Sendable () -> Bool = { false }
     ) throws -> Verdict {
         let hashes = try hashes(in: path)
-        let files = try WeightFiles(path: merged ?? FileSystem.parent(of: path))
+        let files = try ModelWeights(path: merged ?? FileSystem.parent(of: path), decodes: false)
         var faults: [Fault] = []
-        var works: [(name: String, location: WeightFiles.Location, hash: String)] = []
+        var works: [(name: String, weight: StoredWeight, hash: String)] = []
         for (name, hash) in hashes {
-            if let location = files.tensors[name] {
-                works.append((name, location, hash))
+            if let weight = files.tensors[name] {
+                works.append((name, weight, hash))
             } else {
                 faults.append(Fault(.missingTensor, name, "the receipt has its hash and the model does not hold it"))
             }
@@ -59,14 +60,14 @@ public enum ReceiptVerifier {
         try ThreadPool.forEach(list.count, threads: threads) {
             ByteBuffer()
         } _: { number, buffer in
-            let digest = try digest(of: list[number].location, &buffer, isCancelled: isCancelled)
+            let digest = try digest(of: list[number].weight, &buffer, isCancelled: isCancelled)
             found.withLock { $0[number] = digest }
         }
         for (work, digest) in zip(list, found.withLock { $0 }) where digest != work.hash {
             faults.append(
                 Fault(.hashDiffers, work.name, "the SHA-256 of its bytes is \(digest ?? "") and was \(work.hash) when the model was made"))
         }
-        return Verdict(faults: faults, tensorCount: hashes.count, byteCount: list.reduce(0) { $0 + $1.location.info.byteCount })
+        return Verdict(faults: faults, tensorCount: hashes.count, byteCount: list.reduce(0) { $0 + $1.weight.byteCount })
     }
 
     private static func hashes(in path: String) throws -> OrderedDictionary<String, String> {
@@ -92,13 +93,13 @@ public enum ReceiptVerifier {
     }
 
     private static func digest(
-        of location: WeightFiles.Location, _ buffer: inout ByteBuffer, isCancelled: () -> Bool
+        of weight: StoredWeight, _ buffer: inout ByteBuffer, isCancelled: () -> Bool
     ) throws -> String {
         var digest = SHA256Digest()
-        let range = location.info.byteRange
-        for start in stride(from: range.lowerBound, to: range.upperBound, by: pieceBytes) {
+        let count = weight.byteCount
+        for start in stride(from: 0, to: count, by: pieceBytes) {
             guard !isCancelled() else { throw MergeError(.interrupted, path: "verify", "the verification was interrupted") }
-            try buffer.read(location.file.file, start..<min(start + pieceBytes, range.upperBound))
+            try buffer.read(weight, start..<min(start + pieceBytes, count))
             digest.update(buffer.bytes)
         }
         return digest.finishHex()

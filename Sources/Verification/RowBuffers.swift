@@ -1,17 +1,15 @@
 internal import FileIO
+internal import Weights
 
-/// Bytes of a file, in memory that is kept from one reading to the next.
+/// Bytes of a weight, in memory that is kept from one reading to the next.
 struct ByteBuffer {
     private var storage: [UInt8] = []
     private var count = 0
 
-    mutating func read(_ file: MappedFile, _ range: Range<Int>) throws(FileError) {
-        if storage.count < range.count { storage = [UInt8](repeating: 0, count: range.count) }
+    /// Reads bytes of the elements of a weight, counted from the first.
+    mutating func read(_ weight: StoredWeight, _ range: Range<Int>) throws(FileError) {
         count = range.count
-        var span = storage.mutableSpan
-        // Sound: every bit pattern of a byte may be written.
-        var target = unsafe span.mutableBytes
-        try file.copyBytes(in: range, to: &target)
+        try weight.read(bytes: range, into: &storage)
     }
 
     var bytes: RawSpan {

@@ -1,7 +1,9 @@
 internal import Adapters
+internal import FileIO
 internal import Kernels
 internal import Safetensors
 public import Tensors
+internal import Weights
 
 /// What measuring a work says of it.
 struct WorkJudgement {
@@ -27,7 +29,7 @@ struct WorkJudgement {
                 .inconclusive,
                 Fault(
                     .roundedAway, work.label,
-                    "in \(work.merged.info.dtype) rounding leaves \(FaultSearch.text(100 * tally.updateTimesExpected / tally.updateSquared))% of the update, so merged and not merged look the same; merge into a wider type"
+                    "in \(work.merged.dtype) rounding leaves \(FaultSearch.text(100 * tally.updateTimesExpected / tally.updateSquared))% of the update, so merged and not merged look the same; merge into a wider type"
                 ))
             return
         }
@@ -52,7 +54,7 @@ struct WorkJudgement {
         // summation would have moved at least one in a thousand of the elements that it can move.
         let canMove = tally.ambiguousShare * Double(work.elementCount)
         let isOtherwiseExact =
-            work.merged.info.dtype == .f32 && work.updates.allSatisfy { $0.magnitude == nil } && Double(tally.differing) < 0.001 * canMove
+            work.merged.dtype == .f32 && work.updates.allSatisfy { $0.magnitude == nil } && Double(tally.differing) < 0.001 * canMove
         if best.unexplained.count == 0, !isOtherwiseExact {
             self.init(.replayed(best.recipe), nil)
             return
@@ -77,7 +79,7 @@ struct WorkJudgement {
                     .inconclusive,
                     Fault(
                         .roundedAway, work.label,
-                        "in \(work.merged.info.dtype) rounding leaves so little of the update that a wrong one would look the same, and no known way of merging gives these bits"
+                        "in \(work.merged.dtype) rounding leaves so little of the update that a wrong one would look the same, and no known way of merging gives these bits"
                     ))
                 return
             }
@@ -99,7 +101,7 @@ struct WorkJudgement {
 extension MergeWork {
     /// The place in the merged model's tensor of an element of the base's.
     func place(_ index: Int) -> String {
-        let (shape, index) = (merged.info.shape, index + shift)
+        let (shape, index) = (merged.shape, index + shift)
         return shape.count == 2 ? "[\(index / shape[1]),\(index % shape[1])]" : "\(index)"
     }
 
@@ -112,7 +114,7 @@ extension MergeWork {
 
     func example(_ tally: VerificationTally) -> String {
         guard let index = tally.firstDiffering else { return "" }
-        let distance = tally.largestSteps <= merged.info.dtype.stepsToDouble ? ", at most \(tally.largestSteps) ulp off" : ""
+        let distance = tally.largestSteps <= merged.dtype.stepsToDouble ? ", at most \(tally.largestSteps) ulp off" : ""
         return "; the first is element \(place(index)), \(stored(index))\(distance)"
     }
 }
@@ -141,7 +143,15 @@ enum StoredElement {
         }
     }
 
-    static func value(_ location: WeightFiles.Location, _ index: Int) -> Double {
-        location.file.withBytes(of: location.info) { value($0, location.info.dtype, index) }
+    /// NaN where it cannot be read any more.
+    static func value(_ weight: StoredWeight, _ index: Int) -> Double {
+        if let range = weight.plainRange {
+            let file = weight.file
+            return value(file.bytes(in: range), weight.dtype, index)
+        }
+        var bytes: [UInt8] = []
+        guard (try? weight.read(bytes: weight.bytes(of: index..<index + 1), into: &bytes)) != nil else { return .nan }
+        // Sound: every bit pattern of a byte may be read as a raw byte.
+        return value(unsafe bytes.span.bytes, weight.dtype, 0)
     }
 }

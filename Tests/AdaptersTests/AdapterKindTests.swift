@@ -10,6 +10,7 @@ import TestModels
 import TestSupport
 import Testing
 import Verification
+import Weights
 
 /// Every kind of adapted module in PEFT's layout, merged and compared with the definition written out here element by
 /// element; the verifier, which computes it in a third way, must agree.
@@ -67,7 +68,7 @@ struct AdapterKindTests {
         func expect(_ expected: [String: [Double]], _ location: SourceLocation = #_sourceLocation) throws {
             let plan = try plan()
             let report = try plan.run(to: folder.path("merged"), options: .init(threads: 2, isReplacing: true, isDurable: false))
-            let merged = try WeightFiles(path: folder.path("merged"))
+            let merged = try ModelWeights(path: folder.path("merged"))
             for (name, values) in expected {
                 let bytes = try read(name, from: merged)
                 let stored = values.indices.map { bits(bytes, dtype, $0) }
@@ -419,7 +420,7 @@ struct AdapterKindTests {
         let item = try plain()
         _ = try item.plan().run(to: item.folder.path("merged"), options: .init(threads: 2, isDurable: false, hashesTensors: true))
         let receipt = try JSONValue(parsing: try readAll(item.folder.path("merged/oplora-merge.json")))
-        let merged = try WeightFiles(path: item.folder.path("merged"))
+        let merged = try ModelWeights(path: item.folder.path("merged"))
         #expect(receipt["sha256"]?.objectValue?.count == 2)
         for name in merged.tensors.keys {
             let bytes = try read(name, from: merged)

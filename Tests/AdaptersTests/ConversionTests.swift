@@ -8,6 +8,7 @@ import Tensors
 import TestModels
 import TestSupport
 import Testing
+import Weights
 
 /// What is written in a layout is read back as the same updates, bit for bit, or the loss is named.
 struct ConversionTests {
@@ -204,7 +205,7 @@ struct ConversionTests {
         try writeSafetensors(tensors, to: path + "/adapter_model.safetensors")
         try writeText(#"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "modules_to_save": ["odd"]}"#, path + "/adapter_config.json")
         _ = try Adapter.read(path: path).write(.peft, to: folder.path("copy"), options: .init(isDurable: false))
-        let file = try WeightFiles(path: folder.path("copy/adapter_model.safetensors"))
+        let file = try ModelWeights(path: folder.path("copy/adapter_model.safetensors"))
         #expect(try read("base_model.model.model.odd.weight", from: file) == [0x12, 0x34])
     }
 
@@ -328,7 +329,7 @@ struct ConversionTests {
         let base = try BaseModel(path: path)
         let module = AdapterModule(
             path: try #require(ModulePath("model.layers.0.self_attn.q_proj")), rank: 1, alpha: 1, loraA: [1, 2], loraB: [1, 2])
-        let values = try base.files.location(of: "model.layers.1.norm.weight")
+        let values = try base.files.weight(named: "model.layers.1.norm.weight")
         func written(
             _ dialect: Adapter.Dialect, saved: [String], tensor: String = "model.layers.1.norm.weight", mayBeNew: Bool = false,
             base: BaseModel? = base

@@ -9,6 +9,7 @@ import Tensors
 import TestModels
 import TestSupport
 import Testing
+import Weights
 
 struct MergeTests {
     private func merge(
@@ -46,13 +47,13 @@ struct MergeTests {
         let report = try merge(folder.path("base"), [.init(first), .init(second, weight: 0.3)], to: folder.path("out"), threads: 2)
         #expect(report.modules.map(\.path.text) == TestModel.modules.sorted())
         #expect(report.tensorsChanged == 4 && report.tensorsCopied == 4)
-        let base = try WeightFiles(path: folder.path("base"))
-        let merged = try WeightFiles(path: folder.path("out"))
+        let base = try ModelWeights(path: folder.path("base"))
+        let merged = try ModelWeights(path: folder.path("out"))
         #expect(base.tensors.keys == merged.tensors.keys)
         var wrong = 0
         for (name, location) in base.tensors {
             let before = try read(name, from: base), after = try read(name, from: merged)
-            #expect(merged.tensors[name]?.info.dtype == location.info.dtype && merged.tensors[name]?.info.shape == location.info.shape)
+            #expect(merged.tensors[name]?.dtype == location.dtype && merged.tensors[name]?.shape == location.shape)
             let parts = [(first, 1.0), (second, 0.3)].compactMap { adapter, weight in
                 adapter.modules.first { $0.path.weightName == name }.map { ($0, $0.scale * weight) }
             }
@@ -60,8 +61,8 @@ struct MergeTests {
                 #expect(before == after, "\(name)")
                 continue
             }
-            let columns = location.info.shape[1]
-            for row in 0..<location.info.shape[0] {
+            let columns = location.shape[1]
+            for row in 0..<location.shape[0] {
                 for column in 0..<columns {
                     let index = row * columns + column
                     var y = MergeReference.value(of: bits(before, dtype, index), in: dtype)
@@ -107,7 +108,7 @@ struct MergeTests {
         // All tensors in one file.
         try writeSafetensors(shards.flatMap { $0 }, to: folder.path("whole.safetensors"))
         _ = try merge(folder.path("whole.safetensors"), adapters, to: folder.path("whole"))
-        let one = try WeightFiles(path: folder.path("whole/whole.safetensors")), many = try WeightFiles(path: folder.path("portable"))
+        let one = try ModelWeights(path: folder.path("whole/whole.safetensors")), many = try ModelWeights(path: folder.path("portable"))
         #expect(Set(one.tensors.keys) == Set(many.tensors.keys))
         for name in many.tensors.keys { #expect(try read(name, from: one) == read(name, from: many), "\(name)") }
     }
@@ -152,10 +153,10 @@ struct MergeTests {
         try TestModel.write(to: folder.path("base"), seed: 1)
         let adapter = try TestModel.writeAdapter(to: folder.path("adapter"), seed: 2)
         let report = try merge(folder.path("base"), [.init(adapter)], to: folder.path("out"), dtype: .f32)
-        let base = try WeightFiles(path: folder.path("base")), merged = try WeightFiles(path: folder.path("out"))
+        let base = try ModelWeights(path: folder.path("base")), merged = try ModelWeights(path: folder.path("out"))
         #expect(report.tensorsCopied == 2)
-        #expect(merged.tensors["model.positions"]?.info.dtype == .i64)
-        let total = merged.tensors.values.reduce(0) { $0 + $1.info.byteCount }
+        #expect(merged.tensors["model.positions"]?.dtype == .i64)
+        let total = merged.tensors.values.reduce(0) { $0 + $1.byteCount }
         #expect(merged.index?["metadata"]?["total_size"]?.integerValue == total)
         let configuration = try JSONValue(parsing: try readAll(folder.path("out/config.json")))
         #expect(configuration["dtype"] == "float32" && configuration["rms_norm_eps"] == .real(1e-5))

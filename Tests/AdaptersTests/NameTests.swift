@@ -5,6 +5,7 @@ import Safetensors
 import Tensors
 import TestModels
 import Testing
+import Weights
 
 /// Where the modules of adapters lie in models whose files have other names than the model in memory.
 struct NameTests {
@@ -193,7 +194,7 @@ struct NameTests {
         let model = try base(["lm_head.weight", "model.embed_tokens.weight"], models: ["qwen2_5_vl"], in: folder)
         try writeSafetensors(
             [TestTensor("w", .f32, [3, 2], values: [Float](repeating: 2, count: 6))], to: folder.path("values.safetensors"))
-        let values = try WeightFiles(path: folder.path("values.safetensors")).location(of: "w")
+        let values = try ModelWeights(path: folder.path("values.safetensors")).weight(named: "w")
         let adapter = Adapter(
             path: "adapter", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [],
             replacements: [Replacement(tensor: "model.language_model.embed_tokens.weight", values: values)])
@@ -405,7 +406,7 @@ struct NameTests {
                 path: "adapter", dialect: .extraction, weightsPath: nil, baseModel: nil, targets: [], modules: [module], replacements: replacements)
             _ = try adapter.write(layout, to: folder.path("\(layout)\(replacements.count)"), base: model, options: .init(isDurable: false))
         }
-        let norm = Replacement(tensor: name, values: try model.files.location(of: name))
+        let norm = Replacement(tensor: name, values: try model.files.weight(named: name))
         try write([], .peft)
         try write([norm], .safetensors)
         let error = #expect(throws: AdapterError.self) { try write([norm], .peft) }

@@ -1,12 +1,15 @@
 import Adapters
 import FileIO
+import GGUF
 import JSON
+import OrderedCollections
 import Safetensors
 import Tensors
 import TestModels
 import TestSupport
 import Testing
 import Verification
+import Weights
 
 /// Bases whose weights, or a part of them, are codes with scales.
 struct QuantizedBaseTests {
@@ -136,13 +139,13 @@ struct QuantizedBaseTests {
         let adapter = try adapter()
         _ = try MergePlan(base: folder.path("base"), adapters: [.init(adapter)], dtype: .bf16)
             .run(to: folder.path("merged"), options: .init(threads: 1, isDurable: false))
-        let (before, after) = (try WeightFiles(path: folder.path("base")), try WeightFiles(path: folder.path("merged")))
+        let (before, after) = (try ModelWeights(path: folder.path("base")), try ModelWeights(path: folder.path("merged")))
         for (name, dtype, _) in kept {
-            #expect(try after.location(of: name).info.dtype == dtype, "\(name)")
+            #expect(try after.weight(named: name).dtype == dtype, "\(name)")
             #expect(try read(name, from: before) == read(name, from: after), "\(name)")
         }
         for name in [Self.module + ".weight", "model.norm.weight", "model.layers.1.experts.router.weight"] {
-            #expect(try after.location(of: name).info.dtype == .bf16, "\(name)")
+            #expect(try after.weight(named: name).dtype == .bf16, "\(name)")
         }
         let verdict = try MergeVerifier.verify(
             base: folder.path("base"), adapters: [.init(adapter)], merged: folder.path("merged"), options: .init(dtype: .bf16))
@@ -151,13 +154,21 @@ struct QuantizedBaseTests {
 
     @Test func aBaseInGGUF() throws {
         let folder = try TemporaryFolder()
-        try writeText("GGUF....", folder.path("model.gguf"))
-        #expect(throws: MergeError.self) { _ = try BaseModel(path: folder.path("model.gguf")) }
+        let path = folder.path("model.gguf")
+        let entry = GGUFWriter.Entry(name: "blk.0.attn_q.weight", type: .f32, shape: [4, 4])
+        let writer = try GGUFWriter(path: path, metadata: ["general.architecture": .string("llama")], tensors: [entry], replacing: false)
+        try writer.write(unsafe [UInt8](repeating: 0, count: 64).span.bytes)
+        try writer.publish(durable: false)
+        // It is opened by the same call as any other model.
+        #expect(try ModelWeights(path: path).tensors.elements.map(\.key) == [entry.name])
         do {
-            _ = try BaseModel(path: folder.path("model.gguf"))
+            _ = try BaseModel(path: path)
+            Issue.record("it was let pass")
         } catch let error as MergeError {
             #expect(error.code == .quantizedBase && error.message.contains("the base is a GGUF file"))
         }
+        try writeText("GGUF....", path)
+        #expect(throws: GGUFError.self) { _ = try BaseModel(path: path) }
         #expect(throws: FileError.self) { _ = try BaseModel(path: folder.path("nothing.gguf")) }
     }
 }

@@ -9,6 +9,7 @@ import TestModels
 import TestSupport
 import Testing
 import Verification
+import Weights
 
 /// Extracting, resizing, combining and taking out again.
 struct SpectrumTests {
@@ -71,10 +72,10 @@ struct SpectrumTests {
         try merge("merged")
         let plain = try Extraction(base: folder.path("base"), tuned: folder.path("merged"), options: .init(choice: .init(rank: 5)))
         for (name, source) in [("around-merged", "merged"), ("around-base", "base")] {
-            let files = try WeightFiles(path: folder.path(source))
+            let files = try ModelWeights(path: folder.path(source))
             try writeSafetensors(
                 files.tensors.map { key, location in
-                    TestTensor("model.diffusion_model.\(key)", location.info.dtype, location.info.shape, bytes: bytes(of: location))
+                    TestTensor("model.diffusion_model.\(key)", location.dtype, location.shape, bytes: bytes(of: location))
                 }, to: folder.path("\(name).safetensors"))
         }
         let tuned = try Extraction(base: folder.path("base"), tuned: folder.path("around-merged.safetensors"), options: .init(choice: .init(rank: 5)))
@@ -84,9 +85,9 @@ struct SpectrumTests {
         #expect(zip(based.adapter.modules, plain.adapter.modules).allSatisfy { $0.loraB.doubles() == $1.loraB.doubles() })
     }
 
-    private func bytes(of location: WeightFiles.Location) -> [UInt8] {
+    private func bytes(of location: StoredWeight) -> [UInt8] {
         var bytes: [UInt8] = []
-        FactorMatrix(location.info, in: location.file).withBytes { span in unsafe span.withUnsafeBytes { unsafe bytes.append(contentsOf: $0) } }
+        FactorMatrix(location).withBytes { span in unsafe span.withUnsafeBytes { unsafe bytes.append(contentsOf: $0) } }
         return bytes
     }
 
@@ -256,12 +257,12 @@ struct SpectrumTests {
         _ = try MergePlan(base: folder.path("typed"), adapters: [.init(adapter)]).run(to: folder.path("merged"), options: .init(isDurable: false))
         let result = try Unmerging(
             merged: folder.path("merged"), adapters: [.init(adapter)], to: folder.path("again"), options: .init(isDurable: false))
-        let (original, found) = (try WeightFiles(path: folder.path("typed")), try WeightFiles(path: folder.path("again")))
+        let (original, found) = (try ModelWeights(path: folder.path("typed")), try ModelWeights(path: folder.path("again")))
         #expect(result.modules.count == 4 && result.elements == 2 * (24 * 24 + 53 * 24))
         var differing = 0
         for module in result.modules {
-            let (before, after) = (try original.location(of: module.tensor), try found.location(of: module.tensor))
-            let pairs = zip(FactorMatrix(before.info, in: before.file).doubles(), FactorMatrix(after.info, in: after.file).doubles())
+            let (before, after) = (try original.weight(named: module.tensor), try found.weight(named: module.tensor))
+            let pairs = zip(FactorMatrix(before).doubles(), FactorMatrix(after).doubles())
             let off = pairs.filter { $0 != $1 }
             #expect(off.count <= module.uncertain && off.allSatisfy { abs($0 - $1) <= module.maximumError })
             differing += off.count
@@ -286,10 +287,10 @@ struct SpectrumTests {
         #expect(extraction.adapter.modules.map(\.path.text) == ["lm_head", "model.embed_tokens"])
         _ = try MergePlan(base: folder.path("tied"), adapters: [.init(extraction.adapter)]).run(
             to: folder.path("again"), options: .init(isDurable: false))
-        let (tuned, again) = (try WeightFiles(path: folder.path("tuned")), try WeightFiles(path: folder.path("again")))
-        func values(_ name: String, _ files: WeightFiles) throws -> [Double] {
-            let location = try files.location(of: name)
-            return FactorMatrix(location.info, in: location.file).doubles()
+        let (tuned, again) = (try ModelWeights(path: folder.path("tuned")), try ModelWeights(path: folder.path("again")))
+        func values(_ name: String, _ files: ModelWeights) throws -> [Double] {
+            let location = try files.weight(named: name)
+            return FactorMatrix(location).doubles()
         }
         #expect(relativeDistance(try values("model.embed_tokens.weight", again), try values("model.embed_tokens.weight", tuned)) < 1e-6)
         // One update of both leaves them one matrix, as they are in the tuned model.
@@ -414,11 +415,11 @@ struct SpectrumTests {
             to: folder.path("m"), options: .init(isDurable: false))
         let result = try Unmerging(
             merged: folder.path("m/stack.safetensors"), adapters: [.init(adapter)], to: folder.path("u"), options: .init(isDurable: false))
-        let again = try WeightFiles(path: folder.path("u/stack.safetensors")).location(of: "experts.up_proj")
-        let values = FactorMatrix(again.info, in: again.file).doubles()
+        let again = try ModelWeights(path: folder.path("u/stack.safetensors")).weight(named: "experts.up_proj")
+        let values = FactorMatrix(again).doubles()
         #expect(values.count == 72 && result.elements == 72)
-        let wanted = try WeightFiles(path: folder.path("stack.safetensors")).location(of: "experts.up_proj")
-        let off = zip(FactorMatrix(wanted.info, in: wanted.file).doubles(), values).filter { $0 != $1 }
+        let wanted = try ModelWeights(path: folder.path("stack.safetensors")).weight(named: "experts.up_proj")
+        let off = zip(FactorMatrix(wanted).doubles(), values).filter { $0 != $1 }
         #expect(off.count <= result.uncertain && off.allSatisfy { abs($0 - $1) <= result.maximumError } && result.uncertain <= 48)
     }
 

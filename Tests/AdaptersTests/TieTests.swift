@@ -7,6 +7,7 @@ import Tensors
 import TestModels
 import Testing
 import Verification
+import Weights
 
 /// Embeddings and heads that are one matrix: where they are found, and what becomes of them.
 struct TieTests {
@@ -180,8 +181,8 @@ struct TieTests {
 
     private func writtenTensor(_ name: String, _ item: Case) throws -> TestTensor {
         let files = try BaseModel(path: item.folder.path("merged")).files
-        let info = try files.location(of: name).info
-        return TestTensor(name, info.dtype, info.shape, bytes: try read(name, from: files))
+        let weight = try files.weight(named: name)
+        return TestTensor(name, weight.dtype, weight.shape, bytes: try read(name, from: files))
     }
 
     /// What ensure_weight_tying saves, and what is extracted from two tied models: the factors of the head are the embedding's, transposed.

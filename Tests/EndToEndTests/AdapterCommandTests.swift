@@ -7,6 +7,7 @@ import Tensors
 import TestModels
 import TestSupport
 import Testing
+import Weights
 
 /// Converting, extracting, resizing, combining and unmerging through the real program.
 struct AdapterCommandTests {
@@ -19,8 +20,8 @@ struct AdapterCommandTests {
 
     private func adapter(_ name: String, seed: UInt64, alpha: Double = 4) throws -> String {
         var generator = SeededGenerator(seed: seed)
-        let tensors = try WeightFiles(path: base).tensors.values.filter { $0.info.name.hasSuffix("_proj.weight") }.flatMap { location in
-            let (shape, module) = (location.info.shape, "base_model.model." + location.info.name.dropLast(".weight".count))
+        let tensors = try ModelWeights(path: base).tensors.values.filter { $0.name.hasSuffix("_proj.weight") }.flatMap { location in
+            let (shape, module) = (location.shape, "base_model.model." + location.name.dropLast(".weight".count))
             return [
                 TestTensor(module + ".lora_A.weight", .f32, [2, shape[1]], values: generator.values(2 * shape[1], spread: 0.1)),
                 TestTensor(module + ".lora_B.weight", .f32, [shape[0], 2], values: generator.values(2 * shape[0], spread: 0.1)),
@@ -42,7 +43,7 @@ struct AdapterCommandTests {
     }
 
     private func weights(_ folder: String) throws -> [String: [UInt8]] {
-        let files = try WeightFiles(path: folder)
+        let files = try ModelWeights(path: folder)
         return Dictionary(uniqueKeysWithValues: try files.tensors.keys.map { ($0, try read($0, from: files)) })
     }
 

@@ -6,6 +6,7 @@ import Tensors
 import TestModels
 import TestSupport
 import Testing
+import Weights
 
 /// Bad input gives one clear sentence and the right exit code, and leaves nothing behind.
 struct BadInputTests {
@@ -235,7 +236,7 @@ struct BadInputTests {
     private static func plainAdapter(_ space: Workspace, changes: String = "") throws -> String {
         let path = space.path("adapter")
         let module = "base_model.model.model.layers.0.self_attn.q_proj"
-        let shape = try WeightFiles(path: Repository.tinyLlama).location(of: "model.layers.0.self_attn.q_proj.weight").info.shape
+        let shape = try ModelWeights(path: Repository.tinyLlama).weight(named: "model.layers.0.self_attn.q_proj.weight").shape
         try FileSystem.createFolder(path)
         try writeSafetensors(
             [

@@ -5,6 +5,7 @@ import Safetensors
 import Tensors
 import TestModels
 import TestSupport
+import Weights
 
 /// An adapter of the small model in the making, as PEFT would write it.
 struct PEFTAdapter {
@@ -26,11 +27,11 @@ struct PEFTAdapter {
     /// Factors of linear layers whose names end so, in all layers.
     mutating func addFactors(_ suffixes: [String] = ["q_proj", "k_proj", "v_proj", "up_proj"], spread: Float = 0.1) throws {
         let rank = configuration["r"]?.integerValue ?? 1
-        for location in try WeightFiles(path: Repository.tinyLlama).tensors.values {
-            let module = String(location.info.name.dropLast(".weight".count))
+        for location in try ModelWeights(path: Repository.tinyLlama).tensors.values {
+            let module = String(location.name.dropLast(".weight".count))
             guard suffixes.contains(where: module.hasSuffix) else { continue }
-            add(module + ".lora_A.weight", [rank, location.info.shape[1]], spread: spread)
-            add(module + ".lora_B.weight", [location.info.shape[0], rank], spread: spread)
+            add(module + ".lora_A.weight", [rank, location.shape[1]], spread: spread)
+            add(module + ".lora_B.weight", [location.shape[0], rank], spread: spread)
         }
     }
 

@@ -227,7 +227,7 @@ struct TensorStatisticsTests {
 
     /// Every variant gives the bits of the portable one, wherever the elements lie and whatever lies around them.
     @Test(arguments: 0..<12 as Range<UInt32>) func variantsAgree(raw: UInt32) {
-        let element = oplora_statistics_element(rawValue: raw)
+        let element = oplora_element(rawValue: raw)
         var generator = SeededGenerator(seed: UInt64(raw))
         for count in Self.sizes {
             // As many bytes as the widest type takes; every second run has fewer patterns that are not finite.

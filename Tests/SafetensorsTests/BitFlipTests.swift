@@ -6,6 +6,7 @@ import Tensors
 import TestModels
 import TestSupport
 import Testing
+import Weights
 
 /// Every single wrong bit and every cut, counted by what comes of it. The format has no checksum: what names, metadata and
 /// data say cannot be checked, and everything else must be.
@@ -78,7 +79,7 @@ struct BitFlipTests {
     }
 
     /// Two tensors in an order that is not that of the header, metadata, padding.
-    private static let small = file(
+    private static let small = fileBytes(
         #"{"__metadata__":{"a":"b"},"y":{"dtype":"U8","shape":[3],"data_offsets":[8,11]},"#
             + #""x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}     "#,
         [0, 0, 128, 63, 0, 0, 0, 64, 7, 8, 9])
@@ -118,15 +119,15 @@ struct BitFlipTests {
             for name in names { map[name] = .string(shard + ".safetensors") }
         }
         let index: JSONValue = ["metadata": ["total_size": 6], "weight_map": .object(map)]
-        try writeText(index.serialized(), folder.path(WeightFiles.indexName))
+        try writeText(index.serialized(), folder.path(ModelWeights.indexName))
         func read() -> Reading? {
-            guard let weights = try? WeightFiles(path: folder.path) else { return nil }
+            guard let weights = try? ModelWeights(path: folder.path) else { return nil }
             var reading = Reading()
-            for shard in weights.shards { reading.add(shard) }
+            for shard in weights.shards.compactMap(\.safetensors) { reading.add(shard) }
             return reading
         }
         let original = try #require(read())
-        for (name, dataBits) in [(WeightFiles.indexName, 0), ("a.safetensors", 16), ("b.safetensors", 32)] {
+        for (name, dataBits) in [(ModelWeights.indexName, 0), ("a.safetensors", 16), ("b.safetensors", 32)] {
             let path = folder.path(name)
             let whole = try readAll(path)
             var counts = Counts()

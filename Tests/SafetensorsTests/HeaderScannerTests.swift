@@ -1,6 +1,7 @@
 import OrderedCollections
 import Tensors
 import TestSupport
+import TestModels
 import Testing
 
 @testable import Safetensors
@@ -22,7 +23,7 @@ struct HeaderScannerTests {
     }
 
     private func header(_ text: String, dataCount: Int) -> (bytes: [UInt8], dataStart: Int) {
-        (file(text, [UInt8](repeating: 0, count: dataCount)), 8 + text.utf8.count)
+        (fileBytes(text, [UInt8](repeating: 0, count: dataCount)), 8 + text.utf8.count)
     }
 
     @Test(arguments: [

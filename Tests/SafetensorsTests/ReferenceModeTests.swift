@@ -18,7 +18,7 @@ struct ReferenceModeTests {
 
         init(_ name: String, _ header: String, _ data: Int = 0, reference: SafetensorsError.Code? = nil, strict: SafetensorsError.Code? = nil) {
             (self.name, self.reference, self.strict) = (name, reference, strict)
-            bytes = file(header, [UInt8](repeating: 7, count: data))
+            bytes = fileBytes(header, [UInt8](repeating: 7, count: data))
         }
     }
 

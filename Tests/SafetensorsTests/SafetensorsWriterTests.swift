@@ -56,7 +56,7 @@ struct SafetensorsWriterTests {
             let text = #"{"__metadata__":{"k":""# + String(repeating: "v", count: count) + #""}}"#
             let padding = [0, 7, 6, 5, 4, 3, 2, 1][text.utf8.count % 8]
             try writeSafetensors([], to: path, metadata: ["k": String(repeating: "v", count: count)])
-            #expect(try readAll(path) == file(text + String(repeating: " ", count: padding)))
+            #expect(try readAll(path) == fileBytes(text + String(repeating: " ", count: padding)))
         }
     }
 

@@ -6,6 +6,7 @@ import TestModels
 import TestSupport
 import Testing
 
+import Weights
 @testable import Safetensors
 
 struct ShardedWriterTests {
@@ -43,10 +44,10 @@ struct ShardedWriterTests {
     func tensorsFillOneShardAfterTheOther(sizes: [Int], shardSize: Int, counts: [Int]) throws {
         let shards = try write(entries(sizes), shardSize: shardSize)
         #expect(shards.count == counts.count)
-        let weights = try WeightFiles(path: folder.path)
-        #expect(weights.shards.map(\.tensors.count) == counts)
+        let weights = try ModelWeights(path: folder.path)
+        #expect(weights.shards.map(\.tensorCount) == counts)
         #expect(weights.tensors.count == sizes.count)
-        for shard in weights.shards {
+        for shard in weights.shards.compactMap(\.safetensors) {
             #expect(shard.metadata == ["format": "pt"])
             for info in shard.tensors.values { #expect(shard.bytes(info.name) == bytes(info)) }
         }
@@ -57,7 +58,7 @@ struct ShardedWriterTests {
         #expect(try write(entries([4, 4]), shardSize: 100) == ["model.safetensors"])
         #expect(try FileSystem.names(in: folder.path) == ["model.safetensors"])
         #expect(try write([], shardSize: 100) == ["model.safetensors"])
-        #expect(try WeightFiles(path: folder.path).tensors.isEmpty)
+        #expect(try ModelWeights(path: folder.path).tensors.isEmpty)
     }
 
     @Test func namesAndIndexAreThoseOfTheReference() throws {
@@ -78,7 +79,7 @@ struct ShardedWriterTests {
             }
 
             """
-        #expect(try readAll(folder.path(WeightFiles.indexName)) == Array(index.utf8))
+        #expect(try readAll(folder.path(ModelWeights.indexName)) == Array(index.utf8))
     }
 
     @Test func sameTensorsSameBytes() throws {

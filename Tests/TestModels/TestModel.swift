@@ -3,9 +3,10 @@ import FileIO
 import JSON
 import Kernels
 import OrderedCollections
-public import Safetensors
+internal import Safetensors
 public import Tensors
 public import TestSupport
+public import Weights
 
 /// A folder that is gone when the test is.
 public final class TemporaryFolder {
@@ -68,9 +69,11 @@ public func writeSafetensors(_ tensors: [TestTensor], to path: String, metadata:
     try writer.publish(durable: false)
 }
 
-public func read(_ name: String, from files: WeightFiles) throws -> [UInt8] {
-    let location = try files.location(of: name)
-    return location.file.withBytes(of: location.info) { bytes in unsafe bytes.withUnsafeBytes { unsafe Array($0) } }
+public func read(_ name: String, from files: ModelWeights) throws -> [UInt8] {
+    let weight = try files.weight(named: name)
+    var bytes: [UInt8] = []
+    try weight.read(bytes: 0..<weight.byteCount, into: &bytes)
+    return bytes
 }
 
 public func readAll(_ path: String) throws -> [UInt8] { try FileSystem.contents(of: path, limit: 1 << 24) }
@@ -110,7 +113,7 @@ public enum TestModel {
             }
         }
         let index: JSONValue = ["metadata": ["total_size": .integer(total)], "weight_map": .object(map)]
-        try writeText(index.serialized(pretty: true), FileSystem.join(path, WeightFiles.indexName))
+        try writeText(index.serialized(pretty: true), FileSystem.join(path, ModelWeights.indexName))
         let configuration = """
             {
               "architectures": [

@@ -6,6 +6,7 @@ import TestSupport
 import Testing
 import Transformer
 
+import Weights
 @testable import Training
 
 /// Everything here is compared with what torch computed, in F32, from the same weights: fixtures/generate.py made the
@@ -19,7 +20,7 @@ import Transformer
     init() throws {
         compute = Compute(pool: try #require(ThreadPool(threads: 2)))
         model = try TransformerConfiguration(folder: Repository.tinyLlama)
-        weights = try TransformerWeights(configuration: model, files: try WeightFiles(path: Repository.tinyLlama), compute: compute)
+        weights = try TransformerWeights(configuration: model, files: try ModelWeights(path: Repository.tinyLlama), compute: compute)
         batch = try SafetensorsFile(path: Repository.golden("batch.safetensors"))
     }
 

@@ -6,6 +6,7 @@ import TestModels
 import TestSupport
 import Testing
 
+import Weights
 @testable import Transformer
 
 struct TransformerWeightsTests {
@@ -54,7 +55,7 @@ struct TransformerWeightsTests {
     private func weights(_ tensors: [TestTensor], isTied: Bool = false) throws -> TransformerWeights {
         let path = folder.path("model.safetensors")
         try writeSafetensors(tensors, to: path)
-        return try TransformerWeights(configuration: try Self.configuration(isTied: isTied), files: try WeightFiles(path: path), compute: compute)
+        return try TransformerWeights(configuration: try Self.configuration(isTied: isTied), files: try ModelWeights(path: path), compute: compute)
     }
 
     private func fault(_ tensors: [TestTensor], isTied: Bool = false) -> TransformerError? {

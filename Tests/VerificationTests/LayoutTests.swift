@@ -8,6 +8,7 @@ import TestModels
 import TestSupport
 import Testing
 import Verification
+import Weights
 
 /// A merge is judged by its numbers, in whichever of a family's layouts base, adapter and merged model are.
 struct LayoutTests {
@@ -91,11 +92,11 @@ struct LayoutTests {
     }
 
     private func model(_ path: String) throws -> Model {
-        let files = try WeightFiles(path: path)
+        let files = try ModelWeights(path: path)
         var model: Model = [:]
         for (name, location) in files.tensors {
-            let numbers = FactorMatrix(location.info, in: location.file).doubles().map { Float($0) }
-            model[name] = Values(shape: location.info.shape, numbers: numbers)
+            let numbers = FactorMatrix(location).doubles().map { Float($0) }
+            model[name] = Values(shape: location.shape, numbers: numbers)
         }
         return model
     }

@@ -9,6 +9,7 @@ import TestModels
 import TestSupport
 import Testing
 import Verification
+import Weights
 
 /// A right merge passes, and every way in which one can be wrong is caught and named.
 struct MergeVerifierTests {
@@ -30,8 +31,8 @@ struct MergeVerifierTests {
             adapter = try TestModel.writeAdapter(to: folder.path("adapter"), dtype: factorType, spread: spread, seed: seed &+ 1)
             let plan = try MergePlan(base: folder.path("base"), adapters: [.init(adapter)])
             _ = try plan.run(to: folder.path("merged"), options: .init(isDurable: false))
-            let files = try WeightFiles(path: folder.path("merged"))
-            tensors = try files.tensors.map { try TestTensor($0, $1.info.dtype, $1.info.shape, bytes: read($0, from: files)) }
+            let files = try ModelWeights(path: folder.path("merged"))
+            tensors = try files.tensors.map { try TestTensor($0, $1.dtype, $1.shape, bytes: read($0, from: files)) }
         }
 
         func index(_ name: String) -> Int { tensors.firstIndex { $0.name == name }! }
@@ -191,8 +192,8 @@ struct MergeVerifierTests {
         let item = try Case(dtype: .bf16)
         let plan = try MergePlan(base: item.basePath, adapters: [.init(item.adapter)], dtype: .f32)
         _ = try plan.run(to: item.mergedPath, options: .init(isReplacing: true, isDurable: false))
-        let files = try WeightFiles(path: item.mergedPath)
-        item.tensors = try files.tensors.map { try TestTensor($0, $1.info.dtype, $1.info.shape, bytes: read($0, from: files)) }
+        let files = try ModelWeights(path: item.mergedPath)
+        item.tensors = try files.tensors.map { try TestTensor($0, $1.dtype, $1.shape, bytes: read($0, from: files)) }
         #expect(try item.verify(options: .init(dtype: .f32)).passes)
         let name = "model.embed_tokens.weight"
         let index = item.index(name)

@@ -7,6 +7,7 @@ import TestModels
 import TestSupport
 import Testing
 import Verification
+import Weights
 
 /// A real model from end to end: the fixture, an adapter of every linear layer, the merge, the verification.
 struct TinyModelTests {
@@ -15,11 +16,11 @@ struct TinyModelTests {
     @Test(arguments: [1, 2])
     func mergedAndVerified(threads: Int) throws {
         let folder = try TemporaryFolder()
-        let base = try WeightFiles(path: Self.path)
+        let base = try ModelWeights(path: Self.path)
         var generator = SeededGenerator(seed: 11)
         let outputs = base.tensors.compactMap { name, location -> AdapterModule? in
             guard name.hasSuffix("_proj.weight"), let path = ModulePath(name.dropLast(".weight".count)) else { return nil }
-            let shape = location.info.shape
+            let shape = location.shape
             return AdapterModule(
                 path: path, rank: 4, alpha: 8, loraA: generator.values(4 * shape[1], spread: 0.1), loraB: generator.values(shape[0] * 4, spread: 0.05)
             )

@@ -1,8 +1,9 @@
 public import JSON
 internal import Kernels
 internal import OrderedCollections
-public import Safetensors
+internal import Safetensors
 public import Tensors
+public import Weights
 
 /// An adapter and what its scales are multiplied by.
 public struct WeightedAdapter: Sendable {
@@ -21,7 +22,7 @@ public struct AdaptedModel: Sendable {
     public struct Tensor: Sendable {
         public let name: String
         /// The values before any update: the base's, or those that an adapter puts in their place.
-        public let source: WeightFiles.Location
+        public let source: StoredWeight
         /// Whether the values are those that the base has under this name.
         public let isOfBase: Bool
         /// The element type that the tensor keeps if no other is asked for.
@@ -33,7 +34,7 @@ public struct AdaptedModel: Sendable {
         /// The shard of the base that the tensor goes with.
         public let shard: Int
 
-        public var shape: [Int] { source.info.shape }
+        public var shape: [Int] { source.shape }
 
         /// The same values under another name.
         public func renamed(_ name: String) -> Tensor {
@@ -43,7 +44,7 @@ public struct AdaptedModel: Sendable {
 
     /// A row of a tensor of an adapter.
     public struct RowSource: Sendable {
-        public let values: WeightFiles.Location
+        public let values: StoredWeight
         public let row: Int
     }
 

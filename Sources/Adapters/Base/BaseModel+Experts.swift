@@ -1,3 +1,4 @@
+internal import Weights
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
@@ -37,8 +38,8 @@ extension BaseModel {
     func expertUpdates(of module: AdapterModule, scale: Double, adapter: String) throws(MergeError) -> [TensorUpdate] {
         let count = module.factors.count
         if let name = resolve(module.parameterName) {
-            let (_, info) = try tensor(name, adapter: adapter)
-            if count == 1, info.shape == [module.outputs, module.inputs] {
+            let (_, weight) = try tensor(name, adapter: adapter)
+            if count == 1, weight.shape == [module.outputs, module.inputs] {
                 return [
                     TensorUpdate(
                         tensor: name, module: module.label, rows: 0..<module.outputs, left: module.loraB, right: module.loraA, scale: scale,
@@ -47,14 +48,14 @@ extension BaseModel {
             }
             let straight = [count, module.outputs, module.inputs]
             let transposed = [count, module.inputs, module.outputs]
-            guard info.shape == straight || info.shape == transposed else {
+            guard weight.shape == straight || weight.shape == transposed else {
                 throw MergeError(
                     .shapeMismatch, path: adapter, tensor: name,
-                    "its factors of rank \(module.rank) make \(describe(shape: straight)) and the weight is \(describe(shape: info.shape)); "
-                        + Self.otherRankOrModel(count, info.shape)
+                    "its factors of rank \(module.rank) make \(describe(shape: straight)) and the weight is \(describe(shape: weight.shape)); "
+                        + Self.otherRankOrModel(count, weight.shape)
                 )
             }
-            let isTransposed = info.shape != straight || (straight == transposed && marksExpertsTransposed)
+            let isTransposed = weight.shape != straight || (straight == transposed && marksExpertsTransposed)
             return module.factors.enumerated().map { number, factors in
                 let left = isTransposed ? factors.a.transposed : factors.b
                 let right = isTransposed ? factors.b.transposed : factors.a
@@ -91,18 +92,18 @@ extension BaseModel {
         for (number, factors) in module.factors.enumerated() {
             var row = 0
             for matrix in matrices {
-                let (name, info) = try tensor("\(path).\(number).\(matrix).weight", adapter: adapter)
-                guard info.shape.count == 2, info.shape[1] == module.inputs, info.shape[0] <= module.outputs - row else {
+                let (name, weight) = try tensor("\(path).\(number).\(matrix).weight", adapter: adapter)
+                guard weight.shape.count == 2, weight.shape[1] == module.inputs, weight.shape[0] <= module.outputs - row else {
                     throw MergeError(
                         .shapeMismatch, path: adapter, tensor: name,
-                        "the factors of an expert make \(describe(shape: [module.outputs, module.inputs])) and the weight, \(describe(shape: info.shape)), is no part of it; the adapter was made for a model of other sizes"
+                        "the factors of an expert make \(describe(shape: [module.outputs, module.inputs])) and the weight, \(describe(shape: weight.shape)), is no part of it; the adapter was made for a model of other sizes"
                     )
                 }
                 updates.append(
                     TensorUpdate(
-                        tensor: name, module: module.label, rows: 0..<info.shape[0], left: factors.b.rows(from: row, count: info.shape[0]),
+                        tensor: name, module: module.label, rows: 0..<weight.shape[0], left: factors.b.rows(from: row, count: weight.shape[0]),
                         right: factors.a, scale: scale, magnitude: nil, bIsRight: false, adapterPath: adapter))
-                row += info.shape[0]
+                row += weight.shape[0]
             }
             guard row == module.outputs else {
                 throw MergeError(

@@ -4,6 +4,7 @@ internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// Where the modules and tensors of adapters lie in the model.
 extension BaseModel {
@@ -44,7 +45,7 @@ extension BaseModel {
     /// What the merged model's tensor `name` is made from; for a tied matrix of which the files have another name that one.
     ///
     /// - Precondition: `resolve` gave the name.
-    func source(of name: String) -> WeightFiles.Location? {
+    func source(of name: String) -> StoredWeight? {
         files.tensors[name] ?? tie(of: name).flatMap { files.tensors[$0.source] }
     }
 
@@ -60,22 +61,22 @@ extension BaseModel {
     func place(ofWhole tensor: String, adapter: String) throws(MergeError) -> String {
         let found = candidates(for: tensor)
         guard found.count < 2 else { throw missing(tensor, adapter: adapter) }
-        if found.isEmpty, let found = quantization.format(of: tensor, isOfFile: false, in: self) { throw refusal(found, of: tensor) }
+        if found.isEmpty, let found = unread(tensor, isOfFile: false) { throw refusal(found, of: tensor) }
         return found.first ?? tensor
     }
 
     /// The tensor that an adapter names, in a type that can be merged.
     func tensor(
-        _ wanted: String, adapter: String, replaced: [String: WeightFiles.Location] = [:]
-    ) throws(MergeError) -> (name: String, info: TensorInfo) {
-        guard let name = resolve(wanted), let info = (replaced[name] ?? source(of: name))?.info else { throw missing(wanted, adapter: adapter) }
-        if replaced[name] == nil, let found = quantization.format(of: name, isOfFile: true, in: self) { throw refusal(found, of: name) }
-        guard info.dtype.isFloat else {
+        _ wanted: String, adapter: String, replaced: [String: StoredWeight] = [:]
+    ) throws(MergeError) -> (name: String, weight: StoredWeight) {
+        guard let name = resolve(wanted), let weight = (replaced[name] ?? source(of: name)) else { throw missing(wanted, adapter: adapter) }
+        if replaced[name] == nil, let found = unread(name, isOfFile: true) { throw refusal(found, of: name) }
+        guard weight.dtype.isFloat else {
             throw MergeError(
                 .unsupportedDType, path: path, tensor: name,
-                "a weight in \(info.dtype) cannot be merged; F32, BF16, F16 and F64 can, so convert the base first")
+                "a weight in \(weight.dtype) cannot be merged; F32, BF16, F16 and F64 can, so convert the base first")
         }
-        return (name, info)
+        return (name, weight)
     }
 
     // MARK: Refusals
@@ -83,7 +84,7 @@ extension BaseModel {
     /// Why a tensor that an adapter names is not among the model's.
     func missing(_ name: String, adapter: String) -> MergeError {
         let several = candidates(for: name)
-        if several.isEmpty, let found = quantization.format(of: name, isOfFile: false, in: self) { return refusal(found, of: name) }
+        if several.isEmpty, let found = unread(name, isOfFile: false) { return refusal(found, of: name) }
         guard several.isEmpty else {
             return MergeError(
                 .moduleNotInBase, path: adapter, tensor: name,
@@ -147,22 +148,22 @@ extension BaseModel {
         MergeError(.quantizedBase, path: path, tensor: name, found.sentence(statement: quantizationStatement))
     }
 
-    /// What `config.json` calls the way in which the model was quantized.
-    var quantizationMethod: String? {
-        let text = configuration?["text_config"]?["quantization_config"]
-        return (configuration?["quantization_config"] ?? text)?["quant_method"]?.stringValue
+    /// The encoding of a weight that is stored as codes and not read.
+    private func unread(_ name: String, isOfFile: Bool) -> QuantizedWeights.Found? {
+        if isOfFile, files.tensors[name]?.encoded != nil { return nil }
+        return quantization.unread(name, isOfFile: isOfFile, resolve: resolve)
     }
 
     /// What else says that the model was quantized.
     private var quantizationStatement: String? {
-        if let method = quantizationMethod { return "quant_method \(method)" }
+        if let method = QuantizedWeights.method(in: configuration) { return "quant_method \(method)" }
         return files.shards.contains { $0.metadata["_quantization_metadata"] != nil } ? "ComfyUI's _quantization_metadata" : nil
     }
 
-    static func refuseGGUF(_ path: String) throws {
-        guard FileNature(path: path) == .gguf else { return }
+    static func refuseGGUF(_ files: ModelWeights) throws(MergeError) {
+        guard files.shards.contains(where: { $0.gguf != nil }) else { return }
         throw MergeError(
-            .quantizedBase, path: path,
+            .quantizedBase, path: files.path,
             "the base is a GGUF file, which is not read as a base yet; name the model that it was made from, in safetensors, and convert what is merged with llama.cpp"
         )
     }

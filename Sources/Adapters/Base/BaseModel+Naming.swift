@@ -1,3 +1,4 @@
+internal import Weights
 internal import JSON
 internal import Safetensors
 
@@ -45,8 +46,8 @@ extension BaseModel {
         // PEFT stores what an adapted embedding has itself beside the update.
         let replacements = adapter.replacements.filter { replacement in
             guard replacement.rows == nil, let name = resolve(replacement.tensor), let own = source(of: name) else { return true }
-            let (values, base) = (replacement.values, FactorMatrix(own.info, in: own.file))
-            return !FactorMatrix(values.info, in: values.file).hasSameBytes(as: base)
+            let (values, base) = (replacement.values, FactorMatrix(own))
+            return !FactorMatrix(values).hasSameBytes(as: base)
         }
         let taskType = isNotCausal && adapter.taskType == "CAUSAL_LM" ? nil : adapter.taskType
         return adapter.with(modules: named, replacements: replacements, namesAreFlattened: false, taskType: taskType)

@@ -1,6 +1,7 @@
 internal import JSON
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 extension BaseModel {
     /// One module on its way to the tensors of the model.
@@ -9,20 +10,20 @@ extension BaseModel {
         let module: AdapterModule
         let scale: Double
         let adapter: String
-        let replaced: [String: WeightFiles.Location]
+        let replaced: [String: StoredWeight]
 
         func weightUpdates() throws(MergeError) -> [TensorUpdate] {
             let places = model.places(of: module)
             let b = try model.straightened(module, adapter: adapter)
             guard places.count > 1 else {
-                let (name, info) = try model.tensor(places.first?.tensor ?? module.parameterName, adapter: adapter, replaced: replaced)
+                let (name, weight) = try model.tensor(places.first?.tensor ?? module.parameterName, adapter: adapter, replaced: replaced)
                 if places.first?.relation == .exchanged {
-                    guard let exchanged = module.withHalvesExchanged else { throw misfit(name, info.shape) }
+                    guard let exchanged = module.withHalvesExchanged else { throw misfit(name, weight.shape) }
                     let placement = Placement(model: model, module: exchanged, scale: scale, adapter: adapter, replaced: replaced)
-                    return [try placement.update(of: name, shape: info.shape, b: exchanged.loraB)]
+                    return [try placement.update(of: name, shape: weight.shape, b: exchanged.loraB)]
                 }
-                guard case .contains(let number)? = places.first?.relation else { return [try update(of: name, shape: info.shape, b: b)] }
-                return [try update(ofPart: number, of: name, shape: info.shape, b: b)]
+                guard case .contains(let number)? = places.first?.relation else { return [try update(of: name, shape: weight.shape, b: b)] }
+                return [try update(ofPart: number, of: name, shape: weight.shape, b: b)]
             }
             guard module.bias == nil else {
                 throw MergeError(
@@ -33,15 +34,15 @@ extension BaseModel {
             var updates: [TensorUpdate] = []
             var row = 0
             for place in places {
-                let (name, info) = try model.tensor(place.tensor, adapter: adapter, replaced: replaced)
-                guard module.magnitude == nil, module.kind == .linear, info.shape.count == 2, info.shape[1] == module.inputs,
-                    info.shape[0] <= b.rows - row
-                else { throw misfit(name, info.shape) }
+                let (name, weight) = try model.tensor(place.tensor, adapter: adapter, replaced: replaced)
+                guard module.magnitude == nil, module.kind == .linear, weight.shape.count == 2, weight.shape[1] == module.inputs,
+                    weight.shape[0] <= b.rows - row
+                else { throw misfit(name, weight.shape) }
                 updates.append(
                     TensorUpdate(
-                        tensor: name, module: module.label, rows: 0..<info.shape[0], left: b.rows(from: row, count: info.shape[0]),
+                        tensor: name, module: module.label, rows: 0..<weight.shape[0], left: b.rows(from: row, count: weight.shape[0]),
                         right: module.loraA, scale: scale, magnitude: nil, bIsRight: false, adapterPath: adapter))
-                row += info.shape[0]
+                row += weight.shape[0]
             }
             guard row == b.rows else { throw misfit(places[0].tensor, [row, module.inputs]) }
             return updates
@@ -106,11 +107,11 @@ extension BaseModel {
                     .moduleNotInBase, path: adapter, tensor: own,
                     "the adapter adds a bias (lora_bias) to a layer that has none, so that no weight can hold it; PEFT does not merge it either")
             }
-            let (name, info) = try model.tensor(own, adapter: adapter, replaced: replaced)
-            guard info.shape == [bias.columns] else {
+            let (name, weight) = try model.tensor(own, adapter: adapter, replaced: replaced)
+            guard weight.shape == [bias.columns] else {
                 throw MergeError(
                     .shapeMismatch, path: adapter, tensor: name,
-                    "the adapter's bias has \(bias.columns) elements and the module's is \(describe(shape: info.shape)); the adapter was made for a model of other sizes"
+                    "the adapter's bias has \(bias.columns) elements and the module's is \(describe(shape: weight.shape)); the adapter was made for a model of other sizes"
                 )
             }
             return TensorUpdate(

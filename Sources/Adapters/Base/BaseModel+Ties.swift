@@ -1,6 +1,7 @@
 public import JSON
 internal import OrderedCollections
 internal import Safetensors
+internal import Weights
 
 extension BaseModel {
     /// Tensors that are one in memory: an embedding and a head, and in encoder–decoder models the embeddings of both sides; or the biases of
@@ -86,7 +87,7 @@ extension BaseModel {
     /// The ties of a model. The files decide: a head that they hold is its own, unless its values are the embedding's; one that
     /// they do not hold is the embedding, unless the configuration denies it or the model has no head. No default of a model's
     /// class is needed for that.
-    static func ties(of files: WeightFiles, configuration: JSONValue?) -> [Tie] {
+    static func ties(of files: ModelWeights, configuration: JSONValue?) -> [Tie] {
         guard !files.isPipeline else { return [] }
         if let tie = knownTie(of: files, configuration) { return tie }
         // The first of those that might have one head: the outermost, and of two sides the decoder's.
@@ -112,7 +113,7 @@ extension BaseModel {
     }
 
     /// The ties of a class whose embedding or head the rules below would take for another; `nil` for every other class.
-    private static func knownTie(of files: WeightFiles, _ configuration: JSONValue?) -> [Tie]? {
+    private static func knownTie(of files: ModelWeights, _ configuration: JSONValue?) -> [Tie]? {
         let names = configuration?["architectures"]?.arrayValue?.compactMap(\.stringValue) ?? []
         guard names.count == 1, let known = knownTies[names[0]], files.tensors["\(known.embedding).weight"] != nil else { return nil }
         let statements = statements(configuration)
@@ -125,7 +126,7 @@ extension BaseModel {
         return known.head.hasSuffix(".decoder") && files.tensors[bias] != nil ? [weights, tie(bias, "\(known.head).bias")] : [weights]
     }
 
-    private static func ties(_ embedding: String, sides: [String], of files: WeightFiles, _ configuration: JSONValue?) -> [Tie] {
+    private static func ties(_ embedding: String, sides: [String], of files: ModelWeights, _ configuration: JSONValue?) -> [Tie] {
         let components = embedding.split(separator: ".").dropLast()
         let tower = components.first.map { ["\($0)_config", String($0)] }?.first { name in
             components.count > 2 && !textParts.contains(name) && configuration?[name]?.objectValue != nil
@@ -146,7 +147,7 @@ extension BaseModel {
     }
 
     /// The tensor of the head that belongs to an embedding.
-    private static func head(of embedding: [Substring], in files: WeightFiles, configuration: JSONValue?) -> String? {
+    private static func head(of embedding: [Substring], in files: ModelWeights, configuration: JSONValue?) -> String? {
         func has(_ module: String) -> Bool { files.tensors[module + ".weight"] != nil }
         func path(_ outer: ArraySlice<Substring>, _ module: String) -> String { (outer.map(String.init) + [module]).joined(separator: ".") }
         /// The nearest first.
@@ -229,7 +230,7 @@ extension BaseModel {
     // MARK: Names
 
     /// The names of tied matrices that the files do not hold under these names.
-    static func absentNames(of ties: [Tie], in files: WeightFiles) -> [String] {
+    static func absentNames(of ties: [Tie], in files: ModelWeights) -> [String] {
         ties.flatMap(\.members).filter { files.tensors[$0] == nil }
     }
 

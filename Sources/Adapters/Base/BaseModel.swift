@@ -1,9 +1,10 @@
 internal import FileIO
 public import JSON
 internal import OrderedCollections
-public import Safetensors
+internal import Safetensors
 internal import Synchronization
 internal import Tensors
+public import Weights
 
 /// The model that adapters are merged into: its tensors, its configuration, and where in it the modules of an adapter lie.
 ///
@@ -11,7 +12,7 @@ internal import Tensors
 /// without the name of the inner model (`h.0.attn` for `transformer.h.0.attn`) or with it, after another fashion, and with a tensor for each
 /// expert where there is one for all in memory.
 public struct BaseModel: Sendable {
-    public let files: WeightFiles
+    public let files: ModelWeights
     /// `config.json` beside the weights of a model folder.
     public let configuration: JSONValue?
     /// The tensors that are one, wherever an embedding and a head are.
@@ -24,7 +25,7 @@ public struct BaseModel: Sendable {
     /// The `model_type`s of the model and its parts.
     let models: Set<String>
     /// What is stored as codes with scales.
-    let quantization: QuantizedWeights
+    var quantization: QuantizedWeights { files.quantization }
 
     /// An index that is made when a name is first looked up that is not one of the files'.
     final class Lazy<Index: Sendable>: Sendable {
@@ -49,15 +50,14 @@ public struct BaseModel: Sendable {
     /// - Parameter path: a model folder or one safetensors file.
     /// - Throws: `SafetensorsError`, `FileError`, or `MergeError.invalidConfiguration`.
     public init(path: String) throws {
-        try Self.refuseGGUF(path)
-        let (files, configuration) = (try WeightFiles(path: path), try Self.configuration(of: path))
+        let (files, configuration) = (try ModelWeights(path: path), try Self.configuration(of: path))
+        try Self.refuseGGUF(files)
         let ties = Self.ties(of: files, configuration: configuration)
         (self.files, self.configuration, self.ties) = (files, configuration, ties)
         memory = Lazy { MemoryIndex(files, configuration: configuration, absent: Self.absentNames(of: ties, in: files)) }
         modules = Lazy { ModuleIndex(files) }
         inMemory = Lazy { configuration?["model_type"] != nil && !files.isPipeline ? MemoryNames(configuration) : nil }
         models = MemoryNames.models(in: configuration)
-        quantization = QuantizedWeights(files)
         outer = Lazy { Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first }) }
     }
 
@@ -120,7 +120,7 @@ public struct BaseModel: Sendable {
     ///   - replaced: values that take the place of the model's, by the tensor's name.
     /// - Throws: `MergeError`: `.moduleNotInBase`, `.shapeMismatch`, `.unsupportedDType`, `.invalidScale`.
     public func updates(
-        of module: AdapterModule, weight: Double, adapter: String, replaced: [String: WeightFiles.Location] = [:]
+        of module: AdapterModule, weight: Double, adapter: String, replaced: [String: StoredWeight] = [:]
     ) throws(MergeError) -> [TensorUpdate] {
         try requireComponent(of: module, adapter: adapter)
         let scale = module.scale * weight

@@ -1,6 +1,7 @@
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
+internal import Weights
 
 /// What the modules of a model of transformers are called, whoever names them: its files, the model in memory, or an adapter that was trained with
 /// an earlier release.
@@ -189,13 +190,13 @@ struct MemoryNames: Sendable {
 
 /// The tensors of a model by the names that theirs have in common with those of adapters.
 struct MemoryIndex: Sendable {
-    private let files: WeightFiles
+    private let files: ModelWeights
     private let names: MemoryNames
     private var tensors: [String: [String]] = [:]
     private var outerNames: Set<Substring> = []
 
     /// - Parameter absent: names of tied matrices that the files hold under another one.
-    init(_ files: WeightFiles, configuration: JSONValue?, absent: [String]) {
+    init(_ files: ModelWeights, configuration: JSONValue?, absent: [String]) {
         self.files = files
         names = MemoryNames(configuration)
         for name in Array(files.tensors.keys) + absent {

@@ -2,6 +2,7 @@ internal import FileIO
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
+internal import Weights
 
 /// The files of a model folder that are not its weights, sorted into those that belong to a merged model and those that
 /// do not.
@@ -26,7 +27,7 @@ struct ModelFolder {
     ]
 
     /// - Throws: `FileError`; `.excessive` for a folder that holds more than any model.
-    init(_ files: WeightFiles) throws {
+    init(_ files: ModelWeights) throws {
         try collect(files.path, moduleFolders: try Self.moduleFolders(of: files.path), components: Set(files.parts.map(\.name)))
         // The weights themselves are neither.
         let written = files.parts.flatMap { part in

@@ -1,6 +1,7 @@
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// The modules of a model by every name that a tool may give them, with dots turned to underscores as kohya's trainers do.
 struct ModuleIndex: Sendable {
@@ -21,10 +22,10 @@ struct ModuleIndex: Sendable {
     /// The names that the weights of modules end with; the second one is a bare parameter's.
     private static let endings = [".weight", "_weight"]
 
-    init(_ files: WeightFiles) {
+    init(_ files: ModelWeights) {
         var found: [(tensor: String, component: String?, stem: Substring)] = []
         var sightings: [DiffusionFamily.Sighting] = []
-        for (name, location) in files.tensors where location.info.shape.count >= 2 {
+        for (name, location) in files.tensors where location.shape.count >= 2 {
             guard let ending = Self.endings.first(where: name.hasSuffix) else { continue }
             let stem = name.dropLast(ending.count)
             if let part = files.component(of: name) {
@@ -35,7 +36,7 @@ struct ModuleIndex: Sendable {
                 found.append((name, nil, stem))
             }
             if let last = found.last, last.component == nil || last.component == DiffusionNames.denoiser || last.component == "transformer_2" {
-                let shape = location.info.shape
+                let shape = location.shape
                 sightings.append(.init(parts: last.stem.split(separator: "."), outputs: shape[0], inputs: shape[1]))
             }
         }

@@ -2,6 +2,7 @@ internal import JSON
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// Matrices that the base has once under several names, and that adapters may make differ.
 extension Overlay {
@@ -94,12 +95,12 @@ extension Overlay {
     }
 
     private static func row(_ source: AdaptedModel.RowSource) -> FactorMatrix {
-        FactorMatrix(source.values.info, in: source.values.file).rows(from: source.row, count: 1)
+        FactorMatrix(source.values).rows(from: source.row, count: 1)
     }
 
-    private func areAlike(_ a: WeightFiles.Location?, _ b: WeightFiles.Location?) -> Bool {
+    private func areAlike(_ a: StoredWeight?, _ b: StoredWeight?) -> Bool {
         guard let a, let b else { return a == nil && b == nil }
-        return FactorMatrix(a.info, in: a.file).hasSameBytes(as: FactorMatrix(b.info, in: b.file))
+        return FactorMatrix(a).hasSameBytes(as: FactorMatrix(b))
     }
 
     /// The updates of a tensor that change something.
@@ -121,7 +122,7 @@ extension BaseModel {
     /// Whether the files hold the same values under two names.
     func holdsAlike(_ a: String, _ b: String) -> Bool {
         guard let a = files.tensors[a], let b = files.tensors[b] else { return false }
-        return FactorMatrix(a.info, in: a.file).hasSameBytes(as: FactorMatrix(b.info, in: b.file))
+        return FactorMatrix(a).hasSameBytes(as: FactorMatrix(b))
     }
 }
 

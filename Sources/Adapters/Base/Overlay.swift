@@ -3,12 +3,13 @@ internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// What has been laid over the base so far, by the names of the merged model's tensors.
 struct Overlay {
     let base: BaseModel
     var updates: [String: [TensorUpdate]] = [:]
-    var replaced: [String: (values: WeightFiles.Location, adapter: String)] = [:]
+    var replaced: [String: (values: StoredWeight, adapter: String)] = [:]
     var rows: [String: [Int: AdaptedModel.RowSource]] = [:]
     /// See `AdaptedModel`.
     var shared: [String: String] = [:]
@@ -55,29 +56,29 @@ struct Overlay {
                 .unsupportedCombination, path: adapter.path, tensor: name,
                 "\(other.adapter) brings whole values of the tensor too; merge only one of the two")
         }
-        if let info = base.source(of: name)?.info {
-            let isSameType = info.dtype == values.info.dtype
-            guard isSameType || info.dtype.isFloat && values.info.dtype.isFloat else {
+        if let weight = base.source(of: name) {
+            let isSameType = weight.dtype == values.dtype
+            guard isSameType || weight.dtype.isFloat && values.dtype.isFloat else {
                 throw MergeError(
                     .unsupportedDType, path: adapter.path, tensor: name,
-                    "values in \(values.info.dtype) cannot take the place of the base's in \(info.dtype)")
+                    "values in \(values.dtype) cannot take the place of the base's in \(weight.dtype)")
             }
-            if info.shape != values.info.shape {
-                guard base.isVocabulary(name), values.info.elementCount > 0, info.shape.count == values.info.shape.count,
-                    info.shape.dropFirst() == values.info.shape.dropFirst()
+            if weight.shape != values.shape {
+                guard base.isVocabulary(name), values.elementCount > 0, weight.shape.count == values.shape.count,
+                    weight.shape.dropFirst() == values.shape.dropFirst()
                 else {
                     throw MergeError(
                         .shapeMismatch, path: adapter.path, tensor: name,
-                        "its values are \(describe(shape: values.info.shape)) and the base's \(describe(shape: info.shape)); the adapter was made for a model of other sizes"
+                        "its values are \(describe(shape: values.shape)) and the base's \(describe(shape: weight.shape)); the adapter was made for a model of other sizes"
                     )
                 }
-                if let vocabularySize, vocabularySize != values.info.shape[0] {
+                if let vocabularySize, vocabularySize != values.shape[0] {
                     throw MergeError(
                         .shapeMismatch, path: adapter.path, tensor: name,
-                        "its vocabulary has \(values.info.shape[0]) entries and another tensor's \(vocabularySize)")
+                        "its vocabulary has \(values.shape[0]) entries and another tensor's \(vocabularySize)")
                 }
-                vocabularySize = values.info.shape[0]
-                outgrown.insert(info.shape[0])
+                vocabularySize = values.shape[0]
+                outgrown.insert(weight.shape[0])
             }
         } else {
             guard replacement.isOfNewModule, !base.files.tensors.keys.contains(where: { $0.hasPrefix(name.prefix { $0 != "." } + ".") }) else {
@@ -92,22 +93,22 @@ struct Overlay {
     }
 
     private mutating func add(_ numbers: [Int], _ replacement: Replacement, adapter: Adapter) throws(MergeError) {
-        guard let name = base.resolve(replacement.tensor), let info = (replaced[name]?.values ?? base.source(of: name))?.info else {
+        guard let name = base.resolve(replacement.tensor), let weight = (replaced[name]?.values ?? base.source(of: name)) else {
             throw MergeError(
                 .moduleNotInBase, path: adapter.path, tensor: replacement.tensor,
                 "the base holds no tensor of this name, whose rows the adapter has trained")
         }
         let values = replacement.values
-        guard info.shape.count == 2, values.info.shape == [numbers.count, info.shape[1]], let last = numbers.max(), last < info.shape[0] else {
+        guard weight.shape.count == 2, values.shape == [numbers.count, weight.shape[1]], let last = numbers.max(), last < weight.shape[0] else {
             throw MergeError(
                 .shapeMismatch, path: adapter.path, tensor: name,
-                "the adapter has rows \(describe(shape: values.info.shape)) for \(numbers.count) tokens up to number \(numbers.max() ?? 0) and the base's tensor is \(describe(shape: info.shape))"
+                "the adapter has rows \(describe(shape: values.shape)) for \(numbers.count) tokens up to number \(numbers.max() ?? 0) and the base's tensor is \(describe(shape: weight.shape))"
             )
         }
-        guard info.dtype.isFloat, values.info.dtype.isFloat else {
+        guard weight.dtype.isFloat, values.dtype.isFloat else {
             throw MergeError(
                 .unsupportedDType, path: adapter.path, tensor: name,
-                "rows in \(values.info.dtype) cannot take the place of the base's in \(info.dtype)")
+                "rows in \(values.dtype) cannot take the place of the base's in \(weight.dtype)")
         }
         for (row, number) in numbers.enumerated() {
             guard rows[name, default: [:]].updateValue(.init(values: values, row: row), forKey: number) == nil else {
@@ -162,8 +163,8 @@ struct Overlay {
         guard let vocabularySize else { return }
         let names = base.files.tensors.keys.filter(base.isVocabulary) + separated.keys.sorted()
         for name in names {
-            guard let before = base.source(of: name)?.info.shape.first, outgrown.contains(before) else { continue }
-            guard (replaced[name]?.values ?? base.source(of: name))?.info.shape.first != vocabularySize else { continue }
+            guard let before = base.source(of: name)?.shape.first, outgrown.contains(before) else { continue }
+            guard (replaced[name]?.values ?? base.source(of: name))?.shape.first != vocabularySize else { continue }
             throw MergeError(
                 .shapeMismatch, path: replaced.values.first?.adapter ?? base.path, tensor: name,
                 "the adapter brings a vocabulary of \(vocabularySize) tokens and no values of this tensor, which the base has for another; save the adapter together with its embedding and its head"
@@ -188,19 +189,19 @@ struct Overlay {
     }
 
     var tensors: [AdaptedModel.Tensor] {
-        let shards = Dictionary(uniqueKeysWithValues: base.files.shards.enumerated().map { (ObjectIdentifier($1), $0) })
+        let shards = Dictionary(uniqueKeysWithValues: base.files.shards.enumerated().map { (ObjectIdentifier($1.file), $0) })
         func shard(ofAdded name: String) -> Int {
             let component = base.files.component(of: name)
             return max(0, (base.files.parts.first { component == nil || $0.name == component }?.shards.upperBound ?? 1) - 1)
         }
         var tensors: [AdaptedModel.Tensor] = []
-        func add(_ name: String, _ location: WeightFiles.Location?, shard: Int) {
+        func add(_ name: String, _ location: StoredWeight?, shard: Int) {
             let isSeparated = separated[name] != nil
             guard let source = replaced[name]?.values ?? (isSeparated ? base.source(of: name) : location) else { return }
             tensors.append(
                 AdaptedModel.Tensor(
                     name: name, source: source, isOfBase: replaced[name] == nil && !isSeparated,
-                    dtype: (location ?? base.source(of: name) ?? source).info.dtype, updates: updates[name] ?? [], rows: rows[name] ?? [:],
+                    dtype: (location ?? base.source(of: name) ?? source).dtype, updates: updates[name] ?? [], rows: rows[name] ?? [:],
                     shard: shard))
         }
         for (name, location) in base.files.tensors { add(name, location, shard: shards[ObjectIdentifier(location.file)] ?? 0) }

@@ -1,5 +1,6 @@
 public import FileIO
-public import Safetensors
+internal import Safetensors
+public import Weights
 
 /// A file that is not there itself: a pointer of Git LFS, a link to nothing, or what a download that failed has left, lies in its place.
 public struct StandIn: Sendable {
@@ -22,7 +23,7 @@ public struct StandIn: Sendable {
     /// Those among the files that belong to a model beside its weights.
     ///
     /// - Throws: `FileError`.
-    public static func files(of model: WeightFiles) throws -> [StandIn] {
+    public static func files(of model: ModelWeights) throws -> [StandIn] {
         guard FileSystem.isFolder(model.path) else { return [] }
         return try ModelFolder(model).copied.compactMap { StandIn($0, in: model.path) }
     }

@@ -1,7 +1,8 @@
 public import JSON
 public import OrderedCollections
-public import Safetensors
+internal import Safetensors
 internal import Tensors
+public import Weights
 
 /// Which tensors of two models are the same, whatever names and layouts their files have.
 ///
@@ -146,9 +147,9 @@ public struct TensorCorrespondence: Sendable {
 // MARK: Models
 
 extension TensorCorrespondence.Model {
-    public init(_ files: WeightFiles, configuration: JSONValue?) {
+    public init(_ files: ModelWeights, configuration: JSONValue?) {
         self.init(
-            shapes: files.tensors.mapValues(\.info.shape), components: files.components, configuration: configuration)
+            shapes: files.tensors.mapValues(\.shape), components: files.components, configuration: configuration)
     }
 }
 

@@ -1,3 +1,4 @@
+internal import Weights
 internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
@@ -146,7 +147,7 @@ struct DenoiserNames {
         guard let base else { return nil }
         let names = [component, base.files.parts.first { DiffusionNames.denoisers.contains($0.name) }?.name].compactMap { $0 }
         let tensor = names.lazy.map { base.files.tensors["\($0).\(name).weight"] }.first { $0 != nil } ?? base.files.tensors["\(name).weight"]
-        return tensor?.info.shape.first
+        return tensor?.shape.first
     }
 
     /// A module of the authors' as those of diffusers that lie in it.

@@ -3,6 +3,7 @@ internal import JSON
 internal import Kernels
 internal import OrderedCollections
 internal import Tensors
+internal import Weights
 
 /// The dialect of llama.cpp: one GGUF file with `general.type` adapter, its tensors named after ggml's for the base's.
 ///
@@ -92,7 +93,8 @@ public enum GGUFAdapter {
             guard let dtype = tensor.type.dtype, dtype.isFloat else {
                 throw fault(.unsupportedDType, tensor.name, "a factor in \(tensor.type) is not supported; F32, BF16, F16 and F64 are")
             }
-            let matrix = FactorMatrix(name: tensor.name, dtype: dtype, shape: tensor.shape, file: file.file, range: tensor.byteRange)
+            let matrix = FactorMatrix(
+                StoredWeight(name: tensor.name, dtype: dtype, shape: tensor.shape, file: file.file, range: tensor.byteRange))
             let name = tensor.name.dropLast(ending.count)
             if ending == endings.a { parts[name, default: (nil, nil)].a = matrix } else { parts[name, default: (nil, nil)].b = matrix }
         }

@@ -1,3 +1,4 @@
+internal import Weights
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
@@ -74,7 +75,7 @@ enum OpLoRAPrototype {
                 "how much of the prototype's output is A, only the shape of the weight tells; collapse the file first, with --base")
         }
         let values = try head("mlp.2", of: name, try trunk(name, tensors), tensors)
-        guard let tensor = base.resolve(name + ".weight"), let shape = base.source(of: tensor)?.info.shape, shape.count == 2 else {
+        guard let tensor = base.resolve(name + ".weight"), let shape = base.source(of: tensor)?.shape, shape.count == 2 else {
             throw AdapterError(.invalidShape, path: file, subject: name, "the base has no matrix of this name; the file belongs to another model")
         }
         let width = shape[0] + shape[1]

@@ -4,6 +4,7 @@ internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// The dialect of the PEFT library: a folder with `adapter_config.json` and `adapter_model.safetensors`.
 ///
@@ -65,7 +66,7 @@ public enum PEFT {
     /// folder with the weights of a model is that model's.
     static func adapterFolder(in path: String) throws -> String {
         let names = try FileSystem.names(in: path)
-        let isOwn = names.contains { $0 == configurationName || $0 == WeightFiles.indexName || $0.hasSuffix(".safetensors") }
+        let isOwn = names.contains { $0 == configurationName || $0 == ModelWeights.indexName || $0.hasSuffix(".safetensors") }
         guard !isOwn else { return path }
         let inner = names.filter {
             FileSystem.exists(FileSystem.join(FileSystem.join(path, $0), configurationName))

@@ -2,6 +2,7 @@ internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// The tensors of a PEFT adapter on their way into the neutral form: every one is claimed, or the error names it.
 struct PEFTReading {
@@ -123,7 +124,7 @@ struct PEFTReading {
             guard let tokens = configuration.trainedTokens(of: path) else {
                 throw fault(.unexpectedTensor, tensor.name, "the configuration does not say which tokens these rows are (trainable_token_indices)")
             }
-            return replacements.append(Replacement(tensor: placed(path.weightName), values: .init(info: tensor, file: file), rows: tokens))
+            return replacements.append(Replacement(tensor: placed(path.weightName), values: .init(tensor, in: file), rows: tokens))
         }
         guard !name.contains(".lora_"), !name.contains(".trainable_tokens_") else {
             throw fault(.unexpectedTensor, tensor.name, "the key is none of those of a LoRA adapter")
@@ -203,7 +204,7 @@ struct PEFTReading {
         }
         replacements.append(
             Replacement(
-                tensor: placed(path.text), values: .init(info: first, file: file), isOfNewModule: configuration.savesModule(of: path),
+                tensor: placed(path.text), values: .init(first, in: file), isOfNewModule: configuration.savesModule(of: path),
                 isOfAdaptedLayer: path.lastComponent == "weight" && trained.count == copies.count { $0.key == .wrapped }))
     }
 

@@ -1,3 +1,4 @@
+internal import Weights
 internal import FileIO
 internal import JSON
 internal import OrderedCollections
@@ -212,8 +213,8 @@ extension PEFT {
         }
 
         private mutating func add(_ replacement: Replacement, among wholeTensors: Set<String>, isOfNewModule: Bool) {
-            let values = FactorMatrix(replacement.values.info, in: replacement.values.file)
-            let shape = replacement.values.info.shape
+            let values = FactorMatrix(replacement.values)
+            let shape = replacement.values.shape
             var name = replacement.tensor
             if let rows = replacement.rows {
                 let module = String(name.dropLast(name.hasSuffix(".weight") ? ".weight".count : 0))

@@ -2,8 +2,9 @@ internal import FileIO
 internal import JSON
 internal import Kernels
 internal import OrderedCollections
-public import Safetensors
+internal import Safetensors
 public import Tensors
+public import Weights
 
 /// A merge that has been checked against all its inputs and has written nothing yet.
 ///
@@ -85,7 +86,7 @@ public struct MergePlan: Sendable {
     }
 
     /// - Throws: `MergeError.fileNotFetched` where one that would be copied is not there itself.
-    private static func others(of base: WeightFiles, _ tokenizer: TokenizerFiles) throws -> ModelFolder? {
+    private static func others(of base: ModelWeights, _ tokenizer: TokenizerFiles) throws -> ModelFolder? {
         guard FileSystem.isFolder(base.path) else { return nil }
         let files = try ModelFolder(base)
         for name in files.copied where !tokenizer.supersedes(name) {
@@ -114,7 +115,7 @@ public struct MergePlan: Sendable {
         }
     }
 
-    public var base: WeightFiles { model.base.files }
+    public var base: ModelWeights { model.base.files }
 
     /// Nothing may be written from headers alone.
     func requireChecked() {
@@ -164,12 +165,12 @@ struct TensorJob: Sendable {
     let updates: [TensorUpdate]
     let dtype: DType
     /// What the result is compared with to see whether anything has changed: the base's tensor, where it has the same form.
-    let original: WeightFiles.Location?
+    let original: StoredWeight?
 
-    init(_ tensor: AdaptedModel.Tensor, dtype: DType, base: WeightFiles, readsFactors: Bool) throws(MergeError) {
+    init(_ tensor: AdaptedModel.Tensor, dtype: DType, base: ModelWeights, readsFactors: Bool) throws(MergeError) {
         self.tensor = tensor
         self.dtype = dtype
-        original = base.tensors[tensor.name].flatMap { $0.info.dtype == dtype && $0.info.shape == tensor.shape ? $0 : nil }
+        original = base.tensors[tensor.name].flatMap { $0.dtype == dtype && $0.shape == tensor.shape ? $0 : nil }
         guard readsFactors else {
             updates = tensor.updates
             return
@@ -178,10 +179,10 @@ struct TensorJob: Sendable {
         updates = tensor.updates.filter { !$0.isZero }
     }
 
-    var source: WeightFiles.Location { tensor.source }
-    var elementCount: Int { source.info.elementCount }
+    var source: StoredWeight { tensor.source }
+    var elementCount: Int { source.elementCount }
     /// Whether bytes of the source are bytes of the result where no update and no row of an adapter is.
-    var keepsType: Bool { dtype == source.info.dtype }
+    var keepsType: Bool { dtype == source.dtype }
     /// Whether the tensor's bytes are copied as they are.
     var isCopied: Bool { updates.isEmpty && tensor.rows.isEmpty && keepsType }
     /// Whether the result may be another tensor than the base has under this name.

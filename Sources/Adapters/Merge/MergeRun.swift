@@ -1,3 +1,4 @@
+internal import Weights
 internal import FileIO
 public import Kernels
 internal import Safetensors

@@ -3,6 +3,7 @@ internal import JSON
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// What lies in a merged folder beside the weights.
 extension MergePlan {
@@ -91,19 +92,19 @@ extension MergePlan {
     }
 
     /// What the index of a part is called; `nil` for a single file.
-    private func indexName(of part: WeightFiles.Part) -> String? {
+    private func indexName(of part: ModelWeights.Part) -> String? {
         guard FileSystem.isFolder(base.path) else { return nil }
-        return part.index?.name ?? WeightFiles.indexName(ofShard: base.shards[part.shards.lowerBound].path)
+        return part.index?.name ?? ModelWeights.indexName(ofShard: base.shards[part.shards.lowerBound].path)
     }
 
     /// An index such as transformers writes, for shards that have none.
-    private func index(of jobs: [TensorJob], in part: WeightFiles.Part) -> JSONValue {
+    private func index(of jobs: [TensorJob], in part: ModelWeights.Part) -> JSONValue {
         let map = jobs.map { job in
             (String(job.tensor.name.dropFirst(part.prefix.count)), JSONValue.string(FileSystem.lastComponent(base.shards[job.tensor.shard].path)))
         }.sorted { $0.0.utf8.lexicographicallyPrecedes($1.0.utf8) }
         return [
             "metadata": [
-                "total_parameters": .integer(jobs.reduce(0) { $0 + $1.tensor.source.info.elementCount }),
+                "total_parameters": .integer(jobs.reduce(0) { $0 + $1.tensor.source.elementCount }),
                 "total_size": .integer(jobs.reduce(0) { $0 + $1.outputByteCount }),
             ],
             "weight_map": .object(OrderedDictionary(uniqueKeysWithValues: map)),
@@ -127,7 +128,7 @@ extension MergePlan {
 
     /// The index of a part of the model, where it has one: the base's, unless tensors were added or their sizes have changed.
     private func writeIndex(
-        of part: WeightFiles.Part, in folder: AtomicFolder, isDurable: Bool, _ write: (JSONValue, String) throws -> Void
+        of part: ModelWeights.Part, in folder: AtomicFolder, isDurable: Bool, _ write: (JSONValue, String) throws -> Void
     ) throws {
         guard let name = indexName(of: part) else { return }
         let path = part.path(of: name)

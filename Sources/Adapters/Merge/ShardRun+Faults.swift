@@ -2,17 +2,20 @@ internal import FileIO
 internal import Kernels
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// Why a piece has no result.
 extension ShardRun {
     /// Why an element of the result is not finite: the base's own element, or the sum.
-    func fault(_ job: TensorJob, start: Int, count: Int, _ buffer: [UInt8]) -> MergeError {
-        let info = job.source.info
-        let path = job.source.file.path
-        let file = job.source.file.file
-        let weights = file.bytes(in: sourceRange(info, start..<start + count))
+    func fault(_ job: TensorJob, start: Int, count: Int, _ buffer: [UInt8]) -> any Error {
+        let source = job.source
+        let path = source.file.path
+        var stored: [UInt8] = []
+        do { try readElements(start..<start + count, of: source, into: &stored) } catch { return error }
+        // Sound: every bit pattern of a byte may be read as a raw byte.
+        let weights = unsafe stored.span.bytes
         func place(_ index: Int) -> String { "[\((start + index) / job.columns),\((start + index) % job.columns)]" }
-        if let index = (0..<count).first(where: { !Self.value(weights, info.dtype, $0).isFinite }) {
+        if let index = (0..<count).first(where: { !Self.value(weights, source.dtype, $0).isFinite }) {
             return MergeError(
                 .baseNotFinite, path: path, tensor: job.tensor.name,
                 "element \(place(index)) of the base is infinite or NaN, so the merge has no result")
@@ -29,21 +32,23 @@ extension ShardRun {
     }
 
     /// A conversion may keep an infinity of the base, as masks hold them, but not make one, and no NaN passes.
-    func checkConversion(_ source: WeightFiles.Location, _ elements: Range<Int>, to dtype: DType, _ buffer: [UInt8]) throws(MergeError) {
-        let file = source.file.file
-        let weights = file.bytes(in: sourceRange(source.info, elements))
+    func checkConversion(_ source: StoredWeight, _ elements: Range<Int>, to dtype: DType, _ buffer: [UInt8]) throws {
+        var stored: [UInt8] = []
+        try readElements(elements, of: source, into: &stored)
+        // Sound: every bit pattern of a byte may be read as a raw byte.
+        let weights = unsafe stored.span.bytes
         // Sound: every bit pattern of a byte may be read as a raw byte.
         let result = unsafe buffer.span.bytes
         for index in 0..<elements.count {
-            let before = Self.value(weights, source.info.dtype, index)
+            let before = Self.value(weights, source.dtype, index)
             if before.isNaN {
                 throw MergeError(
-                    .baseNotFinite, path: source.file.path, tensor: source.info.name,
+                    .baseNotFinite, path: source.file.path, tensor: source.name,
                     "element \(elements.lowerBound + index) is NaN and cannot be converted")
             }
             if before.isFinite, !Self.value(result, dtype, index).isFinite {
                 throw MergeError(
-                    .overflow, path: source.file.path, tensor: source.info.name,
+                    .overflow, path: source.file.path, tensor: source.name,
                     "element \(elements.lowerBound + index) is too large for \(dtype); choose --dtype f32")
             }
         }

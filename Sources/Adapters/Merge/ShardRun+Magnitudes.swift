@@ -1,3 +1,4 @@
+internal import Weights
 internal import Kernels
 internal import Safetensors
 internal import Synchronization
@@ -12,11 +13,11 @@ extension ShardRun {
         try readElements(rows.lowerBound * columns..<rows.upperBound * columns, of: job.source, into: &source)
         if wide.count < count { wide = [Double](repeating: 0, count: count) }
         // Sound: every bit pattern of a number may be read and written as raw bytes.
-        let weights = unsafe source.span.bytes.extracting(0..<count * job.source.info.dtype.bitWidth / 8)
+        let weights = unsafe source.span.bytes.extracting(0..<count * job.source.dtype.bitWidth / 8)
         var span = wide.mutableSpan
         var target = unsafe span.mutableBytes
         _ = MergeKernel.mergeRows(
-            weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: .f64, rows: rows, columns: columns, factors: factors,
+            weights: weights, weightType: job.source.dtype, into: &target, mergedType: .f64, rows: rows, columns: columns, factors: factors,
             path: options.path)
     }
 
@@ -32,18 +33,18 @@ extension ShardRun {
         let count = rows.count * columns
         Self.grow(&workspace.buffer, to: count * job.dtype.bitWidth / 8)
         let (wide, source) = (workspace.wide, workspace.source)
-        let weights = unsafe source.span.bytes.extracting(0..<count * job.source.info.dtype.bitWidth / 8)
+        let weights = unsafe source.span.bytes.extracting(0..<count * job.source.dtype.bitWidth / 8)
         var span = workspace.buffer.mutableSpan
         // Sound: every bit pattern of a byte may be written.
         var target = unsafe span.mutableBytes
         if let ratios {
             return MagnitudeKernel.scaleColumns(
-                wide, by: ratios.span, weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: job.dtype, rows: rows.count)
+                wide, by: ratios.span, weights: weights, weightType: job.source.dtype, into: &target, mergedType: job.dtype, rows: rows.count)
         }
         let first = update.rows.lowerBound
         let norms = Array(magnitude.values.doubles()[rows.lowerBound - first..<rows.upperBound - first])
         return MagnitudeKernel.scaleRows(
-            wide, to: norms.span, weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: job.dtype, columns: columns)
+            wide, to: norms.span, weights: weights, weightType: job.source.dtype, into: &target, mergedType: job.dtype, columns: columns)
     }
 
     /// m/‖u‖ of the columns of a weight. The first worker that needs them computes them over all rows; the others wait.

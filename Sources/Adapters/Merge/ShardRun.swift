@@ -4,6 +4,7 @@ internal import Kernels
 internal import Safetensors
 internal import Synchronization
 internal import Tensors
+internal import Weights
 
 /// The making of one shard: pieces are computed side by side and written one after the other.
 final class ShardRun: @unchecked Sendable {
@@ -70,7 +71,7 @@ final class ShardRun: @unchecked Sendable {
         }
         /// Elements that no adapter touches.
         func addUntouched(_ elements: Range<Int>) {
-            let width = job.source.info.dtype.bitWidth
+            let width = job.source.dtype.bitWidth
             if job.keepsType {
                 add(elements.lowerBound * width / 8..<(elements.upperBound * width + 7) / 8, 2 * MergePlan.pieceBytes, .copy)
             } else {
@@ -153,10 +154,12 @@ final class ShardRun: @unchecked Sendable {
         }
     }
 
-    private func differs(_ bytes: RawSpan, from original: WeightFiles.Location, at start: Int) -> Bool {
-        let first = original.info.byteRange.lowerBound + start
+    private func differs(_ bytes: RawSpan, from original: StoredWeight, at start: Int) -> Bool {
+        // Only a plain tensor is the original of anything.
+        guard let all = original.plainRange else { return true }
+        let first = all.lowerBound + start
         let range = first..<first + bytes.byteCount
-        let file = original.file.file
+        let file = original.file
         let areEqual = ElementComparison.areEqual(bytes, file.bytes(in: range))
         file.release(range)
         return !areEqual
@@ -179,8 +182,7 @@ final class ShardRun: @unchecked Sendable {
         let job = jobs[piece.job]
         switch piece.work {
         case .copy:
-            let start = job.source.info.byteRange.lowerBound
-            try read(job.source, start + piece.range.lowerBound..<start + piece.range.upperBound, into: &workspace.buffer)
+            try job.source.read(bytes: piece.range, into: &workspace.buffer)
         case .convert:
             let result = try compute(job, rows: 0..<1, columns: piece.range.count, start: piece.range.lowerBound, factors: [], &workspace)
             if result.isNotFinite { try checkConversion(job.source, piece.range, to: job.dtype, workspace.buffer) }
@@ -235,11 +237,11 @@ final class ShardRun: @unchecked Sendable {
         Self.grow(&workspace.buffer, to: count * job.dtype.bitWidth / 8)
         let source = workspace.source
         // Sound: every bit pattern of a byte may be read and written.
-        let weights = unsafe source.span.bytes.extracting(0..<count * job.source.info.dtype.bitWidth / 8)
+        let weights = unsafe source.span.bytes.extracting(0..<count * job.source.dtype.bitWidth / 8)
         var span = workspace.buffer.mutableSpan
         var target = unsafe span.mutableBytes
         return MergeKernel.mergeRows(
-            weights: weights, weightType: job.source.info.dtype, into: &target, mergedType: job.dtype, rows: rows, columns: columns, factors: factors,
+            weights: weights, weightType: job.source.dtype, into: &target, mergedType: job.dtype, rows: rows, columns: columns, factors: factors,
             path: options.path)
     }
 
@@ -247,17 +249,8 @@ final class ShardRun: @unchecked Sendable {
         if buffer.count < size { buffer = [UInt8](repeating: 0, count: size) }
     }
 
-    /// Puts bytes of the file that holds a tensor at the start of `buffer`.
-    private func read(_ location: WeightFiles.Location, _ range: Range<Int>, into buffer: inout [UInt8]) throws(FileError) {
-        Self.grow(&buffer, to: range.count)
-        var span = buffer.mutableSpan
-        // Sound: every bit pattern of a byte may be written.
-        var target = unsafe span.mutableBytes
-        try location.file.file.copyBytes(in: range, to: &target)
-    }
-
-    func readElements(_ elements: Range<Int>, of location: WeightFiles.Location, into buffer: inout [UInt8]) throws(FileError) {
-        try read(location, sourceRange(location.info, elements), into: &buffer)
+    func readElements(_ elements: Range<Int>, of weight: StoredWeight, into buffer: inout [UInt8]) throws(FileError) {
+        try weight.read(bytes: weight.bytes(of: elements), into: &buffer)
     }
 
     // MARK: Rows of adapters
@@ -280,12 +273,12 @@ final class ShardRun: @unchecked Sendable {
             let first = (row - rows.lowerBound) * size
             // Sound: every bit pattern of a byte may be read and written.
             let source = workspace.source
-            let values = unsafe source.span.bytes.extracting(0..<columns * replacement.values.info.dtype.bitWidth / 8)
+            let values = unsafe source.span.bytes.extracting(0..<columns * replacement.values.dtype.bitWidth / 8)
             var span = workspace.buffer.mutableSpan
             var bytes = unsafe span.mutableBytes
             var target = bytes._mutatingExtracting(first..<first + size)
             let sums = MergeKernel.mergeRows(
-                weights: values, weightType: replacement.values.info.dtype, into: &target, mergedType: job.dtype, rows: 0..<1, columns: columns,
+                weights: values, weightType: replacement.values.dtype, into: &target, mergedType: job.dtype, rows: 0..<1, columns: columns,
                 factors: [], path: options.path)
             if sums.isNotFinite { try checkConversion(replacement.values, elements, to: job.dtype, Array(workspace.buffer[first..<first + size])) }
         }
@@ -309,12 +302,5 @@ final class ShardRun: @unchecked Sendable {
         var finished = SHA256Digest()
         swap(&finished, &digest)
         hashes[jobs[job].tensor.name] = finished.finishHex()
-    }
-
-    /// Where elements of a tensor lie in its file.
-    func sourceRange(_ info: TensorInfo, _ elements: Range<Int>) -> Range<Int> {
-        let width = info.dtype.bitWidth / 8
-        let start = info.byteRange.lowerBound
-        return start + elements.lowerBound * width..<start + elements.upperBound * width
     }
 }

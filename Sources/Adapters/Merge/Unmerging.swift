@@ -3,6 +3,7 @@ internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// What a merged model without its adapter again is worth: rounding has taken bits that nobody can give back.
 public struct Unmerging: Sendable {
@@ -69,7 +70,7 @@ public struct Unmerging: Sendable {
         remarks = Self.remarks(merged, plan.receipt) + own
         report = try plan.run(to: output, options: options)
         let isFile = plan.base.shards.count == 1 && plan.base.shards[0].path == merged
-        let result = try WeightFiles(path: isFile ? output + "/" + (merged.split(separator: "/").last.map(String.init) ?? "") : output)
+        let result = try ModelWeights(path: isFile ? output + "/" + (merged.split(separator: "/").last.map(String.init) ?? "") : output)
         modules = try plan.jobs.filter(\.mayChange).compactMap { job in
             try result.tensors[job.tensor.name].map { try Module(job, after: $0) }
         }
@@ -98,11 +99,11 @@ extension Unmerging {
 
 extension Unmerging.Module {
     /// Looks for every element whether a neighbour of the unmerged value would have become the merged one, too.
-    fileprivate init(_ job: TensorJob, after: WeightFiles.Location) throws {
-        let merged = FactorMatrix(job.source.info, in: job.source.file)
-        let unmerged = FactorMatrix(after.info, in: after.file)
+    fileprivate init(_ job: TensorJob, after: StoredWeight) throws {
+        let merged = FactorMatrix(job.source)
+        let unmerged = FactorMatrix(after)
         let factors = try job.updates.map { try $0.factors() }
-        let (columns, dtype) = (job.columns, after.info.dtype)
+        let (columns, dtype) = (job.columns, after.dtype)
         let rows = job.elementCount / max(1, columns)
         let (old, new) = (merged.reshaped(rows: rows, columns: columns), unmerged.reshaped(rows: rows, columns: columns))
         var (uncertain, largest) = (0, 0.0)

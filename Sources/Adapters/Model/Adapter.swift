@@ -2,6 +2,7 @@ internal import FileIO
 internal import GGUF
 public import OrderedCollections
 public import Safetensors
+public import Weights
 
 /// An adapter, whatever dialect it was stored in: low-rank updates of modules, and whatever was trained whole beside them.
 public struct Adapter: Sendable {
@@ -84,7 +85,7 @@ public struct Adapter: Sendable {
     /// The only file of a folder, where it is an adapter by itself under a name of its own.
     private static func soleFile(in folder: String) -> String? {
         let hasConfiguration = FileSystem.exists(FileSystem.join(folder, PEFT.configurationName))
-        guard !hasConfiguration, let path = WeightFiles.soleFile(in: folder), let file = try? SafetensorsFile(path: path) else { return nil }
+        guard !hasConfiguration, let path = ModelWeights.soleFile(in: folder), let file = try? SafetensorsFile(path: path) else { return nil }
         return isWhole(file) ? path : nil
     }
 
@@ -172,7 +173,7 @@ public struct Replacement: Sendable {
     /// The tensor's name in a model's files.
     public let tensor: String
     /// The values: the whole tensor, or one row for each of `rows`.
-    public let values: WeightFiles.Location
+    public let values: StoredWeight
     /// The rows that they replace; `nil` for the whole tensor.
     public let rows: [Int]?
     /// Whether the adapter says that it was trained on a model with a module that the base may not have, of which this is a tensor.
@@ -181,7 +182,7 @@ public struct Replacement: Sendable {
     public let isOfAdaptedLayer: Bool
 
     public init(
-        tensor: String, values: WeightFiles.Location, rows: [Int]? = nil, isOfNewModule: Bool = false, isOfAdaptedLayer: Bool = false
+        tensor: String, values: StoredWeight, rows: [Int]? = nil, isOfNewModule: Bool = false, isOfAdaptedLayer: Bool = false
     ) {
         self.tensor = tensor
         self.values = values

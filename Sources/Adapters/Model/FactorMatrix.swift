@@ -1,7 +1,8 @@
-public import FileIO
+internal import FileIO
 internal import Kernels
 public import Safetensors
 public import Tensors
+public import Weights
 
 /// A matrix of an adapter, in the element type in which it is stored: a whole tensor, or a part of one seen through strides.
 public struct FactorMatrix: Sendable {
@@ -19,8 +20,7 @@ public struct FactorMatrix: Sendable {
     private let columnStride: Int
 
     private enum Storage: Sendable {
-        /// The tensor's bytes in its file.
-        case file(MappedFile, Range<Int>)
+        case weight(StoredWeight)
         case memory([UInt8])
         /// Each row of a matrix multiplied by its factor, anew each time that the elements are asked for.
         indirect case scaled(FactorMatrix, rows: [Double])
@@ -42,20 +42,14 @@ public struct FactorMatrix: Sendable {
         self.columnStride = columnStride
     }
 
-    /// A tensor that stays in its file until it is read: its first dimension is the rows, the product of all others the
+    /// A weight that stays where it is until it is read: its first dimension is the rows, the product of all others the
     /// columns. A vector is one row.
-    public init(_ tensor: TensorInfo, in file: SafetensorsFile) {
-        self.init(name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, storage: .file(file.file, tensor.byteRange))
+    public init(_ weight: StoredWeight) {
+        self.init(name: weight.name, dtype: weight.dtype, shape: weight.shape, storage: .weight(weight))
     }
 
-    /// Likewise, of a file of any format.
-    ///
-    /// - Parameter range: where its bytes lie, row-major and little-endian.
-    /// - Precondition: the file has them, and they are as many as the shape asks for.
-    public init(name: String, dtype: DType, shape: [Int], file: MappedFile, range: Range<Int>) {
-        precondition(range.upperBound <= file.count && CheckedSize.byteCount(of: shape, dtype: dtype) == range.count)
-        self.init(name: name, dtype: dtype, shape: shape, storage: .file(file, range))
-    }
+    /// A tensor of a safetensors file, likewise.
+    public init(_ tensor: TensorInfo, in file: SafetensorsFile) { self.init(StoredWeight(tensor, in: file)) }
 
     private init(name: String, dtype: DType, shape: [Int], storage: Storage) {
         let rows = shape.count > 1 ? shape[0] : 1
@@ -164,13 +158,20 @@ public struct FactorMatrix: Sendable {
             }
         }
         switch storage {
-        case .file(let file, let range):
+        case .weight(let weight):
             // Not through the mapping where the part is known: the system maps more than what is touched, and a third of a large adapter
             // stayed in memory because it was looked at.
-            if isContiguous, byteCount <= Self.largestCopy, let part = Self.copy(of: file, range.lowerBound + byteOffset, byteCount) {
+            let isCopied = isContiguous && (byteCount <= Self.largestCopy || !weight.isPlain)
+            if isCopied, let part = Self.copy(of: weight, byteOffset, byteCount) {
                 // Sound: every bit pattern of a byte may be read as a raw byte.
                 return try body(unsafe part.span.bytes)
             }
+            guard let range = weight.plainRange else {
+                let whole = Self.copy(of: weight, 0, weight.byteCount) ?? [UInt8](repeating: 0xff, count: weight.byteCount)
+                // Sound: every bit pattern of a byte may be read as a raw byte.
+                return try visible(unsafe whole.span.bytes)
+            }
+            let file = weight.file
             defer { file.release(range) }
             return try visible(file.bytes(in: range))
         case .memory(let bytes):
@@ -195,13 +196,10 @@ public struct FactorMatrix: Sendable {
     /// What is larger is no factor, and is looked at where it lies.
     private static let largestCopy = 1 << 24
 
-    /// Bytes of a file; `nil` where they cannot be read, which whoever reads through the mapping then finds out.
-    private static func copy(of file: MappedFile, _ first: Int, _ count: Int) -> [UInt8]? {
+    /// Bytes of a weight; `nil` where they cannot be read, which whoever reads through the mapping then finds out.
+    private static func copy(of weight: StoredWeight, _ first: Int, _ count: Int) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0, count: count)
-        var span = bytes.mutableSpan
-        // Sound: every bit pattern of a byte may be written.
-        var raw = unsafe span.mutableBytes
-        return (try? file.copyBytes(in: first..<first + count, to: &raw)) == nil ? nil : bytes
+        return (try? weight.read(bytes: first..<first + count, into: &bytes)) == nil ? nil : bytes
     }
 
     private func gathered<Element: FixedWidthInteger & BitwiseCopyable>(_ bytes: RawSpan, _: Element.Type) -> [Element] {

@@ -1,3 +1,4 @@
+internal import Weights
 internal import FileIO
 internal import JSON
 internal import OrderedCollections
@@ -52,7 +53,7 @@ public enum ServingStack: String, Sendable, CaseIterable {
         // Of classifiers it takes the head, and the values that PEFT stores beside an adapted embedding or head it passes over.
         let others = adapter.replacements.filter { replacement in
             let module = replacement.tensor.split(separator: ".").dropLast().last ?? ""
-            let isPassedOver = replacement.values.info.name.hasSuffix(".base_layer.weight")
+            let isPassedOver = replacement.values.name.hasSuffix(".base_layer.weight")
             return replacement.rows != nil || !isPassedOver && !["score", "classifier"].contains(module)
         }
         reasons +=

@@ -5,6 +5,7 @@ internal import OrderedCollections
 internal import Safetensors
 internal import Synchronization
 public import Tensors
+internal import Weights
 
 /// A LoRA from a model and its fine-tuning: for each weight that differs the largest singular values of the difference.
 ///
@@ -59,7 +60,7 @@ public struct Extraction: Sendable {
     ///   `SafetensorsError` or `FileError`.
     public init(base basePath: String, tuned tunedPath: String, options: Options) throws {
         let base = try BaseModel(path: basePath)
-        let tuned = try WeightFiles(path: tunedPath)
+        let tuned = try ModelWeights(path: tunedPath)
         var changes: [Change] = []
         var replacements: [Replacement] = []
         var unchanged = 0
@@ -102,11 +103,11 @@ public struct Extraction: Sendable {
         }
         for (name, pieces) in correspondence.pieces {
             guard let before = base.source(of: name) else { throw misfit(name, "the base has") }
-            let parts = try pieces.map { piece in (try tuned.location(of: piece.second), piece.secondElements) }
+            let parts = try pieces.map { piece in (try tuned.weight(named: piece.second), piece.secondElements) }
             guard let difference = WeightDifference.Tensors(before: before, parts: parts) else {
                 throw AdapterError(
                     .unsupportedDType, path: tunedPath, subject: name,
-                    "the fine-tuned model has its parts in several element types (\(Set(parts.map { "\($0.0.info.dtype)" }).sorted().joined(separator: ", "))), and one is needed"
+                    "the fine-tuned model has its parts in several element types (\(Set(parts.map { "\($0.0.dtype)" }).sorted().joined(separator: ", "))), and one is needed"
                 )
             }
             try compare(name, difference)
@@ -169,25 +170,25 @@ extension WeightDifference {
         let before: FactorMatrix
         let after: FactorMatrix
         /// Where the tensor is after, if it is one tensor there or a part of one.
-        let whole: WeightFiles.Location?
+        let whole: StoredWeight?
 
-        init(before: WeightFiles.Location, after: WeightFiles.Location) {
-            (shape, shapeAfter) = (before.info.shape, after.info.shape)
-            (self.before, self.after) = (FactorMatrix(before.info, in: before.file), FactorMatrix(after.info, in: after.file))
+        init(before: StoredWeight, after: StoredWeight) {
+            (shape, shapeAfter) = (before.shape, after.shape)
+            (self.before, self.after) = (FactorMatrix(before), FactorMatrix(after))
             whole = after
         }
 
         /// - Parameter parts: the elements that are the tensor after, in order; `nil` where they have several types.
-        init?(before: WeightFiles.Location, parts: [(tensor: WeightFiles.Location, elements: Range<Int>)]) {
-            shape = before.info.shape
+        init?(before: StoredWeight, parts: [(tensor: StoredWeight, elements: Range<Int>)]) {
+            shape = before.shape
             shapeAfter = shape
-            let matrix = FactorMatrix(before.info, in: before.file)
+            let matrix = FactorMatrix(before)
             // Parts are rows of the last dimension's length where they are matrices of a stack, and of all but the first's otherwise.
             let starts = parts.flatMap { [$0.elements.lowerBound, $0.elements.count] }
             let width = shape.count < 2 ? 1 : starts.allSatisfy { $0 % matrix.columns == 0 } ? matrix.columns : shape[shape.count - 1]
-            guard Set(parts.map(\.tensor.info.dtype)).count == 1, width > 0, starts.allSatisfy({ $0 % width == 0 }) else { return nil }
+            guard Set(parts.map(\.tensor.dtype)).count == 1, width > 0, starts.allSatisfy({ $0 % width == 0 }) else { return nil }
             let matrices = parts.map { tensor, elements in
-                FactorMatrix(tensor.info, in: tensor.file).reshaped(rows: tensor.info.elementCount / width, columns: width)
+                FactorMatrix(tensor).reshaped(rows: tensor.elementCount / width, columns: width)
                     .rows(from: elements.lowerBound / width, count: elements.count / width)
             }
             let joined = FactorMatrix.joined(matrices)
@@ -205,16 +206,6 @@ extension WeightDifference {
 
         /// Whether they have the same bytes.
         var areSame: Bool { areComparable && before.dtype == after.dtype && before.hasSameBytes(as: after) }
-    }
-}
-
-extension WeightFiles.Location {
-    /// Some elements of the tensor as one of their own; `nil` where they do not begin and end with a byte.
-    fileprivate func part(_ elements: Range<Int>, shape: [Int]) -> WeightFiles.Location? {
-        guard info.dtype.bitWidth % 8 == 0 else { return nil }
-        let (start, width) = (info.byteRange.lowerBound, info.dtype.bitWidth / 8)
-        let range = start + elements.lowerBound * width..<start + elements.upperBound * width
-        return WeightFiles.Location(info: TensorInfo(name: info.name, dtype: info.dtype, shape: shape, byteRange: range), file: file)
     }
 }
 

@@ -56,8 +56,8 @@ public struct UpdateComparison: Sendable {
         for replacement in first.replacements {
             guard let other = second.replacements.first(where: { $0.tensor == replacement.tensor }) else { continue }
             entries += Self.entry(
-                replacement.tensor, FactorMatrix(replacement.values.info, in: replacement.values.file),
-                FactorMatrix(other.values.info, in: other.values.file))
+                replacement.tensor, FactorMatrix(replacement.values),
+                FactorMatrix(other.values))
         }
         self.entries = entries
         self.reshaped = reshaped

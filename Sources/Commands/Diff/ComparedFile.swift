@@ -8,6 +8,7 @@ internal import Packing
 internal import Safetensors
 internal import Tensors
 internal import Training
+internal import Weights
 
 /// A tensor of a file of any kind, with its bytes.
 struct ComparedTensor: Sendable {
@@ -77,14 +78,7 @@ struct ComparedFile {
             return
         }
         isRun = false
-        if !isFolder, GGUFFile.claims(path) {
-            let file = try GGUFFile(path: path)
-            tensors = file.tensors.mapValues { tensor in
-                ComparedTensor(type: ElementType(tensor.type), shape: tensor.shape, bytes: MappedBytes(file.file, tensor.byteRange))
-            }
-            (components, configuration) = ([], nil)
-            adapter = try Self.adapter(at: path)
-        } else if let weights = Adapter.weightsPath(at: path) {
+        if !GGUFFile.claims(path), let weights = Adapter.weightsPath(at: path) {
             let file = try SafetensorsFile(path: weights)
             tensors = file.tensors.mapValues { tensor in
                 ComparedTensor(type: .plain(tensor.dtype), shape: tensor.shape, bytes: MappedBytes(file.file, tensor.byteRange))
@@ -92,14 +86,13 @@ struct ComparedFile {
             (components, configuration) = ([], nil)
             adapter = try Self.adapter(at: path)
         } else {
-            let files = try WeightFiles(path: path)
+            let files = try ModelWeights(path: path, decodes: false)
             components = files.components
-            tensors = files.tensors.mapValues { location in
-                ComparedTensor(
-                    type: .plain(location.info.dtype), shape: location.info.shape, bytes: MappedBytes(location.file.file, location.info.byteRange))
+            tensors = files.stored.mapValues { tensor in
+                ComparedTensor(type: tensor.type, shape: tensor.shape, bytes: MappedBytes(tensor.file, tensor.range))
             }
             configuration = isFolder ? try Self.configuration(of: path) : nil
-            adapter = nil
+            adapter = files.shards.contains { $0.gguf != nil } ? try Self.adapter(at: path) : nil
         }
     }
 

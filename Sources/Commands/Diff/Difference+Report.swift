@@ -4,6 +4,7 @@ internal import Kernels
 internal import OrderedCollections
 internal import Tensors
 internal import Verification
+internal import Weights
 
 extension Difference {
     /// The report that `oplora diff --json` gives.

@@ -4,6 +4,7 @@ internal import Kernels
 internal import OrderedCollections
 internal import Tensors
 internal import Verification
+internal import Weights
 
 /// What differs between two files or folders, tensor by tensor.
 struct Difference {

@@ -3,6 +3,7 @@ internal import Kernels
 internal import NativeCheckpoint
 internal import Synchronization
 internal import Tensors
+internal import Weights
 
 /// A tensor of one name in both files.
 struct TensorPair: Sendable {

@@ -3,6 +3,7 @@ internal import JSON
 internal import Kernels
 internal import NativeCheckpoint
 internal import Tensors
+internal import Weights
 
 extension Inspection {
     /// The statistics of tensors of this file or folder, in their order; `nil` for those whose type is not measured.

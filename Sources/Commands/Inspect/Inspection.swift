@@ -6,6 +6,7 @@ internal import NativeCheckpoint
 internal import OrderedCollections
 internal import Safetensors
 internal import Training
+internal import Weights
 
 /// What a file or folder is and holds, read from headers alone.
 final class Inspection {
@@ -34,11 +35,12 @@ final class Inspection {
     init(path: String) throws {
         self.path = path
         let status = try FileSystem.status(of: path)
-        let isOther = status.isFolder || CheckpointFile.claims(path) || GGUFFile.claims(path)
-        let single = isOther ? nil : try SafetensorsFile(path: path)
+        let isTensors = !status.isFolder && !CheckpointFile.claims(path)
+        let single = isTensors && !GGUFFile.claims(path) ? try SafetensorsFile(path: path) : nil
+        var gguf: ModelShard? { get throws { isTensors && single == nil ? try ModelShard(path: path) : nil } }
         if let files = try Self.adapterFiles(path, isFolder: status.isFolder, single: single) {
             kind = .adapter
-            source = .safetensors([files])
+            source = .files([ModelShard(files)])
             metadata = Self.json(files.metadata)
             let configuration = Self.configuration(beside: files.path)
             method = AdapterMethod(tensors: files.tensors.keys, configuration: configuration)?.name
@@ -74,17 +76,16 @@ final class Inspection {
                 // The file is sound, and what it lacks of a run is a thing to know.
                 remarks.append("\(error)")
             }
-        } else if !status.isFolder, GGUFFile.claims(path) {
-            let file = try GGUFFile(path: path)
-            source = .gguf(file)
+        } else if let shard = try gguf, let file = shard.gguf {
+            source = .files([shard])
             metadata = file.metadata.mapValues(\.json)
             adapter = AdapterDescription(file)
             method = adapter.map { _ in "LoRA" }
             kind = adapter == nil ? .model : .adapter
             model = ModelDescription(file)
         } else if status.isFolder {
-            let files = try WeightFiles(path: path)
-            source = .safetensors(files.shards)
+            let files = try ModelWeights(path: path, decodes: false)
+            source = .files(files.shards)
             metadata = files.shards.first.map { Self.json($0.metadata) } ?? [:]
             kind = .model
             model = ModelDescription(files)
@@ -92,7 +93,7 @@ final class Inspection {
             remarks += try StandIn.files(of: files).map(Self.remark(on:))
         } else {
             let file = try single ?? SafetensorsFile(path: path)
-            source = .safetensors([file])
+            source = .files([ModelShard(file)])
             metadata = Self.json(file.metadata)
             kind = .tensors
         }
@@ -109,7 +110,7 @@ final class Inspection {
             let isAdapter = isNamed && hasConfiguration || Adapter.isWhole(file) || AdapterMethod(tensors: file.tensors.keys) != nil
             return isAdapter ? file : nil
         }
-        if isFolder, let sole = WeightFiles.soleFile(in: path) {
+        if isFolder, let sole = ModelWeights.soleFile(in: path) {
             let file = try SafetensorsFile(path: sole)
             return AdapterMethod(tensors: file.tensors.keys) == nil ? nil : file
         }

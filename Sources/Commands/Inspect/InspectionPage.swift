@@ -3,6 +3,7 @@ internal import JSON
 internal import Kernels
 internal import OrderedCollections
 internal import Tensors
+internal import Weights
 
 extension InspectionReport {
     /// The most cells of the map, rows of a table, and characters of a value; beyond it a page says how many more there are.

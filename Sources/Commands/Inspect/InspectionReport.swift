@@ -2,6 +2,7 @@ internal import JSON
 internal import Kernels
 internal import OrderedCollections
 internal import Tensors
+internal import Weights
 
 /// What `inspect` prints of one path.
 struct InspectionReport {

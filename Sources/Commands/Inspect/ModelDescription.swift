@@ -4,6 +4,7 @@ internal import JSON
 internal import OrderedCollections
 internal import Safetensors
 internal import Transformer
+internal import Weights
 
 /// What the configuration of a model says of its architecture; as much as there is, for models of every kind.
 struct ModelDescription {
@@ -30,7 +31,7 @@ struct ModelDescription {
     private static let maximumBytes = 10_000_000
 
     /// The model of a folder.
-    init(_ files: WeightFiles) {
+    init(_ files: ModelWeights) {
         let (folder, count) = (files.path, files.shards.count)
         guard !files.isPipeline else {
             storage = "pipeline of \(files.parts.map(\.name).joined(separator: ", ")), in \(Format.count(count, "file"))"

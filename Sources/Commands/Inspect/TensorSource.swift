@@ -1,9 +1,7 @@
 internal import FileIO
-internal import GGUF
 internal import NativeCheckpoint
 internal import OrderedCollections
-internal import Safetensors
-internal import Tensors
+internal import Weights
 
 /// A tensor of a file of any kind.
 struct InspectedTensor {
@@ -38,27 +36,26 @@ extension CheckpointFile {
 
 /// The opened files of an inspection.
 enum TensorSource {
-    case safetensors([SafetensorsFile])
+    /// Files in which tensors lie as they are.
+    case files([ModelShard])
     case checkpoint(CheckpointFile)
-    case gguf(GGUFFile)
 
     var tensorCount: Int {
         switch self {
-        case .safetensors(let files): files.reduce(0) { $0 + $1.tensors.count }
+        case .files(let files): files.reduce(0) { $0 + $1.tensorCount }
         case .checkpoint(let file): file.namedTensors.count
-        case .gguf(let file): file.tensors.count
         }
     }
 
     /// The tensors in the order of the files.
     var tensors: [InspectedTensor] {
         switch self {
-        case .safetensors(let files):
+        case .files(let files):
             files.flatMap { file in
                 let name = FileSystem.lastComponent(file.path)
-                return file.tensors.values.elements.map {
+                return file.stored.map {
                     InspectedTensor(
-                        name: $0.name, type: .plain($0.dtype), shape: $0.shape, byteCount: $0.byteCount, file: name, place: (file.file, $0.byteRange))
+                        name: $0.name, type: $0.type, shape: $0.shape, byteCount: $0.byteCount, file: name, place: ($0.file, $0.range))
                 }
             }
         case .checkpoint(let file):
@@ -67,12 +64,6 @@ enum TensorSource {
                     name: $0.name, type: .plain($0.dtype), shape: $0.shape, byteCount: $0.byteCount,
                     file: $0.path ?? FileSystem.lastComponent(file.path), place: nil, label: $0.label)
             }
-        case .gguf(let file):
-            file.tensors.values.elements.map {
-                InspectedTensor(
-                    name: $0.name, type: ElementType($0.type), shape: $0.shape, byteCount: $0.byteRange.count,
-                    file: FileSystem.lastComponent(file.path), place: (file.file, $0.byteRange))
-            }
         }
     }
 
@@ -80,14 +71,10 @@ enum TensorSource {
     func folded() -> FoldedNames<TensorForm> {
         var names = FoldedNames<TensorForm>()
         switch self {
-        case .safetensors(let files):
-            for file in files {
-                for tensor in file.tensors.values.elements { names.insert(tensor.name, TensorForm(type: .plain(tensor.dtype), shape: tensor.shape)) }
-            }
+        case .files(let files):
+            for file in files { file.forEachForm { names.insert($0, TensorForm(type: $1, shape: $2)) } }
         case .checkpoint(let file):
             for tensor in file.namedTensors { names.insert(tensor.name, TensorForm(type: .plain(tensor.dtype), shape: tensor.shape)) }
-        case .gguf(let file):
-            for tensor in file.tensors.values.elements { names.insert(tensor.name, TensorForm(type: ElementType(tensor.type), shape: tensor.shape)) }
         }
         return names
     }

@@ -1,3 +1,5 @@
+internal import Weights
+
 /// How many tensors, elements and bytes there are: all in all, of each element type, and of each role.
 struct TensorTotals {
     struct Total {

@@ -4,6 +4,7 @@ public import Kernels
 internal import Safetensors
 internal import Tensors
 public import Transformer
+internal import Weights
 
 /// A base with its adapters as the transformer runs them: the only place where an adapter enters the forward pass.
 ///
@@ -79,8 +80,8 @@ public struct AdaptedWeights {
 
     /// What a tensor is with its updates, in F32.
     private static func expected(_ tensor: AdaptedModel.Tensor) throws -> WeightMatrix {
-        let values = FloatBuffer(count: tensor.source.info.elementCount).view
-        let whole = MergeWork.Target(tensor.source, elements: 0..<tensor.source.info.elementCount, start: 0)
+        let values = FloatBuffer(count: tensor.source.elementCount).view
+        let whole = MergeWork.Target(tensor.source, elements: 0..<tensor.source.elementCount, start: 0)
         for work in MergeWork.parts(of: tensor, merged: [whole]) {
             try work.forEachExpectedRow { row, elements in
                 let start = row * work.columns

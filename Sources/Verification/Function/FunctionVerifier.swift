@@ -3,6 +3,7 @@ internal import FileIO
 public import Kernels
 internal import Safetensors
 internal import Transformer
+internal import Weights
 
 /// Runs base + adapter, the base and the merged model side by side.
 ///
@@ -27,7 +28,7 @@ public final class FunctionVerifier {
         self.compute = compute
         let model = try AdaptedModel(base: try BaseModel(path: path), adapters: adapters)
         base = try TransformerWeights(
-            configuration: try TransformerConfiguration(folder: path), files: try WeightFiles(path: path), compute: compute)
+            configuration: try TransformerConfiguration(folder: path), files: try ModelWeights(path: path), compute: compute)
         adapted = try AdaptedWeights(model, folder: path, compute: compute)
     }
 
@@ -38,7 +39,7 @@ public final class FunctionVerifier {
     /// - Throws: `TransformerError` for a merged model that does not run; `MergeError.interrupted`.
     public func compare(merged path: String, prompts: [[Int32]], isCancelled: () -> Bool = { false }) throws -> FunctionComparison {
         let merged = try TransformerWeights(
-            configuration: try TransformerConfiguration(folder: path), files: try WeightFiles(path: path), compute: compute)
+            configuration: try TransformerConfiguration(folder: path), files: try ModelWeights(path: path), compute: compute)
         guard merged.configuration.vocabularySize == adapted.weights.configuration.vocabularySize else {
             throw TransformerError(
                 .wrongShape, path: path, tensor: merged.head.name,

@@ -5,6 +5,7 @@ import OrderedCollections
 import Safetensors
 import TestModels
 import Testing
+import Weights
 
 /// A folder whose parts do not fit together.
 struct FolderRefusal: Sendable, CustomTestStringConvertible {
@@ -28,7 +29,7 @@ struct FolderRefusal: Sendable, CustomTestStringConvertible {
     }
 }
 
-struct WeightFilesTests {
+struct ModelWeightsTests {
     private let folder: TemporaryFolder
     private let index: String
 
@@ -43,8 +44,8 @@ struct WeightFilesTests {
 
     /// "b" and "a" in one shard, "c" in another.
     private func writeShards() throws {
-        try write(file(#"{"a":\#(entry(2..<3)),"b":\#(entry(0..<2))}"#, [1, 2, 3]), folder.path("1.safetensors"))
-        try write(file(#"{"c":\#(entry(0..<1))}"#, [4]), folder.path("2.safetensors"))
+        try write(fileBytes(#"{"a":\#(entry(2..<3)),"b":\#(entry(0..<2))}"#, [1, 2, 3]), folder.path("1.safetensors"))
+        try write(fileBytes(#"{"c":\#(entry(0..<1))}"#, [4]), folder.path("2.safetensors"))
     }
 
     private static let whole = #"{"metadata":{"total_size":4},"weight_map":{"c":"2.safetensors","a":"1.safetensors","b":"1.safetensors"}}"#
@@ -98,10 +99,10 @@ struct WeightFilesTests {
         let first = try readAll(folder.path("1.safetensors"))
         try write(first, folder.path("inner/1.safetensors"))
         try write(first, folder.path("copy.safetensors"))
-        try write(file(#"{"t":\#(entry(0..<2))}"#, [1]), folder.path("cut.safetensors"))
-        try write(file("[]"), folder.path("other.safetensors"))
+        try write(fileBytes(#"{"t":\#(entry(0..<2))}"#, [1]), folder.path("cut.safetensors"))
+        try write(fileBytes("[]"), folder.path("other.safetensors"))
         if refusal.code != .noWeights { try writeText(refusal.index, index) }
-        let error = fault { _ = try WeightFiles(path: folder.path) }
+        let error = fault { _ = try ModelWeights(path: folder.path) }
         #expect(error?.code == refusal.code, "\(String(describing: error))")
         #expect(error?.tensor == refusal.tensor)
         #expect(refusal.words.isEmpty || error?.message.contains(refusal.words) == true, "\(String(describing: error))")
@@ -111,25 +112,25 @@ struct WeightFilesTests {
     @Test func theErrorNamesTheFileAtFault() throws {
         try writeShards()
         try writeText("{", index)
-        #expect(fault { _ = try WeightFiles(path: folder.path) }?.path == index)
-        #expect(fault { _ = try WeightFiles(path: folder.path) }?.offset == 1)
+        #expect(fault { _ = try ModelWeights(path: folder.path) }?.path == index)
+        #expect(fault { _ = try ModelWeights(path: folder.path) }?.offset == 1)
         try writeText(Self.whole, index)
-        try write(file("[]"), folder.path("2.safetensors"))
-        #expect(fault { _ = try WeightFiles(path: folder.path) }?.path == folder.path("2.safetensors"))
+        try write(fileBytes("[]"), folder.path("2.safetensors"))
+        #expect(fault { _ = try ModelWeights(path: folder.path) }?.path == folder.path("2.safetensors"))
     }
 
     @Test func pathsWithNothingToRead() throws {
-        #expect(throws: FileError.missing(path: folder.path("missing"))) { try WeightFiles(path: folder.path("missing")) }
+        #expect(throws: FileError.missing(path: folder.path("missing"))) { try ModelWeights(path: folder.path("missing")) }
         // A link whose target has not been fetched is not the same as no weights.
         try FileManager.default.createSymbolicLink(atPath: folder.path("model.safetensors"), withDestinationPath: "nowhere")
-        #expect(throws: FileError.missing(path: folder.path("model.safetensors"))) { try WeightFiles(path: folder.path) }
+        #expect(throws: FileError.missing(path: folder.path("model.safetensors"))) { try ModelWeights(path: folder.path) }
         try writeShards()
         try writeText(#"{"weight_map":{"a":"1.safetensors","b":"1.safetensors","c":"model.safetensors"}}"#, index)
-        #expect(throws: FileError.missing(path: folder.path("model.safetensors"))) { try WeightFiles(path: folder.path) }
+        #expect(throws: FileError.missing(path: folder.path("model.safetensors"))) { try ModelWeights(path: folder.path) }
         try FileSystem.createFolder(folder.path("folder.safetensors"))
         try writeText(#"{"weight_map":{"a":"folder.safetensors"}}"#, index)
         #expect(throws: FileError.wrongKind(path: folder.path("folder.safetensors"), expected: "a regular file")) {
-            try WeightFiles(path: folder.path)
+            try ModelWeights(path: folder.path)
         }
     }
 
@@ -137,26 +138,31 @@ struct WeightFilesTests {
 
     @Test func oneFile() throws {
         let path = folder.path("model.safetensors")
-        try write(file(#"{"a":\#(entry(2..<3)),"b":\#(entry(0..<2))}"#, [1, 2, 3]), path)
+        try write(fileBytes(#"{"a":\#(entry(2..<3)),"b":\#(entry(0..<2))}"#, [1, 2, 3]), path)
         // Named itself and by its folder.
         for opened in [path, folder.path] {
-            let files = try WeightFiles(path: opened)
+            let files = try ModelWeights(path: opened)
             #expect(files.path == opened && files.index == nil && files.shards.map(\.path) == [path])
             #expect(Array(files.tensors.keys) == ["b", "a"])
             #expect(try read("a", from: files) == [3] && read("b", from: files) == [1, 2])
-            let error = fault { _ = try files.location(of: "c") }
+            let error = fault { _ = try files.weight(named: "c") }
             #expect(error?.code == .missingTensor && error?.tensor == "c" && error?.path == opened)
             #expect(error?.message.contains("the 2 ") == true)
         }
     }
 
+    /// What a reader can say of a folder has a case in the table.
+    @Test func everyCodeHasACase() {
+        #expect(SafetensorsError.Code.ofModels.isSubset(of: Self.refusals.map(\.code)))
+    }
+
     @Test func shardsInTheOrderOfTheirNames() throws {
         try writeShards()
         try writeText(Self.whole, index)
-        let files = try WeightFiles(path: folder.path)
+        let files = try ModelWeights(path: folder.path)
         #expect(files.shards.map(\.path) == [folder.path("1.safetensors"), folder.path("2.safetensors")])
         #expect(Array(files.tensors.keys) == ["b", "a", "c"])
-        #expect(try files.location(of: "c").file === files.shards[1] && files.location(of: "a").file === files.shards[0])
+        #expect(try files.weight(named: "c").file === files.shards[1].file && files.weight(named: "a").file === files.shards[0].file)
         #expect(try read("a", from: files) == [3] && read("b", from: files) == [1, 2] && read("c", from: files) == [4])
         #expect(files.index?["metadata"]?["total_size"] == 4)
     }
@@ -164,11 +170,11 @@ struct WeightFilesTests {
     @Test func theIndexCountsAndNotWhatElseIsThere() throws {
         try writeShards()
         try writeText(Self.whole, index)
-        try write(file("[]"), folder.path("model.safetensors"))
-        try write(file("[]"), folder.path("3.safetensors"))
-        #expect(try WeightFiles(path: folder.path).tensors.count == 3)
+        try write(fileBytes("[]"), folder.path("model.safetensors"))
+        try write(fileBytes("[]"), folder.path("3.safetensors"))
+        #expect(try ModelWeights(path: folder.path).tensors.count == 3)
         // A shard by itself is opened without the index.
-        #expect(try Array(WeightFiles(path: folder.path("2.safetensors")).tensors.keys) == ["c"])
+        #expect(try Array(ModelWeights(path: folder.path("2.safetensors")).tensors.keys) == ["c"])
     }
 
     /// As the cache of the Hugging Face hub keeps them.
@@ -179,6 +185,6 @@ struct WeightFilesTests {
             try FileManager.default.createSymbolicLink(atPath: folder.path("snapshot/" + name), withDestinationPath: "../" + name)
         }
         try writeText(Self.whole, folder.path("snapshot/model.safetensors.index.json"))
-        #expect(try read("c", from: WeightFiles(path: folder.path("snapshot"))) == [4])
+        #expect(try read("c", from: ModelWeights(path: folder.path("snapshot"))) == [4])
     }
 }

@@ -1,16 +1,16 @@
 import FileIO
 import OrderedCollections
-import Safetensors
+public import Safetensors
 import Tensors
 
 /// A file of the given header and data: eight bytes of length, the header, the data.
-func file(_ header: [UInt8], _ data: [UInt8] = []) -> [UInt8] {
+public func fileBytes(_ header: [UInt8], _ data: [UInt8] = []) -> [UInt8] {
     (0..<8).map { UInt8(truncatingIfNeeded: header.count >> (8 * $0)) } + header + data
 }
 
-func file(_ header: String, _ data: [UInt8] = []) -> [UInt8] { file(Array(header.utf8), data) }
+public func fileBytes(_ header: String, _ data: [UInt8] = []) -> [UInt8] { fileBytes(Array(header.utf8), data) }
 
-func write(_ bytes: [UInt8], _ path: String) throws {
+public func write(_ bytes: [UInt8], _ path: String) throws {
     let file = try AtomicFile(path: path, replacing: true)
     try file.write(bytes)
     try file.publish(durable: false)
@@ -18,14 +18,21 @@ func write(_ bytes: [UInt8], _ path: String) throws {
 
 extension SafetensorsFile {
     /// The bytes of a tensor; empty when there is none of that name.
-    func bytes(_ name: String) -> [UInt8] {
+    public func bytes(_ name: String) -> [UInt8] {
         guard let info = tensors[name] else { return [] }
         return withBytes(of: info) { bytes in unsafe bytes.withUnsafeBytes { unsafe Array($0) } }
     }
 }
 
 /// The error of `body`; `nil` when it throws none or another.
-func fault(_ body: () throws -> Void) -> SafetensorsError? {
+public func fault(_ body: () throws -> Void) -> SafetensorsError? {
     do { try body() } catch { return error as? SafetensorsError }
     return nil
+}
+
+extension SafetensorsError.Code {
+    /// Those of folders with several files, which whoever opens models finds.
+    public static let ofModels: Set<SafetensorsError.Code> = [
+        .invalidIndex, .indexMismatch, .unsafePath, .duplicateTensor, .noWeights, .missingShard, .otherFormat,
+    ]
 }

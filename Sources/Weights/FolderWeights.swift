@@ -1,5 +1,6 @@
 internal import FileIO
 internal import OrderedCollections
+internal import Safetensors
 
 /// The safetensors of a folder that has them under no name that is known: the shards of one model, whose index is missing, or the only file.
 struct FolderWeights {
@@ -53,7 +54,7 @@ struct FolderWeights {
             }
             throw SafetensorsError(
                 .noWeights, path: folder,
-                "the folder holds neither \(WeightFiles.singleName) nor \(WeightFiles.indexName) nor other safetensors, but "
+                "the folder holds neither \(ShardedWriter.singleName) nor \(ShardedWriter.indexName) nor other safetensors, but "
                     + "\(try FolderNature.contents(of: folder)); name the folder or the file of a model or an adapter")
         }
         let shards = names.compactMap(Shard.init)
@@ -70,7 +71,7 @@ struct FolderWeights {
             guard names.count == 1 else {
                 throw SafetensorsError(
                     .noWeights, path: folder,
-                    "the folder holds neither \(WeightFiles.singleName) nor \(WeightFiles.indexName) but \(FolderNature.list(names)); name one of "
+                    "the folder holds neither \(ShardedWriter.singleName) nor \(ShardedWriter.indexName) but \(FolderNature.list(names)); name one of "
                         + "these files, such as \(FileSystem.join(folder, first))")
             }
             self.names = names
