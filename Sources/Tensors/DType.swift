@@ -46,8 +46,15 @@ extension DType {
     /// Whether models and adapters are written in it where another type than the stored one is asked for, and run in it.
     public var isWritable: Bool { self == .f32 || self == .bf16 || self == .f16 }
 
-    /// Those in which models and adapters are written.
-    public static let writable: [DType] = [.f32, .bf16, .f16]
+    /// Such a type by the name that PyTorch and `config.json` give it: `bfloat16`.
+    public static func writable(named name: String) -> DType? {
+        switch name {
+        case "float32": .f32
+        case "bfloat16": .bf16
+        case "float16": .f16
+        default: nil
+        }
+    }
 }
 
 extension DType: CustomStringConvertible {

@@ -91,8 +91,8 @@ public enum MergeVerifier {
         // What the codes of the base stand for is not known, and nothing can be held against them.
         guard doubts.isEmpty else { return MergeVerdict(faults: [], doubts: Array(doubts.prefix(1)), modules: [], coverage: .init()) }
         let correspondence = TensorCorrespondence(model.names, TensorCorrespondence.Model(mergedFiles, configuration: configuration(merged)))
-        let works = match(model, mergedFiles, correspondence, options: options, faults: &faults, doubts: &doubts, coverage: &coverage)
-        let results = try judge(works, options: options)
+        let matched = match(model, mergedFiles, correspondence, options: options, faults: &faults, doubts: &doubts, coverage: &coverage)
+        let (works, results, isRoundedFirst) = try judge(matched, of: model, options: options)
         let named = try search(works, results, options: options)
         let misplaced = try LayoutFaults.misplaced(works, results.map { $0.judgement?.standing == .wrong || $0.outcome.differs }, options: options)
         var modules: OrderedDictionary<ModulePath, [(MergeWork, VerificationTally, MergeStanding)]> = [:]
@@ -120,6 +120,11 @@ public enum MergeVerifier {
         var verdict = MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
         verdict.remarks = model.nameRemarks + receiptRemarks(base: base, adapters: adapters, merged: merged, isProven: verdict.outcome == .pass)
         verdict.remarks += LayoutFaults.remarks(correspondence)
+        if isRoundedFirst {
+            verdict.remarks.append(
+                "the base's codes were decoded and rounded to \(model.base.statedType) before the update was added, as libraries that dequantize a model do"
+            )
+        }
         if options.dtype == nil, faults.contains(where: { $0.code == .dtypeMismatch }), let dtype = try? MergeReceipt(ofModel: merged)?.dtype {
             verdict.remarks.append("the merged model's receipt says that it was merged with --dtype \(dtype); verify it with --dtype \(dtype)")
         }
@@ -141,7 +146,7 @@ public enum MergeVerifier {
     public static func open(merged: String, base: String) throws -> ModelWeights {
         let named = FileSystem.join(merged, FileSystem.lastComponent(base))
         let isOfFile = FileSystem.isFolder(merged) && !FileSystem.isFolder(base) && FileSystem.exists(named)
-        let files = try ModelWeights(path: isOfFile ? named : merged)
+        let files = try ModelWeights(path: isOfFile ? named : merged, decodes: false)
         try requireModel(files)
         return files
     }
@@ -168,12 +173,16 @@ public enum MergeVerifier {
         let strangers = LayoutFaults.strangers(model, merged, correspondence)
         // What is the same as another tensor may be in the files or not.
         let copies = model.shared.filter { merged.tensors[$0.key] != nil && model.base.files.tensors[$0.key] == nil }
+        // The type that takes the place of codes is free, but one for all.
+        let decodedType =
+            model.tensors.lazy.filter { $0.source.encoded != nil }.compactMap { merged.tensors[renamed[$0.name] ?? $0.name]?.dtype }
+            .first(where: \.isWritable) ?? model.base.statedType
         let doubled = model.tensors.flatMap { tensor in
             [tensor] + copies.keys.sorted().filter { copies[$0] == tensor.name }.map { tensor.renamed($0) }
         }
         for tensor in doubled {
             let (name, shape) = (tensor.name, tensor.shape)
-            let dtype = model.dtype(of: tensor, asked: options.dtype)
+            let dtype = tensor.source.encoded == nil || options.dtype != nil ? model.dtype(of: tensor, asked: options.dtype) : decodedType
             func isOfType(_ other: StoredWeight) -> Bool {
                 other.dtype == dtype || options.dtype == nil && isKeptWide(name, dtype, other.dtype)
             }
@@ -242,6 +251,23 @@ public enum MergeVerifier {
     }
 
     // MARK: Judgement
+
+    /// Judges works by the definition; and, where the base is decoded from codes and that does not explain them, by the
+    /// rounded weights that libraries hold. One of the two must explain the whole model.
+    private static func judge(
+        _ works: [MergeWork], of model: AdaptedModel, options: Options
+    ) throws -> (works: [MergeWork], results: [(outcome: WorkOutcome, judgement: WorkJudgement?)], isRoundedFirst: Bool) {
+        let results = try judge(works, options: options)
+        guard model.decodes else { return (works, results, false) }
+        func unexplained(_ results: [(outcome: WorkOutcome, judgement: WorkJudgement?)]) -> Int {
+            results.count { ($0.judgement?.standing.severity ?? 0) > MergeStanding.replayed(.plain).severity || $0.outcome.differs }
+        }
+        let count = unexplained(results)
+        guard count > 0 else { return (works, results, false) }
+        let rounded = works.map { $0.roundingSource(to: model.base.statedType) }
+        let others = try judge(rounded, options: options)
+        return unexplained(others) < count ? (rounded, others, true) : (works, results, false)
+    }
 
     /// Measures and judges works. Those that no likely way of merging explains are measured once more and held against all of them; and
     /// so are those of which one explains the few elements that are not the correctly rounded ones, to see that it explains all others
@@ -381,6 +407,12 @@ public enum MergeVerifier {
         }
         let ties = tieFaults(model, before: before, after: after)
         faults += ties
+        for (field, value) in model.changedConfiguration.sorted(by: { $0.key < $1.key }) where value == .null && after[field] != nil {
+            faults.append(
+                Fault(
+                    .configurationDiffers, field,
+                    "config.json has this field, which says how codes are meant, and the model should have full weights"))
+        }
         // One matrix held under all its names is as well as once, and what is held apart is not tied whatever the base says.
         let holdsAll = model.base.ties.allSatisfy { tie in tie.members.allSatisfy { files.tensors[$0] != nil } }
         for difference in ArchitectureFields.differences(before, after) {

@@ -26,6 +26,9 @@ public final class ModelWeights: Sendable {
     public let isDecoded: Bool
     /// Scales of codes that belong to no weight, such as those of a cache of keys and values, and are not here.
     public let leftOutScales: [String]
+    /// The encodings of the weights that are decoded, and the tensors of codes that are not.
+    public let encodings: [WeightEncoding]
+    public let unreadCodes: [String]
 
     /// Weights with an index of their own.
     public struct Part: Sendable {
@@ -93,14 +96,15 @@ public final class ModelWeights: Sendable {
     /// - Parameter decodes: whether codes are read as what they stand for, where their encoding is read.
     /// - Throws: `SafetensorsError`, `GGUFError` or `FileError`.
     public convenience init(path: String, decodes: Bool = true) throws {
-        try self.init(try WeightFiles(path: path), decodes: decodes)
+        self.init(try WeightFiles(path: path), decodes: decodes)
     }
 
-    private init(_ files: WeightFiles, decodes: Bool) throws {
+    private init(_ files: WeightFiles, decodes: Bool) {
         (path, shards, parts, missingComponents) = (files.path, files.shards, files.parts, files.missingComponents)
         quantization = QuantizedWeights(files) { Self.statedConfiguration(of: files) }
         let decoded = decodes ? quantization.decoded() : QuantizedWeights.Decoded()
         (isDecoded, leftOutScales) = (!decoded.weights.isEmpty, decoded.leftOut)
+        (encodings, unreadCodes) = (decoded.encodings, decoded.unread)
         tensors = isDecoded ? Self.decoding(files.tensors, decoded) : files.tensors
         self.files = files
     }
@@ -109,8 +113,7 @@ public final class ModelWeights: Sendable {
 
     /// The same model with its codes and scales as they are stored.
     public var withCodes: ModelWeights {
-        // Nothing is opened again, and what was opened is known to be sound.
-        get throws { isDecoded ? try ModelWeights(files, decodes: false) : self }
+        isDecoded ? ModelWeights(files, decodes: false) : self
     }
 
     private static func decoding(

@@ -63,10 +63,12 @@ public struct AdaptedModel: Sendable {
     public let separated: [String: String]
     /// Whether an embedding and a head differ that the base's configuration calls one matrix.
     public let isUntied: Bool
+    /// Whether full weights take the place of the base's codes.
+    public let decodes: Bool
     /// `config.json` of the model; `nil` if the base has none.
     public let configuration: JSONValue?
-    /// The fields of `config.json` that are not the base's, there or in the part for the text.
-    let changedConfiguration: [String: JSONValue]
+    /// The fields of `config.json` that are not the base's, there or in the part for the text; null for those that are gone.
+    public let changedConfiguration: [String: JSONValue]
     /// What somebody who uses the model should know, oddities of the adapters first, each one sentence.
     public let remarks: [String]
     /// Those of them that say that an adapter was trained on a model of another name.
@@ -82,7 +84,6 @@ public struct AdaptedModel: Sendable {
     public init(
         base: BaseModel, adapters: [WeightedAdapter], takesAnyBase: Bool = true, report: Report = { _, error throws(MergeError) in throw error }
     ) throws(MergeError) {
-        self.base = base
         self.adapters = adapters
         for item in adapters where !takesAnyBase {
             guard let name = item.adapter.baseModel, !base.mayBe(name) else { continue }
@@ -95,11 +96,14 @@ public struct AdaptedModel: Sendable {
         var overlay = Overlay(base: base)
         for item in adapters { try overlay.addReplacements(of: item.adapter, weight: item.weight, report: report) }
         for item in adapters { try overlay.addUpdates(of: item.adapter, weight: item.weight, report: report) }
+        try overlay.settleCodes(report: report)
+        let base = overlay.base
+        self.base = base
         try overlay.settleTies()
         try overlay.checkVocabulary()
         tensors = overlay.tensors
         (shared, separated, following) = (overlay.shared, overlay.separated, overlay.following)
-        isUntied = !overlay.untiedTowers.isEmpty
+        (isUntied, decodes) = (!overlay.untiedTowers.isEmpty, overlay.decodes)
         (configuration, changedConfiguration) = (overlay.configuration, overlay.changedConfiguration)
         nameRemarks = adapters.compactMap { item in
             item.adapter.baseModel.flatMap { name in
@@ -119,7 +123,7 @@ public struct AdaptedModel: Sendable {
     /// The element type of a tensor of the model where another one is asked for: what floating point can be converted is, but for what says how
     /// codes are meant.
     public func dtype(of tensor: Tensor, asked: DType?) -> DType {
-        guard let asked, tensor.dtype.isFloat, !base.quantization.isCompanion(tensor.name) else { return tensor.dtype }
+        guard let asked, tensor.dtype.isFloat, decodes || !base.quantization.isCompanion(tensor.name) else { return tensor.dtype }
         return asked
     }
 }

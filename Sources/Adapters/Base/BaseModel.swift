@@ -3,7 +3,7 @@ public import JSON
 internal import OrderedCollections
 internal import Safetensors
 internal import Synchronization
-internal import Tensors
+public import Tensors
 public import Weights
 
 /// The model that adapters are merged into: its tensors, its configuration, and where in it the modules of an adapter lie.
@@ -50,8 +50,12 @@ public struct BaseModel: Sendable {
     /// - Parameter path: a model folder or one safetensors file.
     /// - Throws: `SafetensorsError`, `FileError`, or `MergeError.invalidConfiguration`.
     public init(path: String) throws {
-        let (files, configuration) = (try ModelWeights(path: path), try Self.configuration(of: path))
+        let files = try ModelWeights(path: path)
         try Self.refuseGGUF(files)
+        self.init(files, configuration: try Self.configuration(of: path))
+    }
+
+    private init(_ files: ModelWeights, configuration: JSONValue?) {
         let ties = Self.ties(of: files, configuration: configuration)
         (self.files, self.configuration, self.ties) = (files, configuration, ties)
         memory = Lazy { MemoryIndex(files, configuration: configuration, absent: Self.absentNames(of: ties, in: files)) }
@@ -59,6 +63,16 @@ public struct BaseModel: Sendable {
         inMemory = Lazy { configuration?["model_type"] != nil && !files.isPipeline ? MemoryNames(configuration) : nil }
         models = MemoryNames.models(in: configuration)
         outer = Lazy { Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first }) }
+    }
+
+    /// The same model with the codes and scales of quantized weights as they are stored.
+    var withCodes: BaseModel { files.isDecoded ? BaseModel(files.withCodes, configuration: configuration) : self }
+
+    /// The element type that the model's numbers have, as far as its configuration says it: what takes the place of codes.
+    public var statedType: DType {
+        let places = [configuration, configuration?["text_config"]]
+        let names = places.flatMap { place in ["dtype", "torch_dtype"].compactMap { place?[$0]?.stringValue } }
+        return names.lazy.compactMap { DType.writable(named: $0) }.first ?? .bf16
     }
 
     /// The modules by every name that a tool may give them.

@@ -27,7 +27,9 @@ struct ModelFolder {
     ]
 
     /// - Throws: `FileError`; `.excessive` for a folder that holds more than any model.
-    init(_ files: ModelWeights) throws {
+    ///
+    /// - Parameter decodes: whether the model has full weights in the place of codes, to which some files belong.
+    init(_ files: ModelWeights, decodes: Bool = false) throws {
         try collect(files.path, moduleFolders: try Self.moduleFolders(of: files.path), components: Set(files.parts.map(\.name)))
         // The weights themselves are neither.
         let written = files.parts.flatMap { part in
@@ -39,6 +41,10 @@ struct ModelFolder {
         let documents = copied.filter { Self.isDocument($0) && StandIn($0, in: files.path) != nil }
         copied.removeAll(where: Set(documents).contains)
         leftOut += documents
+        if decodes {
+            leftOut += copied.filter(Self.namesOfCodes.contains)
+            copied.removeAll(where: Self.namesOfCodes.contains)
+        }
         copied.sort { $0.utf8.lexicographicallyPrecedes($1.utf8) }
         leftOut.sort { $0.utf8.lexicographicallyPrecedes($1.utf8) }
     }
@@ -47,6 +53,9 @@ struct ModelFolder {
     private static let documentEndings = [".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".mp4", ".webm"]
 
     private static func isDocument(_ name: String) -> Bool { documentEndings.contains(where: name.lowercased().hasSuffix) }
+
+    /// Files that say how codes are meant.
+    private static let namesOfCodes: Set<String> = ["hf_quant_config.json"]
 
     static func isWeights(_ name: String) -> Bool { weightEndings.contains { name.hasSuffix($0) } }
 
@@ -131,6 +140,14 @@ struct ModelFolder {
         default:
             return value
         }
+    }
+
+    /// `config.json` without members, of itself and of its part for the text.
+    static func configuration(_ value: JSONValue, removing fields: Set<String>) -> JSONValue {
+        guard let members = value.objectValue else { return value }
+        var kept = members.filter { !fields.contains($0.key) }
+        if let text = kept["text_config"] { kept["text_config"] = configuration(text, removing: fields) }
+        return .object(kept)
     }
 
     /// `config.json` with members set; a model of text and images has them in its part for the text as well.

@@ -7,7 +7,7 @@ internal import Weights
 
 /// What has been laid over the base so far, by the names of the merged model's tensors.
 struct Overlay {
-    let base: BaseModel
+    private(set) var base: BaseModel
     var updates: [String: [TensorUpdate]] = [:]
     var replaced: [String: (values: StoredWeight, adapter: String)] = [:]
     var rows: [String: [Int: AdaptedModel.RowSource]] = [:]
@@ -172,12 +172,47 @@ struct Overlay {
         }
     }
 
+    // MARK: Codes
+
+    /// Whether the base's codes become what they stand for: they do where an adapter changes one of their weights.
+    private(set) var decodes = false
+
+    /// Decides what becomes of weights that are stored as codes. All that are read are decoded, or none, so that one
+    /// configuration fits all.
+    mutating func settleCodes(report: AdaptedModel.Report) throws(MergeError) {
+        guard base.files.isDecoded else { return }
+        let touched = updates.keys.first { base.source(of: $0)?.encoded != nil } ?? replaced.keys.first { base.source(of: $0)?.encoded != nil }
+        guard touched ?? rows.keys.first(where: { base.source(of: $0)?.encoded != nil }) != nil else {
+            base = base.withCodes
+            return
+        }
+        decodes = true
+        let names = base.files.encodings.map(\.name).joined(separator: ", ")
+        if let codes = base.files.unreadCodes.first {
+            try report(
+                codes,
+                MergeError(
+                    .quantizedBase, path: base.path, tensor: codes,
+                    "the base's weights in \(names) become full weights, and this one is in an encoding that is not read here yet; name the model that was quantized"
+                ))
+        }
+        remarks.append("the base is quantized (\(names)) and the model has full weights in the place of its codes")
+        let scales = base.files.leftOutScales
+        if let first = scales.first {
+            remarks.append("\(scales.count) scale\(scales.count == 1 ? "" : "s") of a serving setup, such as \(first), belong to no weight and are left out")
+        }
+    }
+
+    /// The fields of `config.json` that say how codes are meant.
+    private var codeFields: Set<String> { decodes ? Set(base.files.encodings.flatMap(\.configurationFields)) : [] }
+
     // MARK: Result
 
     var changedConfiguration: [String: JSONValue] {
         var changed: [String: JSONValue] = [:]
         if !untiedTowers.isEmpty { changed[BaseModel.tieField] = false }
         if let vocabularySize { changed["vocab_size"] = .integer(vocabularySize) }
+        for field in codeFields { changed[field] = .null }
         return changed
     }
 
@@ -185,6 +220,7 @@ struct Overlay {
         guard var configuration = base.configuration else { return nil }
         for tower in untiedTowers.sorted() { configuration = BaseModel.untying(configuration, tower: tower) }
         if let vocabularySize { configuration = ModelFolder.configuration(configuration, setting: ["vocab_size": .integer(vocabularySize)]) }
+        if !codeFields.isEmpty { configuration = ModelFolder.configuration(configuration, removing: codeFields) }
         return configuration
     }
 
@@ -201,9 +237,10 @@ struct Overlay {
             tensors.append(
                 AdaptedModel.Tensor(
                     name: name, source: source, isOfBase: replaced[name] == nil && !isSeparated,
-                    dtype: (location ?? base.source(of: name) ?? source).dtype, updates: updates[name] ?? [], rows: rows[name] ?? [:],
+                    dtype: type(of: location ?? base.source(of: name) ?? source), updates: updates[name] ?? [], rows: rows[name] ?? [:],
                     shard: shard))
         }
+        func type(of weight: StoredWeight) -> DType { weight.encoded == nil ? weight.dtype : base.statedType }
         for (name, location) in base.files.tensors { add(name, location, shard: shards[ObjectIdentifier(location.file)] ?? 0) }
         for name in Set(replaced.keys).union(separated.keys).sorted(by: { $0.utf8.lexicographicallyPrecedes($1.utf8) })
         where base.files.tensors[name] == nil {

@@ -78,7 +78,7 @@ public struct MergePlan: Sendable {
         // A single file, or the components of a pipeline, have no tokenizer beside them.
         let isFolder = FileSystem.isFolder(path) && !model.base.files.isPipeline
         tokenizer = keepsTokenizer || !isFolder ? .none : try TokenizerFiles(adapters: adapters, base: path)
-        others = try Self.others(of: model.base.files, tokenizer)
+        others = try Self.others(of: model, tokenizer)
         isChecked = readsFactors
         jobs = try model.tensors.map { tensor in
             try TensorJob(tensor, dtype: model.dtype(of: tensor, asked: dtype), base: model.base.files, readsFactors: readsFactors)
@@ -86,9 +86,10 @@ public struct MergePlan: Sendable {
     }
 
     /// - Throws: `MergeError.fileNotFetched` where one that would be copied is not there itself.
-    private static func others(of base: ModelWeights, _ tokenizer: TokenizerFiles) throws -> ModelFolder? {
+    private static func others(of model: AdaptedModel, _ tokenizer: TokenizerFiles) throws -> ModelFolder? {
+        let base = model.base.files
         guard FileSystem.isFolder(base.path) else { return nil }
-        let files = try ModelFolder(base)
+        let files = try ModelFolder(base, decodes: model.decodes)
         for name in files.copied where !tokenizer.supersedes(name) {
             if let file = StandIn(name, in: base.path) { throw MergeError(file, in: base.path) }
         }
@@ -170,7 +171,7 @@ struct TensorJob: Sendable {
     init(_ tensor: AdaptedModel.Tensor, dtype: DType, base: ModelWeights, readsFactors: Bool) throws(MergeError) {
         self.tensor = tensor
         self.dtype = dtype
-        original = base.tensors[tensor.name].flatMap { $0.dtype == dtype && $0.shape == tensor.shape ? $0 : nil }
+        original = base.tensors[tensor.name].flatMap { $0.isPlain && $0.dtype == dtype && $0.shape == tensor.shape ? $0 : nil }
         guard readsFactors else {
             updates = tensor.updates
             return

@@ -136,7 +136,7 @@ extension MergePlan {
         guard let index = part.index?.value else { return try write(self.index(of: all, in: part), path) }
         let added = all.filter { base.tensors[$0.tensor.name] == nil }
         let byteCount = all.reduce(0) { $0 + $1.outputByteCount }
-        if index["metadata"]?["total_size"]?.integerValue == byteCount, added.isEmpty {
+        if index["metadata"]?["total_size"]?.integerValue == byteCount, added.isEmpty, !base.isDecoded {
             return try ModelFolder.copy(FileSystem.join(base.path, path), to: folder.path(of: path), isDurable: isDurable)
         }
         var members = index.objectValue ?? [:]
@@ -144,6 +144,11 @@ extension MergePlan {
         metadata["total_size"] = .integer(byteCount)
         members["metadata"] = .object(metadata)
         var map = members["weight_map"]?.objectValue ?? [:]
+        // Scales go where full weights take the place of codes.
+        if base.isDecoded {
+            let names = Set(all.map { String($0.tensor.name.dropFirst(part.prefix.count)) })
+            map = map.filter { names.contains($0.key) }
+        }
         for job in added {
             map[String(job.tensor.name.dropFirst(part.prefix.count))] = .string(FileSystem.lastComponent(base.shards[job.tensor.shard].path))
         }

@@ -75,7 +75,9 @@ final class ShardRun: @unchecked Sendable {
             if job.keepsType {
                 add(elements.lowerBound * width / 8..<(elements.upperBound * width + 7) / 8, 2 * MergePlan.pieceBytes, .copy)
             } else {
-                add(elements, MergePlan.pieceBytes / 4, .convert)
+                // Rows that are decoded come whole.
+                let width = job.source.isPlain ? 1 : max(1, job.source.shape.last ?? 1)
+                add(elements, max(width, MergePlan.pieceBytes / 4 / width * width), .convert)
             }
         }
         let columns = job.columns

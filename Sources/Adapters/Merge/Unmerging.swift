@@ -59,6 +59,11 @@ public struct Unmerging: Sendable {
             adapters: adapters.map { WeightedAdapter($0.adapter.with(modules: $0.adapter.modules, replacements: []), weight: -$0.weight) },
             dtype: nil, takesAnyBase: true,
             mergesAgain: true, keepsTokenizer: true, readsFactors: true, isTaking: true)
+        if plan.model.decodes {
+            throw MergeError(
+                .quantizedBase, path: merged,
+                "the model is quantized, and its codes are not the numbers that an update was added to; take the base instead")
+        }
         if !takesAnyAdapter { try plan.receipt?.requireMerged(adapters.map { ($0, MergeReceipt.entry(of: $0)) }) }
         let kept = adapters.flatMap(\.adapter.replacements).map(\.tensor)
         let own =

@@ -156,7 +156,7 @@ public struct QuantizedWeights: Sendable {
     func decoded() -> Decoded {
         var decoded = Decoded()
         guard WeightEncoding.all.contains(where: { $0.reader != nil }) else { return decoded }
-        for tensor in stored.values where Self.isCodes(tensor) {
+        for tensor in stored.values where isCodesOfWeight(tensor) {
             for ending in Self.readEndings where tensor.name.hasSuffix(ending) {
                 let stem = String(tensor.name.dropLast(ending.count))
                 guard let (encoding, tensors, scales) = encoding(of: stem, codes: { $0 }), tensors.codes.name == tensor.name,
@@ -167,12 +167,19 @@ public struct QuantizedWeights: Sendable {
                 decoded.weights[tensor.name] = StoredWeight(
                     name: name, dtype: .f32, shape: decoder.shape, source: EncodedWeight(encoding, decoder))
                 decoded.companions.formUnion(scales.map { stem + $0 })
+                if !decoded.encodings.contains(where: { $0.name == encoding.name }) { decoded.encodings.append(encoding) }
                 break
             }
+            if decoded.weights[tensor.name] == nil { decoded.unread.append(tensor.name) }
         }
         guard !decoded.weights.isEmpty else { return decoded }
         decoded.leftOut = stored.keys.filter { name in Self.servingEndings.contains(where: name.hasSuffix) }
         return decoded
+    }
+
+    private func isCodesOfWeight(_ tensor: StoredTensor) -> Bool {
+        guard let dtype = tensor.type.dtype else { return false }
+        return tensor.shape.count >= 2 && Self.codeTypes.contains(dtype) && Self.isCodes(tensor)
     }
 
     /// The endings of the names of codes that are read.
@@ -186,5 +193,9 @@ public struct QuantizedWeights: Sendable {
         var companions: Set<String> = []
         /// Scales that belong to no weight.
         var leftOut: [String] = []
+        /// Each once, in the order of the files.
+        var encodings: [WeightEncoding] = []
+        /// Codes in encodings that are not read.
+        var unread: [String] = []
     }
 }

@@ -18,6 +18,8 @@ public struct WeightEncoding: Sendable {
     let others: [String]
     /// The `quant_method` of `config.json`, where only that tells encodings apart.
     let method: String?
+    /// The fields of `config.json` that say how the codes are meant, and mean nothing without them.
+    public let configurationFields: [String]
     /// How to come by a model that can be merged into, where the encoding is not read.
     let remedy: String
     /// Makes the decoder of one weight; `nil` for an encoding that is known and not read.
@@ -28,11 +30,13 @@ public struct WeightEncoding: Sendable {
 
     init(
         _ name: String, codes: String, types: Set<DType>, scaleTypes: Set<DType>? = nil, scales: [String], others: [String] = [],
-        method: String? = nil, remedy: String = Self.original, reader: Reader? = nil
+        method: String? = nil, configurationFields: [String] = ["quantization_config"], remedy: String = Self.original,
+        reader: Reader? = nil
     ) {
         self.name = name
         (self.codes, self.types, self.scaleTypes, self.scales, self.others) = (codes, types, scaleTypes, scales, others)
-        (self.method, self.remedy, self.reader) = (method, remedy, reader)
+        (self.method, self.configurationFields) = (method, configurationFields)
+        (self.remedy, self.reader) = (remedy, reader)
     }
 
     static let original = "name the model that was quantized"
