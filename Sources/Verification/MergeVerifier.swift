@@ -184,7 +184,9 @@ public enum MergeVerifier {
             let (name, shape) = (tensor.name, tensor.shape)
             let dtype = tensor.source.encoded == nil || options.dtype != nil ? model.dtype(of: tensor, asked: options.dtype) : decodedType
             func isOfType(_ other: StoredWeight) -> Bool {
-                other.dtype == dtype || options.dtype == nil && isKeptWide(name, dtype, other.dtype)
+                guard options.dtype == nil, other.dtype != dtype else { return other.dtype == dtype }
+                // Whoever decodes a model may hold all of it in one type.
+                return isKeptWide(name, dtype, other.dtype) || model.decodes && dtype.isFloat && other.dtype == decodedType
             }
             if let pieces = correspondence.pieces[name] {
                 for gap in correspondence.gaps.first where gap.tensor == name {

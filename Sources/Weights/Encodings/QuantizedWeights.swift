@@ -180,6 +180,7 @@ public struct QuantizedWeights: Sendable {
     private func isCodesOfWeight(_ tensor: StoredTensor) -> Bool {
         guard let dtype = tensor.type.dtype else { return false }
         return tensor.shape.count >= 2 && Self.codeTypes.contains(dtype) && Self.isCodes(tensor)
+            && !Self.scaleEndings.contains(where: tensor.name.hasSuffix)
     }
 
     /// The endings of the names of codes that are read.
