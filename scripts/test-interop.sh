@@ -24,6 +24,8 @@ echo
 echo
 "$python" Tests/interop/experts.py --oplora "$oplora"
 echo
+"$python" Tests/interop/encodings.py --oplora "$oplora"
+echo
 "$python" Tests/interop/roundtrips.py --oplora "$oplora"
 echo
 "$python" Tests/interop/families.py --oplora "$oplora"

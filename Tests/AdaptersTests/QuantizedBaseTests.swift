@@ -2,6 +2,7 @@ import Adapters
 import FileIO
 import GGUF
 import JSON
+import Kernels
 import OrderedCollections
 import Safetensors
 import Tensors
@@ -43,7 +44,7 @@ struct QuantizedBaseTests {
         Format("bitsandbytes int8", [(".weight", .i8, [4, 4]), (".SCB", .f32, [4]), (".weight_format", .u8, [])], "bitsandbytes"),
         Format("GPTQ", [(".qweight", .i32, [1, 4]), (".qzeros", .i32, [1, 1]), (".scales", .f16, [1, 4]), (".g_idx", .i32, [4])], "gptq"),
         Format("AWQ", [(".qweight", .i32, [4, 1]), (".qzeros", .i32, [1, 1]), (".scales", .f16, [1, 4])], "awq"),
-        Format("FP8 in blocks", [(".weight", .f8E4M3, [4, 4]), (".weight_scale_inv", .f32, [1, 1])], "fp8"),
+        Format("FP8 in blocks", [(".weight", .f8E5M2, [4, 4]), (".weight_scale_inv", .f32, [1, 1])], "fp8"),
         Format("FP8 with scales", [(".weight", .f8E4M3, [4, 4]), (".weight_scale", .f32, [])], "compressed-tensors"),
         Format("MXFP8", [(".weight", .f8E4M3, [4, 32]), (".weight_scale", .u8, [4, 1])], "modelopt"),
         Format("ComfyUI FP8", [(".weight", .f8E4M3, [4, 4]), (".scale_weight", .f32, [])]),
@@ -74,13 +75,13 @@ struct QuantizedBaseTests {
         try writeText(configuration.serialized(), FileSystem.join(path, "config.json"))
     }
 
-    private func adapter(_ isStack: Bool = false) throws -> Adapter {
+    private func adapter(_ isStack: Bool = false, scale: Double = 1) throws -> Adapter {
         let a = FactorMatrix(name: "a", rows: 1, columns: 4, values: [Float](repeating: 1, count: 4))
         let b = FactorMatrix(name: "b", rows: 4, columns: 1, values: [Float](repeating: 1, count: 4))
         let path = try #require(ModulePath(isStack ? "model.layers.0.mlp.experts" : Self.module))
         let module = AdapterModule(
-            path: path, parameter: isStack ? "down_proj" : "weight", kind: isStack ? .experts : .linear, factors: [.init(a: a, b: b)], alpha: 1,
-            scale: 1)
+            path: path, parameter: isStack ? "down_proj" : "weight", kind: isStack ? .experts : .linear, factors: [.init(a: a, b: b)],
+            alpha: scale, scale: scale)
         return Adapter(path: "adapter", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
     }
 
@@ -139,7 +140,8 @@ struct QuantizedBaseTests {
         let adapter = try adapter()
         _ = try MergePlan(base: folder.path("base"), adapters: [.init(adapter)], dtype: .bf16)
             .run(to: folder.path("merged"), options: .init(threads: 1, isDurable: false))
-        let (before, after) = (try ModelWeights(path: folder.path("base")), try ModelWeights(path: folder.path("merged")))
+        let (before, after) = (
+            try ModelWeights(path: folder.path("base"), decodes: false), try ModelWeights(path: folder.path("merged"), decodes: false))
         for (name, dtype, _) in kept {
             #expect(try after.weight(named: name).dtype == dtype, "\(name)")
             #expect(try read(name, from: before) == read(name, from: after), "\(name)")
@@ -151,6 +153,129 @@ struct QuantizedBaseTests {
             base: folder.path("base"), adapters: [.init(adapter)], merged: folder.path("merged"), options: .init(dtype: .bf16))
         #expect(verdict.passes, "\(verdict.faults)")
     }
+
+    // MARK: Codes that are read
+
+    private static let norm = "model.norm.weight"
+    private static let untouched = "model.layers.0.mlp.up_proj"
+    private static let configuration: JSONValue = [
+        "dtype": "bfloat16", "hidden_size": 4, "quantization_config": ["quant_method": "fp8", "weight_block_size": [2, 3]],
+    ]
+
+    /// Two matrices of codes, and a scale of the serving of attention.
+    private func writeFP8(to path: String) throws {
+        try FileSystem.createFolder(path)
+        var random = SeededGenerator(seed: 3)
+        // Codes below those of NaN.
+        func codes() -> [UInt8] { random.bytes(16).map { $0 & 0xbf } }
+        let scales: [Float] = [0.0123, 0.0456, 0.0789, 0.0371]
+        try writeSafetensors(
+            [
+                TestTensor(Self.module + ".weight", .f8E4M3, [4, 4], bytes: codes()),
+                TestTensor(Self.module + ".weight_scale_inv", .f32, [2, 2], values: scales),
+                TestTensor(Self.untouched + ".weight", .f8E4M3, [4, 4], bytes: codes()),
+                TestTensor(Self.untouched + ".weight_scale_inv", .bf16, [2, 2], values: scales),
+                TestTensor("model.layers.0.self_attn.k_scale", .f32, [], values: [1]),
+                TestTensor(Self.norm, .bf16, [4], values: [1, 2, 3, 4]),
+            ], to: FileSystem.join(path, "model.safetensors"))
+        try writeText(Self.configuration.serialized(), FileSystem.join(path, "config.json"))
+    }
+
+    /// The merge of decoded weights, element by element, with the reference arithmetic.
+    @Test(arguments: [nil, DType.f32, .f16, .bf16]) func codesBecomeFullWeights(dtype: DType?) throws {
+        let folder = try TemporaryFolder()
+        let (base, merged) = (folder.path("base"), folder.path("merged"))
+        try writeFP8(to: base)
+        let adapter = try adapter()
+        let report = try MergePlan(base: base, adapters: [.init(adapter)], dtype: dtype).run(to: merged, options: .init(threads: 2, isDurable: false))
+        #expect(report.remarks.contains { $0.contains("FP8 in blocks") } && report.remarks.contains { $0.contains("k_scale") })
+        let (before, after) = (try ModelWeights(path: base), try ModelWeights(path: merged))
+        #expect(Set(after.tensors.keys) == [Self.module + ".weight", Self.untouched + ".weight", Self.norm])
+        let type = dtype ?? .bf16
+        for name in [Self.module, Self.untouched].map({ $0 + ".weight" }) {
+            let stored = try after.weight(named: name)
+            #expect(stored.dtype == type)
+            let values = try read(name, from: before)
+            let expected = (0..<16).flatMap { index in
+                let value = Double(Float(bitPattern: UInt32(bits(values, .f32, index))))
+                return encode(name.hasPrefix(Self.module) ? value + 1 : value, type)
+            }
+            #expect(try read(name, from: after) == expected, "\(name)")
+        }
+        let configuration = try JSONValue(parsing: try readAll(FileSystem.join(merged, "config.json")))
+        #expect(configuration["quantization_config"] == nil && configuration["hidden_size"] == 4)
+        let verdict = try MergeVerifier.verify(base: base, adapters: [.init(adapter)], merged: merged, options: .init(dtype: dtype))
+        #expect(verdict.passes && verdict.modules.map(\.standing) == [.exact], "\(verdict.faults)")
+    }
+
+    /// Libraries hold what they decode in BF16, and add the update to that.
+    @Test func mergesIntoRoundedWeightsAreRight() throws {
+        let folder = try TemporaryFolder()
+        let (base, merged) = (folder.path("base"), folder.path("merged"))
+        try writeFP8(to: base)
+        let weights = try ModelWeights(path: base)
+        func rounded(_ name: String, adding update: Double) throws -> TestTensor {
+            let values = try read(name, from: weights)
+            let sums = (0..<16).map { index -> [UInt8] in
+                let exact = Double(Float(bitPattern: UInt32(bits(values, .f32, index))))
+                let held = MergeReference.value(of: MergeReference.bits(of: exact, in: .bf16), in: .bf16)
+                return encode(held + update, .bf16)
+            }
+            return TestTensor(name, .bf16, [4, 4], bytes: sums.flatMap { $0 })
+        }
+        try FileSystem.createFolder(merged)
+        try writeSafetensors(
+            [
+                try rounded(Self.module + ".weight", adding: 0.05), try rounded(Self.untouched + ".weight", adding: 0),
+                TestTensor(Self.norm, .bf16, [4], values: [1, 2, 3, 4]),
+            ], to: FileSystem.join(merged, "model.safetensors"))
+        try writeText(#"{"dtype":"bfloat16","hidden_size":4}"#, FileSystem.join(merged, "config.json"))
+        let verdict = try MergeVerifier.verify(base: base, adapters: [.init(try adapter(scale: 0.05))], merged: merged)
+        #expect(verdict.passes && verdict.remarks.contains { $0.contains("rounded to BF16 before") }, "\(verdict.faults)")
+        // What is left of the codes is a fault.
+        try writeText(Self.configuration.serialized(), FileSystem.join(merged, "config.json"))
+        let other = try MergeVerifier.verify(base: base, adapters: [.init(try adapter(scale: 0.05))], merged: merged)
+        #expect(other.faults.map(\.code) == [.configurationDiffers] && other.faults[0].module == "quantization_config", "\(other.faults)")
+    }
+
+    /// Where no adapter changes a weight of codes, they stay.
+    @Test func codesThatNothingChangesStay() throws {
+        let folder = try TemporaryFolder()
+        let (base, merged) = (folder.path("base"), folder.path("merged"))
+        try writeFP8(to: base)
+        let values = folder.path("values.safetensors")
+        try writeSafetensors([TestTensor(Self.norm, .bf16, [4], values: [4, 3, 2, 1])], to: values)
+        let file = try SafetensorsFile(path: values)
+        let replacement = Replacement(tensor: Self.norm, values: StoredWeight(try #require(file.tensors[Self.norm]), in: file))
+        let adapter = Adapter(
+            path: "adapter", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [], replacements: [replacement])
+        _ = try MergePlan(base: base, adapters: [.init(adapter)]).run(to: merged, options: .init(threads: 1, isDurable: false))
+        let (before, after) = (try ModelWeights(path: base, decodes: false), try ModelWeights(path: merged, decodes: false))
+        #expect(before.tensors.keys == after.tensors.keys)
+        for name in before.tensors.keys where name != Self.norm { #expect(try read(name, from: before) == read(name, from: after)) }
+        #expect(try readAll(FileSystem.join(base, "config.json")) == readAll(FileSystem.join(merged, "config.json")))
+        #expect(try MergeVerifier.verify(base: base, adapters: [.init(adapter)], merged: merged).passes)
+    }
+
+    /// A model whose codes are in two encodings, of which one is read, would be half full weights.
+    @Test func codesOfTwoEncodings() throws {
+        let folder = try TemporaryFolder()
+        let path = folder.path("base")
+        try write(
+            [
+                (Self.module + ".weight", .f8E4M3, [4, 4]), (Self.module + ".weight_scale_inv", .f32, [1, 1]),
+                (Self.untouched + ".weight", .u8, [4, 2]), (Self.untouched + ".weight_scale", .f8E4M3, [4, 1]),
+                (Self.untouched + ".weight_scale_2", .f32, []),
+            ], [:], to: path)
+        do {
+            _ = try MergePlan(base: path, adapters: [.init(try adapter())])
+            Issue.record("it was let pass")
+        } catch let error as MergeError {
+            #expect(error.code == .quantizedBase && error.tensor == Self.untouched + ".weight" && error.message.contains("FP8 in blocks"))
+        }
+    }
+
+    // MARK: GGUF
 
     @Test func aBaseInGGUF() throws {
         let folder = try TemporaryFolder()

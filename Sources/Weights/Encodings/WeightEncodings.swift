@@ -32,6 +32,7 @@ extension WeightEncoding {
             others: [".weight_shape", ".weight_zero_point", ".weight_g_idx"]),
         WeightEncoding(
             "compressed-tensors int8", codes: ".weight", types: [.i8], scales: [".weight_scale"], others: [".weight_zero_point"]),
+        BlockFP8.encoding, BlockFP8.stackEncoding,
         WeightEncoding(
             "FP8 in blocks", codes: ".weight", types: eightBits.union(bytes), scales: [".weight_scale_inv"], remedy: transformers),
         WeightEncoding(
