@@ -40,21 +40,21 @@ let package = Package(
         module(
             "Commands",
             [
-                "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint", "Weights",
+                "Verification", "Training", "HyperLoRA", "LanguageModel", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint", "Weights",
                 "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "CFileIO", "Tensors", "Hashing", "VisibleText", argumentParser,
                 orderedCollections,
             ]),
         module(
             "Verification",
-            ["Transformer", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText", orderedCollections]),
+            ["LanguageModel", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText", orderedCollections]),
         module(
             "Training",
             [
-                "HyperLoRA", "Transformer", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "Kernels", "JSON", "FileIO",
+                "HyperLoRA", "LanguageModel", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "Kernels", "JSON", "FileIO",
                 "Tensors", "Hashing", orderedCollections,
             ]),
         module("HyperLoRA", ["Kernels", "Tensors"]),
-        module("Transformer", ["Families", "Kernels", "Weights", "JSON", "FileIO", "Tensors", orderedCollections]),
+        module("LanguageModel", ["Families", "Kernels", "Weights", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("Tokenizer", ["JSON", "FileIO", orderedCollections]),
         module("Adapters", ["Families", "Weights", "Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Packing", ["NativeCheckpoint", "Weights", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
@@ -125,9 +125,9 @@ let package = Package(
         tests("WeightsTests", ["TestModels", "TestSupport", "Weights", "Safetensors", "GGUF", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests("SafetensorsTests", ["TestModels", "TestSupport", "Weights", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests(
-            "TransformerTests",
-            ["TestModels", "TestSupport", "Transformer", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
-        tests("TrainingTests", ["TestSupport", "Training", "HyperLoRA", "Transformer", "Kernels", "Weights", "Safetensors", "Tensors", orderedCollections]),
+            "LanguageModelTests",
+            ["TestModels", "TestSupport", "LanguageModel", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
+        tests("TrainingTests", ["TestSupport", "Training", "HyperLoRA", "LanguageModel", "Kernels", "Weights", "Safetensors", "Tensors", orderedCollections]),
 
         .target(
             name: "CKernels",

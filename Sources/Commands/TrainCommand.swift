@@ -4,7 +4,7 @@ internal import HyperLoRA
 internal import JSON
 internal import NativeCheckpoint
 internal import Training
-internal import Transformer
+internal import LanguageModel
 
 struct TrainCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

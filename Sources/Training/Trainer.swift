@@ -3,7 +3,7 @@ internal import Hashing
 public import HyperLoRA
 public import Kernels
 internal import Safetensors
-internal import Transformer
+internal import LanguageModel
 public import Weights
 
 /// What a run tells while it goes.

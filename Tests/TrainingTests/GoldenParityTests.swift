@@ -4,7 +4,7 @@ import OrderedCollections
 import Safetensors
 import TestSupport
 import Testing
-import Transformer
+import LanguageModel
 
 import Weights
 @testable import Training

@@ -4,7 +4,7 @@ import OrderedCollections
 import TestModels
 import TestSupport
 import Testing
-import Transformer
+import LanguageModel
 
 /// A configuration that must be refused: what is changed in a good one, and what the message must say.
 struct ConfigurationRefusal: Sendable, CustomTestStringConvertible {
