@@ -126,7 +126,7 @@ let package = Package(
         tests("SafetensorsTests", ["TestModels", "TestSupport", "Weights", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests(
             "LanguageModelTests",
-            ["TestModels", "TestSupport", "LanguageModel", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
+            ["TestModels", "TestSupport", "LanguageModel", "Families", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests("TrainingTests", ["TestSupport", "Training", "HyperLoRA", "LanguageModel", "Kernels", "Weights", "Safetensors", "Tensors", orderedCollections]),
 
         .target(
