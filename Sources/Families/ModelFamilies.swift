@@ -1,7 +1,8 @@
 /// The table of families.
 public enum ModelFamilies {
     static let all: [ModelFamily] = [
-        ModelFamily("llama", "mistral", "smollm", block: .llama())
+        ModelFamily("llama", "mistral", "smollm", block: .llama()),
+        ModelFamily("qwen3", block: .llama(headNorms: true)),
     ]
 
     private static let byType = Dictionary(all.flatMap { family in family.types.map { ($0, family) } }) { first, _ in first }
