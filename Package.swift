@@ -40,7 +40,7 @@ let package = Package(
         module(
             "Commands",
             [
-                "Verification", "Training", "HyperLoRA", "LanguageModel", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint", "Weights",
+                "Verification", "Training", "Methods", "LanguageModel", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint", "Weights",
                 "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "CFileIO", "Tensors", "Hashing", "VisibleText", argumentParser,
                 orderedCollections,
             ]),
@@ -50,10 +50,10 @@ let package = Package(
         module(
             "Training",
             [
-                "HyperLoRA", "LanguageModel", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "Kernels", "JSON", "FileIO",
+                "Methods", "LanguageModel", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "Kernels", "JSON", "FileIO",
                 "Tensors", "Hashing", orderedCollections,
             ]),
-        module("HyperLoRA", ["Kernels", "Tensors"]),
+        module("Methods", ["Kernels", "Tensors"]),
         module("LanguageModel", ["Families", "Kernels", "Weights", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("Tokenizer", ["JSON", "FileIO", orderedCollections]),
         module("Adapters", ["Families", "Weights", "Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
@@ -108,7 +108,7 @@ let package = Package(
         tests(
             "EndToEndTests",
             [
-                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "NativeCheckpoint", "Weights", "Safetensors", "JSON",
+                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "Methods", "NativeCheckpoint", "Weights", "Safetensors", "JSON",
                 "FileIO",
                 "Tensors", "Hashing",
                 orderedCollections,
@@ -127,7 +127,7 @@ let package = Package(
         tests(
             "LanguageModelTests",
             ["TestModels", "TestSupport", "LanguageModel", "Families", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
-        tests("TrainingTests", ["TestSupport", "Training", "HyperLoRA", "LanguageModel", "Kernels", "Weights", "Safetensors", "Tensors", orderedCollections]),
+        tests("TrainingTests", ["TestSupport", "Training", "Methods", "LanguageModel", "Kernels", "Weights", "Safetensors", "Tensors", orderedCollections]),
 
         .target(
             name: "CKernels",

@@ -23,8 +23,11 @@ public final class Transformer {
     /// - Parameters:
     ///   - maximumRank: the largest rank of an adapter that will run on this model.
     ///   - training: whether backward passes will be run; without, one block's memory serves all blocks.
+    ///   - keepsOutputs: whether adapters will scale the outputs of layers.
     /// - Throws: `TransformerError.sequenceTooLong` when the model has fewer positions.
-    public init(weights: TransformerWeights, compute: Compute, batch: Int, sequence: Int, maximumRank: Int, training: Bool) throws(TransformerError) {
+    public init(
+        weights: TransformerWeights, compute: Compute, batch: Int, sequence: Int, maximumRank: Int, training: Bool, keepsOutputs: Bool = false
+    ) throws(TransformerError) {
         let configuration = weights.configuration
         guard sequence <= min(configuration.maximumPositions, configuration.slidingWindow ?? .max) else {
             throw TransformerError(
@@ -40,7 +43,7 @@ public final class Transformer {
         let shape = AttentionShape(
             batch: batch, sequence: sequence, heads: configuration.heads, groups: configuration.keyValueHeads,
             headDimension: configuration.headDimension)
-        let context = PartContext(configuration, compute: compute, shape: shape, rank: maximumRank, isTraining: training)
+        let context = PartContext(configuration, compute: compute, shape: shape, rank: maximumRank, isTraining: training, keepsOutputs: keepsOutputs)
         let shared = training ? nil : Block.Kept(context)
         let kept = (0..<configuration.layers).map { _ in shared ?? Block.Kept(context) }
         let scratch = Block.Scratch(context)

@@ -44,6 +44,9 @@ public struct TransformerWeights: Sendable {
         try checkFinite(compute: compute, path: files.path)
     }
 
+    /// A linear layer's weight; `number` is its place in `TransformerConfiguration.linears`.
+    public func linear(layer: Int, _ number: Int) -> WeightMatrix { blocks[layer].linears[number] }
+
     /// The tensors that the forward pass reads, biases among them whether or not a model has them.
     public static func names(configuration: TransformerConfiguration) -> Set<String> {
         var names: Set = ["model.embed_tokens.weight", "model.norm.weight"]
@@ -136,8 +139,8 @@ struct BlockWeights: Sendable {
         return weight
     }
 
-    func linear(_ number: Int, layer: Int, xa: FloatView) -> PartContext.Linear {
-        .init(number: number, layer: layer, weight: linears[number], bias: biases[number], xa: xa)
+    func linear(_ number: Int, layer: Int, kept: PartContext.Linear.Kept) -> PartContext.Linear {
+        .init(number: number, layer: layer, weight: linears[number], bias: biases[number], kept: kept)
     }
 }
 

@@ -1,4 +1,4 @@
-public import HyperLoRA
+public import Methods
 public import LanguageModel
 
 /// Which linear layers of a model are adapted.

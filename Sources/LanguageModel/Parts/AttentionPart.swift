@@ -20,16 +20,16 @@ struct AttentionPart: BlockPart {
         let q, k, v: FloatView
         /// [N, heads·d], and [batch, heads, sequence].
         let attended, logSums: FloatView
-        /// [N, rank] for each of the four linear layers.
-        let xa: [FloatView]
+        /// Of the four linear layers.
+        let linears: [PartContext.Linear.Kept]
         let queryNorm, keyNorm: HeadNorm.Kept?
 
         init(_ context: PartContext, hasHeadNorms: Bool) {
             let (n, shape) = (context.rows, context.configuration)
             let counts = [n * shape.queryWidth, n * shape.keyWidth, n * shape.keyWidth, n * shape.queryWidth, n * shape.heads]
-            let views = FloatArena(counts: counts + (0..<4).map { _ in n * context.rank }).views
+            let views = FloatArena(counts: counts).views
             (q, k, v, attended, logSums) = (views[0], views[1], views[2], views[3], views[4])
-            xa = Array(views[counts.count...])
+            linears = context.linearMemory(outputs: [shape.queryWidth, shape.keyWidth, shape.keyWidth, shape.hiddenSize])
             queryNorm = hasHeadNorms ? HeadNorm.Kept(context, heads: shape.heads) : nil
             keyNorm = hasHeadNorms ? HeadNorm.Kept(context, heads: shape.keyValueHeads) : nil
         }
@@ -55,7 +55,7 @@ struct AttentionPart: BlockPart {
     ///   - weights: of the block; `first` is the number of the first of the part's linear layers among them.
     init(_ context: PartContext, _ description: AttentionDescription, _ weights: BlockWeights, layer: Int, first: Int, kept: Kept, scratch: Scratch) {
         (self.context, self.kept, self.scratch) = (context, kept, scratch)
-        func linear(_ number: Int) -> PartContext.Linear { weights.linear(first + number, layer: layer, xa: kept.xa[number]) }
+        func linear(_ number: Int) -> PartContext.Linear { weights.linear(first + number, layer: layer, kept: kept.linears[number]) }
         (query, key, value, output) = (linear(0), linear(1), linear(2), linear(3))
         func norm(_ name: String, _ kept: HeadNorm.Kept?) -> HeadNorm? {
             guard let kept, let weight = weights.norms["\(description.module).\(name)"] else { return nil }

@@ -10,13 +10,15 @@ struct GatedFeedForwardPart: BlockPart {
     struct Kept: Sendable {
         /// [N, intermediate]
         let gate, up: FloatView
-        /// [N, rank] for each of the three linear layers.
-        let xa: [FloatView]
+        /// Of the three linear layers.
+        let linears: [PartContext.Linear.Kept]
 
         init(_ context: PartContext) {
-            let count = context.rows * context.configuration.intermediateSize
-            let views = FloatArena(counts: [count, count] + (0..<3).map { _ in context.rows * context.rank }).views
-            (gate, up, xa) = (views[0], views[1], Array(views[2...]))
+            let shape = context.configuration
+            let count = context.rows * shape.intermediateSize
+            let views = FloatArena(counts: [count, count]).views
+            (gate, up) = (views[0], views[1])
+            linears = context.linearMemory(outputs: [shape.intermediateSize, shape.intermediateSize, shape.hiddenSize])
         }
     }
 
@@ -34,7 +36,7 @@ struct GatedFeedForwardPart: BlockPart {
 
     init(_ context: PartContext, _ weights: BlockWeights, layer: Int, first: Int, kept: Kept, scratch: Scratch) {
         (self.context, self.kept, self.scratch) = (context, kept, scratch)
-        func linear(_ number: Int) -> PartContext.Linear { weights.linear(first + number, layer: layer, xa: kept.xa[number]) }
+        func linear(_ number: Int) -> PartContext.Linear { weights.linear(first + number, layer: layer, kept: kept.linears[number]) }
         (gate, up, down) = (linear(0), linear(1), linear(2))
     }
 
