@@ -48,7 +48,7 @@ public struct MethodSettings: Sendable {
 public struct TrainingMethod: Sendable, Equatable, CaseIterable, RawRepresentable {
     public let rawValue: String
 
-    private static let table: [any TrainableMethod.Type] = [OPLoRAParameters.self, LoRAParameters.self]
+    private static let table: [any TrainableMethod.Type] = [OPLoRAParameters.self, LoRAParameters.self, DoRAParameters.self]
 
     public static let allCases = table.map { TrainingMethod($0) }
     public static let opLoRA = TrainingMethod(OPLoRAParameters.self)

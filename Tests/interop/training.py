@@ -40,7 +40,7 @@ FAMILIES = {
     "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**SIZES, head_dim=10)),
     "qwen3, tied": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**{**SIZES, "tie_word_embeddings": True}, head_dim=8)),
 }
-METHODS = ["lora"]
+METHODS = ["lora", "dora"]
 
 
 def tensors_of(path):
