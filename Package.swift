@@ -127,7 +127,8 @@ let package = Package(
         tests(
             "LanguageModelTests",
             ["TestModels", "TestSupport", "LanguageModel", "Families", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
-        tests("TrainingTests", ["TestSupport", "Training", "Methods", "LanguageModel", "Kernels", "Weights", "Safetensors", "Tensors", orderedCollections]),
+        tests("MethodsTests", ["TestSupport", "Methods", "Kernels"]),
+        tests("TrainingTests", ["TestModels", "JSON", "TestSupport", "Training", "Methods", "LanguageModel", "Kernels", "Weights", "Safetensors", "Tensors", orderedCollections]),
 
         .target(
             name: "CKernels",

@@ -252,9 +252,8 @@ def state_of_inputs(arguments):
     """Which files a call may read, as the system dates them."""
     written, found = [os.path.realpath(path) for _, path in outputs_of(arguments)], {}
     for word in arguments:
-        # An adapter may have a weight behind it.
-        value = next((path for path in (word, word.rpartition(":")[0], word.partition("=")[2]) if os.path.exists(path)), "")
-        root = os.path.realpath(value) if value else ""
+        spellings = (word, word.rpartition(":")[0], word.partition("=")[2])  # an adapter may have a weight behind it
+        root = next((os.path.realpath(path) for path in spellings if os.path.exists(path)), "")
         if root and root not in written:
             for path in [root, *(os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)]:
                 if path not in written and os.path.isfile(path):
