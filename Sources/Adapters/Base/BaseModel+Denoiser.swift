@@ -1,7 +1,7 @@
-internal import Weights
 internal import FileIO
 internal import JSON
 internal import Safetensors
+internal import Weights
 
 extension BaseModel {
     /// diffusers' class of the denoiser, where the base is a model or a pipeline of diffusers.

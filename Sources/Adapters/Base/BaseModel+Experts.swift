@@ -1,8 +1,8 @@
-internal import Weights
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 extension BaseModel {
     /// The names that a family of models gives the matrices of one expert in its files, for a parameter that holds the

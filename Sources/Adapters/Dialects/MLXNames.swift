@@ -1,7 +1,7 @@
-internal import Weights
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
+internal import Weights
 
 /// The names that mlx-lm gives the modules of a model.
 ///

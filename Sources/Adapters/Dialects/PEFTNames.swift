@@ -1,7 +1,7 @@
-internal import Weights
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
+internal import Weights
 
 /// Names of other tools as PEFT has them: those of the model in memory, in transformers.
 extension Adapter {
