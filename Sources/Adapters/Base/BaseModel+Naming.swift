@@ -1,6 +1,7 @@
-internal import Weights
+internal import Families
 internal import JSON
 internal import Safetensors
+internal import Weights
 
 extension BaseModel {
     /// The adapter with its modules named as the model has them, with dots, those that are several matrices here cut into

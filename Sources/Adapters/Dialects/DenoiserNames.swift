@@ -1,8 +1,9 @@
-internal import Weights
+internal import Families
 internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// The names that the modules of a diffusion model get in a layout, so that the programs which read it know them.
 struct DenoiserNames {
