@@ -23,8 +23,8 @@ public enum ModelFamilies {
 
     // MARK: ggml
 
-    /// The families with names at ggml, in the order of the table. Of several with one architecture the first one stands
-    /// for all.
+    /// The families with names at ggml, in the order of the table. Of several with one architecture the first one
+    /// stands for all.
     public static let atGGML: [GGMLNaming] = all.compactMap(\.ggml).reduce(into: []) { found, naming in
         if !found.contains(where: { $0.architecture == naming.architecture }) { found.append(naming) }
     }

@@ -1,7 +1,7 @@
 /// The facts about one family of models: one row of the table.
 ///
-/// The `model_type` in `config.json` tells the family, never the name of a class. A row holds data alone and states only
-/// what is special about its family. The engines that use the data live in other modules and ask `ModelFamilies`.
+/// The `model_type` in `config.json` tells the family, never the name of a class. A row holds data alone and states
+/// only what is special about its family. The engines that use the data live in other modules and ask `ModelFamilies`.
 public struct ModelFamily: Sendable {
     /// The `model_type`s of its models, or of models that are parts of others. No other row has them.
     public let types: Set<String>

@@ -107,6 +107,7 @@ struct TieTests {
         Model(["transformer.embeddings.weight", "qa_outputs.start_logits.dense.weight"], ["model_type": "flaubert"], tie: nil),
         Model(["funnel.embeddings.word_embeddings.weight", "discriminator_predictions.dense.weight"], ["model_type": "funnel"], tie: nil),
         Model(["transformer.w.weight", "classifier.weight"], ["model_type": "ctrl"], tie: nil),
+        Model(["perceiver.input_preprocessor.embeddings.weight"], ["model_type": "perceiver"], tie: nil),
         Model(
             ["model.decoder.embed_tokens.weight", "score.out_proj.weight"], ["model_type": "t5gemma", "tie_word_embeddings": true], tie: nil),
     ]

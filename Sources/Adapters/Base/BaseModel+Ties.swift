@@ -131,7 +131,8 @@ extension BaseModel {
         }
         let inner = embedding.dropLast().firstIndex(where: VocabularyNames.innerModels.contains)
         let outer = embedding[..<(inner ?? max(0, embedding.count - 2))]
-        guard !hasTaskHead(outer, in: files), !isOfInnerModel(embedding, configuration) else { return nil }
+        let ties = family(of: configuration)?.ties ?? .init()
+        guard !ties.hasNoHead, !hasTaskHead(outer, in: files), !isOfInnerModel(embedding, configuration) else { return nil }
         for outer in places {
             if let layered = VocabularyNames.layeredHeads.first(where: { has(path(outer, $0.layer)) }) {
                 return path(outer, layered.matrix) + ".weight"
@@ -139,7 +140,7 @@ extension BaseModel {
         }
         // An encoder has a head only where some layer of it is stored.
         guard embedding.dropLast().last != "embeddings" else { return nil }
-        let name = family(of: configuration)?.ties.head ?? (embedding.last == "embed_in" ? "embed_out" : "lm_head")
+        let name = ties.head ?? (embedding.last == "embed_in" ? "embed_out" : "lm_head")
         return path(outer, name) + ".weight"
     }
 

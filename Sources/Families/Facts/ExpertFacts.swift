@@ -2,8 +2,9 @@
 public struct ExpertFacts: Sendable, Equatable {
     /// The order of the two dimensions of one expert's matrix.
     ///
-    /// PEFT takes the first dimension for the inputs only where the class of the experts has `is_transposed`. Otherwise it
-    /// takes the last one, whatever the class means. `Tests/interop/experts.py` compares with the installed releases.
+    /// PEFT takes the first dimension for the inputs only where the class of the experts has `is_transposed`.
+    /// Otherwise it takes the last one, whatever the class means. `Tests/interop/experts.py` compares with the
+    /// installed releases.
     public enum Order: Sendable, Equatable {
         /// [out, in].
         case plain

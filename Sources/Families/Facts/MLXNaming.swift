@@ -47,7 +47,8 @@ public struct MLXNaming: Sendable, Equatable {
         Rule(
             "kv_b_proj",
             refused:
-                "of this family mlx-lm has no kv_b_proj: it splits the matrix into embed_q and unembed_out, which it does not adapt"
+                "of this family mlx-lm has no kv_b_proj: it splits the matrix into embed_q and unembed_out, "
+                + "which it does not adapt"
         )
     ]
     /// Routers are of a class of their own, which holds a bare matrix or the layer under another name.

@@ -1,15 +1,15 @@
 /// How the names in files become the names of modules in memory, in transformers.
 ///
-/// A renaming is two runs of name components with a space between them, such as `attn.proj attention.o_proj`. The first
-/// place where the first run occurs in a name gets the second run, which may be empty. `^` binds the first run to the start
-/// of the name. `#` stands for a number and keeps it.
+/// A renaming is two runs of name components with a space between them, such as `attn.proj attention.o_proj`. The
+/// first place where the first run occurs in a name gets the second run, which may be empty. `^` binds the first run
+/// to the start of the name. `#` stands for a number and keeps it.
 public struct MemoryNaming: Sendable, Equatable {
     /// The modules around the parts of the model, in memory.
     public enum Frame: Sendable, Equatable {
         /// The same ones as in the files.
         case ofFiles
-        /// The files may be those of the inner model alone, which holds these parts. Everything else is a head, and classes
-        /// for other tasks bring their own.
+        /// The files may be those of the inner model alone, which holds these parts. Everything else is a head, and
+        /// classes for other tasks bring their own.
         case ofInnerModel(parts: Set<String>)
         /// Every name is the same in the files and in memory.
         case kept

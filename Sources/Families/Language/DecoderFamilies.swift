@@ -1,7 +1,7 @@
 /// Other language models without experts.
 enum DecoderFamilies {
     static let rows: [ModelFamily] = [
-        // Published without the inner model.
+        // The files were published without the inner model.
         ModelFamily(
             "gpt2",
             memory: .init(frame: .ofInnerModel(parts: ["wte", "wpe", "h", "ln_f"]), innerModel: "transformer"),

@@ -17,12 +17,13 @@ enum EncoderFamilies {
                 ["^new", "encoder.layer layers", "attention.o_proj self_attn.o_proj"], innerModel: "gte",
                 knowsAllModules: false)),
         ModelFamily("bert-generation", ties: .pair("bert.embeddings.word_embeddings", "lm_head.decoder")),
-        // The head is no layer of its own name.
+        // The head is a layer inside `pred_layer`.
         ModelFamily("flaubert", "xlm", ties: .pair("transformer.embeddings", "pred_layer.proj")),
         ModelFamily("funnel", ties: .pair("funnel.embeddings.word_embeddings", "lm_head")),
-        // Only the merging of modules is known, and not every name in memory.
+        // Their modules can be merged, but not every name in memory is known.
         ModelFamily("hrm_text", "jev", "tipsv2_text_model", memory: .unknown),
         ModelFamily("openai_privacy_filter", experts: .init(.marked)),
+        ModelFamily("perceiver", ties: .init(hasNoHead: true)),
     ]
 
     static let nomic = [

@@ -1,8 +1,8 @@
 /// Mixtures of experts.
 ///
 /// Only renamings are here. Where transformers stacks, cuts or reorders matrices, a module under its name in memory is
-/// refused. A name that means another module in memory than in files is renamed only together with a part of the name that
-/// files and memory do not share.
+/// refused. A name that means another module in memory than in files is renamed only together with a part of the name
+/// that files and memory do not share.
 ///
 /// Source: transformers 5.24, `conversion_mapping.py`. `Tests/interop/families.py` compares with the installed release.
 enum MixtureFamilies {

@@ -1,13 +1,13 @@
 /// Models of images, of sound and of time series, and encoders of images and text.
 ///
 /// Only renamings are here. Where transformers stacks, cuts or reorders matrices, a module under its name in memory is
-/// refused. A name that means another module in memory than in files is renamed only together with a part of the name that
-/// files and memory do not share.
+/// refused. A name that means another module in memory than in files is renamed only together with a part of the name
+/// that files and memory do not share.
 ///
 /// Source: transformers 5.24, `conversion_mapping.py`. `Tests/interop/families.py` compares with the installed release.
 enum VisionFamilies {
     static let rows: [ModelFamily] = [
-        // Where they are part of another model, its name for the part may be the same word.
+        // In another model the name of the part may be the same word, so only models that stand alone are renamed.
         ModelFamily(
             "clip_vision_model", "metaclip_2_vision_model", "mlcd", "mlcd_vision_model", "siglip2_vision_model",
             "siglip_vision_model",
@@ -60,7 +60,7 @@ enum VisionFamilies {
                     "attn.wk attention.k_proj", "attn.wv attention.v_proj", "ffn.w3 mlp.down_proj",
                 ], frame: .unknown)),
         ModelFamily("timesfm2_5", memory: .init(["ff0 fc1", "ff1 fc2"])),
-        // Only the merging of modules is known, and not every name in memory.
+        // Their modules can be merged, but not every name in memory is known.
         ModelFamily(
             "chmv2", "depth_anything", "depth_pro", "dinov3_convnext", "dinov3_vit", "grounding-dino", "mask2former",
             "mm-grounding-dino", "oneformer", "pp_doclayout_v4", "prompt_depth_anything", "radio", "sam3_tracker",

@@ -1,13 +1,13 @@
-/// The names of embeddings that are no vocabulary: tables of positions, of distances in attention, of codes and of learned
-/// tokens.
+/// The names of embeddings that are no vocabulary: tables of positions, of distances in attention, of codes and of
+/// learned tokens.
 public enum EmbeddingNames {
     /// Matrices that are called after embeddings, GPT-NeoX's head among them.
     public static let multiplied: Set<String> = ["embed_out", "embed_proj"]
 
     /// Tables other than those called `embed_…` or `…_embedding`.
     ///
-    /// Source: transformers 5.24, the names of `nn.Embedding` in models of all families. No linear layer without a bias has
-    /// these names.
+    /// Source: transformers 5.24, the names of `nn.Embedding` in models of all families. No linear layer without a
+    /// bias has these names.
     public static let tables: Set<String> = [
         "wpe", "pos_emb", "pos_embed", "positions_embed", "position_embeds_layer", "position_embedding_table",
         "input_embeds_layer", "input_embeds_layers", "embed", "embedding", "relative_attention_bias",

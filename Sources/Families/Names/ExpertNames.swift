@@ -1,7 +1,7 @@
 /// The names that experts have in files and in memory, in all families.
 public enum ExpertNames {
-    /// The matrices of one expert in files, for each parameter that holds those of all experts in memory. Several matrices
-    /// lie one below the other in it.
+    /// The matrices of one expert in files, for each parameter that holds those of all experts in memory. Several
+    /// matrices lie one below the other in it.
     public static let matrices: [String: [[String]]] = [
         "gate_up_proj": [["gate_proj", "up_proj"], ["w1", "w3"], ["fc1", "fc3"]],
         "gate_proj": [["gate_proj"], ["w1"], ["fc1"]],
