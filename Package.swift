@@ -40,21 +40,21 @@ let package = Package(
         module(
             "Commands",
             [
-                "Verification", "Training", "HyperLoRA", "Transformer", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint", "Weights",
+                "Verification", "Training", "Methods", "LanguageModel", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint", "Weights",
                 "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "CFileIO", "Tensors", "Hashing", "VisibleText", argumentParser,
                 orderedCollections,
             ]),
         module(
             "Verification",
-            ["Transformer", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText", orderedCollections]),
+            ["LanguageModel", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText", orderedCollections]),
         module(
             "Training",
             [
-                "HyperLoRA", "Transformer", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "Kernels", "JSON", "FileIO",
+                "Methods", "LanguageModel", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "Kernels", "JSON", "FileIO",
                 "Tensors", "Hashing", orderedCollections,
             ]),
-        module("HyperLoRA", ["Kernels", "Tensors"]),
-        module("Transformer", ["Families", "Kernels", "Weights", "JSON", "FileIO", "Tensors", orderedCollections]),
+        module("Methods", ["Kernels", "Tensors"]),
+        module("LanguageModel", ["Families", "Kernels", "Weights", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("Tokenizer", ["JSON", "FileIO", orderedCollections]),
         module("Adapters", ["Families", "Weights", "Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Packing", ["NativeCheckpoint", "Weights", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
@@ -109,7 +109,7 @@ let package = Package(
         tests(
             "EndToEndTests",
             [
-                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "NativeCheckpoint", "Weights", "Safetensors", "JSON",
+                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "Methods", "NativeCheckpoint", "Weights", "Safetensors", "JSON",
                 "FileIO",
                 "Tensors", "Hashing",
                 orderedCollections,
@@ -126,9 +126,10 @@ let package = Package(
         tests("WeightsTests", ["TestModels", "TestSupport", "Weights", "Safetensors", "GGUF", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests("SafetensorsTests", ["TestModels", "TestSupport", "Weights", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests(
-            "TransformerTests",
-            ["TestModels", "TestSupport", "Transformer", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
-        tests("TrainingTests", ["TestSupport", "Training", "HyperLoRA", "Transformer", "Kernels", "Weights", "Safetensors", "Tensors", orderedCollections]),
+            "LanguageModelTests",
+            ["TestModels", "TestSupport", "LanguageModel", "Families", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
+        tests("MethodsTests", ["TestSupport", "Methods", "Kernels"]),
+        tests("TrainingTests", ["TestModels", "JSON", "TestSupport", "Training", "Methods", "LanguageModel", "Kernels", "Weights", "Safetensors", "Tensors", orderedCollections]),
 
         .target(
             name: "CKernels",

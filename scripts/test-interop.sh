@@ -26,6 +26,8 @@ echo
 echo
 "$python" Tests/interop/encodings.py --oplora "$oplora"
 echo
+"$python" Tests/interop/training.py --oplora "$oplora"
+echo
 "$python" Tests/interop/roundtrips.py --oplora "$oplora"
 echo
 "$python" Tests/interop/families.py --oplora "$oplora"

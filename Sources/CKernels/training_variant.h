@@ -266,6 +266,24 @@ static void NAME(add_bias)(float *y, const float *restrict bias, ptrdiff_t rows,
     }
 }
 
+static void NAME(scale_columns)(float *restrict y, const float *restrict x, const float *restrict factors, const float *restrict bias,
+                                ptrdiff_t rows, ptrdiff_t columns) {
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        float *restrict out = y + row * columns;
+        const float *restrict in = x + row * columns;
+        if (bias)
+            for (ptrdiff_t i = 0; i < columns; i++) out[i] = in[i] * factors[i] + bias[i];
+        else
+            for (ptrdiff_t i = 0; i < columns; i++) out[i] = in[i] * factors[i];
+    }
+}
+
+static void NAME(add_column_products)(float *restrict sums, const float *restrict a, const float *restrict b, ptrdiff_t rows, ptrdiff_t columns,
+                                      ptrdiff_t stride) {
+    for (ptrdiff_t row = 0; row < rows; row++)
+        for (ptrdiff_t i = 0; i < columns; i++) sums[i] += a[row * stride + i] * b[row * stride + i];
+}
+
 static float NAME(dot)(const float *x, const float *y, ptrdiff_t count) {
     FAST_SUMS
     float sum = 0;
@@ -349,6 +367,8 @@ static const oplora_training_kernels NAME(training_kernels) = {
     .cross_entropy = NAME(cross_entropy),
     .axpy = NAME(axpy),
     .add_bias = NAME(add_bias),
+    .scale_columns = NAME(scale_columns),
+    .add_column_products = NAME(add_column_products),
     .dot = NAME(dot),
     .sum_of_squares = NAME(sum_of_squares),
     .affine = NAME(affine),

@@ -1,7 +1,7 @@
 internal import Adapters
 internal import ArgumentParser
 internal import FileIO
-internal import HyperLoRA
+internal import Methods
 internal import Kernels
 internal import NativeCheckpoint
 internal import Training
@@ -72,7 +72,7 @@ struct CollapsedRun {
                 modules: try zip(parameters.modules, parameters.updates).map { module, update in
                     AdapterModule(
                         path: try modulePath(module), rank: update.rank, alpha: configuration.alpha, scale: configuration.scale,
-                        loraA: update.a.array, loraB: update.b.array)
+                        loraA: update.a.array, loraB: update.b.array, magnitudes: update.magnitude?.magnitudes.array)
                 })
         }
     }
@@ -89,15 +89,16 @@ struct CollapsedRun {
                 return array
             }
             let path = try modulePath(module)
-            switch configuration.method {
-            case .lora: return .plain(path: path, rank: configuration.rank, loraA: try tensor("lora_A"), loraB: try tensor("lora_B"))
-            case .opLoRA:
-                return .hypernetwork(
-                    HypernetworkParameters(
-                        path: path, rank: configuration.rank, inputs: module.input, outputs: module.out, z: try tensor("hypernetwork.z"),
-                        w1: try tensor("hypernetwork.W1"), c1: try tensor("hypernetwork.c1"), w2: try tensor("hypernetwork.W2"),
-                        c2: try tensor("hypernetwork.c2")))
+            guard configuration.method.type.hasHypernetworks else {
+                return .plain(
+                    path: path, rank: configuration.rank, loraA: try tensor("lora_A"), loraB: try tensor("lora_B"),
+                    magnitudes: values["\(module.name).magnitude"])
             }
+            return .hypernetwork(
+                HypernetworkParameters(
+                    path: path, rank: configuration.rank, inputs: module.input, outputs: module.out, z: try tensor("hypernetwork.z"),
+                    w1: try tensor("hypernetwork.W1"), c1: try tensor("hypernetwork.c1"), w2: try tensor("hypernetwork.W2"),
+                    c2: try tensor("hypernetwork.c2")))
         }
     }
 

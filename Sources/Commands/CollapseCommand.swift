@@ -1,7 +1,7 @@
 internal import Adapters
 internal import ArgumentParser
 internal import FileIO
-internal import HyperLoRA
+internal import Methods
 internal import JSON
 internal import NativeCheckpoint
 internal import Safetensors

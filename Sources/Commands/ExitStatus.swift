@@ -7,7 +7,7 @@ internal import Packing
 internal import Safetensors
 internal import Tokenizer
 internal import Training
-internal import Transformer
+internal import LanguageModel
 
 /// The exit codes that scripts rely on: one mistake has one code, whichever command meets it.
 enum ExitStatus: Int32 {

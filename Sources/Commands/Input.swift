@@ -4,7 +4,7 @@ internal import NativeCheckpoint
 internal import Packing
 internal import Safetensors
 internal import Training
-internal import Transformer
+internal import LanguageModel
 internal import Weights
 
 /// What a command reads. What is wrong with it is said whether or not the output exists, and is looked for in its headers alone, so that the

@@ -5,7 +5,7 @@ internal import Kernels
 internal import Safetensors
 internal import Tensors
 internal import Training
-internal import Transformer
+internal import LanguageModel
 internal import Verification
 
 struct LogitsCommand: ParsableCommand {

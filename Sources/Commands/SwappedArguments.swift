@@ -4,7 +4,7 @@ internal import GGUF
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
-internal import Transformer
+internal import LanguageModel
 internal import Verification
 internal import Weights
 

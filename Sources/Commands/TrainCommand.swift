@@ -1,15 +1,15 @@
 internal import ArgumentParser
 internal import FileIO
-internal import HyperLoRA
+internal import Methods
 internal import JSON
 internal import NativeCheckpoint
 internal import Training
-internal import Transformer
+internal import LanguageModel
 
 struct TrainCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "train",
-        abstract: "Train an OP-LoRA or LoRA adapter against base weights on disk.",
+        abstract: "Train an OP-LoRA or another adapter against base weights on disk.",
         discussion: """
             Example:
               oplora train --base SmolLM2 --data train.txt --out run.opck --steps 100
@@ -41,8 +41,8 @@ struct TrainCommand: ParsableCommand {
         if steps != nil, epochs != nil { throw ValidationError("--steps and --epochs exclude each other") }
         if let epochs, !(epochs > 0 && epochs <= 1e6) { throw ValidationError("--epochs must be above 0 and at most 1000000") }
         if saveEvery < 0 { throw ValidationError("--save-every must be 0 (off) or more") }
-        if settings.method == .lora, let option = settings.ofHypernetworks.first {
-            throw ValidationError("\(option) is of the hypernetworks of op-lora, and --method lora has none; leave it out")
+        if let method = settings.method, !method.type.hasHypernetworks, let option = settings.ofHypernetworks.first {
+            throw ValidationError("\(option) is of the hypernetworks of op-lora, and --method \(method.rawValue) has none; leave it out")
         }
         do {
             try configuration(of: TrainingConfiguration()).validate()

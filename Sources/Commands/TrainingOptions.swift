@@ -1,19 +1,15 @@
 internal import ArgumentParser
-internal import HyperLoRA
+internal import Methods
 internal import Kernels
 internal import Training
 
 /// The options that decide what a run computes. None has a value of its own, so that a run that is resumed knows which were given.
 struct TrainingOptions: ParsableArguments {
-    enum Optimizer: String, CaseIterable {
-        case adamw
-    }
-
     private static let defaults = TrainingConfiguration()
     private static func text(_ text: String, _ standard: Any) -> String { "\(text) (default: \(standard))" }
     private static func help(_ text: String, _ standard: Any) -> ArgumentHelp { ArgumentHelp(stringLiteral: Self.text(text, standard)) }
 
-    @Option(choice: "What is trained", standard: defaults.method, valueName: "method") var method: TrainingConfiguration.Method?
+    @Option(choice: "What is trained", standard: defaults.method, valueName: "method") var method: TrainingMethod?
     @Option(help: help("Rank of the update.", defaults.rank)) var rank: Int?
     @Option(help: help("The update is scaled by alpha/rank.", defaults.alpha)) var alpha: Double?
     @Flag(name: .customLong("rslora"), help: "Scale by alpha/√rank instead.") var rankStabilized = false
@@ -37,7 +33,7 @@ struct TrainingOptions: ParsableArguments {
     @Option(choice: "How the learning rate falls after warm-up", standard: defaults.schedule, valueName: "schedule")
     var schedule: TrainingConfiguration.Schedule?
     @Option(help: help("Share of the steps in which the rate rises from 0.", defaults.warmupRatio)) var warmupRatio: Double?
-    @Option(choice: "The optimizer", standard: Optimizer.adamw, valueName: "optimizer") var optimizer: Optimizer?
+    @Option(choice: "The optimizer", standard: defaults.optimizer, valueName: "optimizer") var optimizer: TrainingConfiguration.Optimizer?
     @Option(help: help("AdamW's decay of the first moment.", defaults.beta1)) var beta1: Double?
     @Option(help: help("AdamW's decay of the second moment.", defaults.beta2)) var beta2: Double?
     @Option(help: help("AdamW's term against division by zero.", defaults.epsilon)) var epsilon: Double?
@@ -71,7 +67,6 @@ struct TrainingOptions: ParsableArguments {
         func setting<Value>(_ option: String, _ value: Value?, _ field: WritableKeyPath<TrainingConfiguration, Value>) -> Setting? {
             value.map { value in Setting(option: "--\(option)") { $0[keyPath: field] = value } }
         }
-        let optimizer = optimizer.map { _ in Setting(option: "--optimizer") { _ in } }
         let settings: [Setting?] = [
             setting("method", method, \.method), setting("rank", rank, \.rank), setting("alpha", alpha, \.alpha),
             setting("rslora", rankStabilized ? true : nil, \.rankStabilized), setting("width", width, \.width),
@@ -81,7 +76,7 @@ struct TrainingOptions: ParsableArguments {
             setting("targets", targets.map(Self.list), \.targets),
             setting("batch-size", batchSize, \.batchSize), setting("seq-len", sequenceLength, \.sequenceLength),
             setting("grad-accumulation", accumulation, \.accumulation), setting("lr", learningRate, \.learningRate),
-            setting("schedule", schedule, \.schedule), setting("warmup-ratio", warmupRatio, \.warmupRatio), optimizer,
+            setting("schedule", schedule, \.schedule), setting("warmup-ratio", warmupRatio, \.warmupRatio), setting("optimizer", optimizer, \.optimizer),
             setting("beta1", beta1, \.beta1), setting("beta2", beta2, \.beta2), setting("epsilon", epsilon, \.epsilon),
             setting("weight-decay", weightDecay, \.weightDecay), setting("max-grad-norm", maxGradNorm, \.maximumGradientNorm),
             setting("dropout", dropout, \.dropout), setting("seed", seed, \.seed), setting("precision", precision, \.precision),

@@ -11,8 +11,10 @@ public struct LowRankUpdate: Sendable {
     /// Gradients are added to these; shapes as `a` and `b`.
     public let gradientA: FloatView
     public let gradientB: FloatView
+    /// Where the columns of the output are scaled (DoRA).
+    public let magnitude: MagnitudeUpdate?
 
-    public init(rank: Int, scale: Float, a: FloatView, b: FloatView, gradientA: FloatView, gradientB: FloatView) {
+    public init(rank: Int, scale: Float, a: FloatView, b: FloatView, gradientA: FloatView, gradientB: FloatView, magnitude: MagnitudeUpdate? = nil) {
         precondition(a.count == gradientA.count && b.count == gradientB.count)
         self.rank = rank
         self.scale = scale
@@ -20,6 +22,20 @@ public struct LowRankUpdate: Sendable {
         self.b = b
         self.gradientA = gradientA
         self.gradientB = gradientB
+        self.magnitude = magnitude
+    }
+}
+
+/// What a weight-decomposed update does to the output of a layer (DoRA, arXiv 2402.09353): y = (m/‖W + s·B·A‖)·(W + s·B·A)·x, the
+/// norms taken of rows. As in the paper, section 4.3, no gradient flows through the norms.
+public struct MagnitudeUpdate: Sendable {
+    /// [out]: m, and ‖W + s·B·A‖ of each row, and their ratio.
+    public let magnitudes, norms, factors: FloatView
+    /// [out]: the gradient of m is added to it.
+    public let gradient: FloatView
+
+    public init(magnitudes: FloatView, norms: FloatView, factors: FloatView, gradient: FloatView) {
+        (self.magnitudes, self.norms, self.factors, self.gradient) = (magnitudes, norms, factors, gradient)
     }
 }
 

@@ -1,5 +1,42 @@
 internal import CKernels
 
+/// One step of an optimizer: how parameters follow their gradients.
+public protocol OptimizerStep: Sendable {
+    /// What the moments of a parameter are called in checkpoints: `adamw.first`.
+    static var moments: [String] { get }
+
+    /// Moves parameters with a dense gradient of the same shape.
+    func apply(to state: ParameterState, gradient: FloatView, _ compute: Compute)
+
+    /// Moves a matrix [rows, columns] whose gradient is left · rightᵀ, which need not be stored, and computes the product of
+    /// the new matrix with a vector.
+    ///
+    /// - Parameters:
+    ///   - left: [rows]; right: [columns]
+    ///   - product: [rows], becomes matrix · vector + bias
+    ///   - vector: [columns]; bias: [rows]
+    func apply(
+        to state: ParameterState, left: FloatView, right: FloatView, product: FloatView, vector: FloatView, bias: FloatView, _ compute: Compute)
+}
+
+/// Parameters with the moments of their optimizer, all of one shape.
+public struct ParameterState: Sendable {
+    public let parameters: FloatView
+    /// In the order of `OptimizerStep.moments`.
+    public let moments: [FloatView]
+
+    public init(parameters: FloatView, moments: [FloatView]) {
+        precondition(moments.allSatisfy { $0.count == parameters.count })
+        self.parameters = parameters
+        self.moments = moments
+    }
+
+    /// Some of the parameters.
+    public subscript(range: Range<Int>) -> ParameterState {
+        ParameterState(parameters: parameters[range], moments: moments.map { $0[range] })
+    }
+}
+
 /// One step of AdamW, decay decoupled from the gradient (Loshchilov & Hutter 2019), as torch.optim.AdamW computes it.
 public struct AdamWStep: Sendable {
     public var learningRate: Float
@@ -41,30 +78,30 @@ public struct AdamWStep: Sendable {
     }
 }
 
-/// Parameters with AdamW's two moments, all of one shape.
-public struct AdamWState: Sendable {
-    public let parameters: FloatView
-    public let first: FloatView
-    public let second: FloatView
+extension AdamWStep: OptimizerStep {
+    public static let moments = ["adamw.first", "adamw.second"]
 
-    public init(parameters: FloatView, first: FloatView, second: FloatView) {
-        precondition(first.count == parameters.count && second.count == parameters.count)
-        self.parameters = parameters
-        self.first = first
-        self.second = second
+    public func apply(to state: ParameterState, gradient: FloatView, _ compute: Compute) {
+        compute.adamW(state, gradient: gradient, step: self)
+    }
+
+    public func apply(
+        to state: ParameterState, left: FloatView, right: FloatView, product: FloatView, vector: FloatView, bias: FloatView, _ compute: Compute
+    ) {
+        compute.adamWOuter(state, left: left, right: right, step: self, product: product, vector: vector, bias: bias)
     }
 }
 
 extension Compute {
     /// AdamW on parameters with a dense gradient of the same shape.
-    public func adamW(_ state: AdamWState, gradient: FloatView, step: AdamWStep) {
+    public func adamW(_ state: ParameterState, gradient: FloatView, step: AdamWStep) {
         precondition(gradient.count == state.parameters.count)
         let constants = step.constants
         forRows(gradient.count) { [self] range in
             let i = range.lowerBound
             var constants = constants
             unsafe kernels.adamw(
-                state.parameters.pointer + i, state.first.pointer + i, state.second.pointer + i, gradient.pointer + i, range.count, &constants)
+                state.parameters.pointer + i, state.moments[0].pointer + i, state.moments[1].pointer + i, gradient.pointer + i, range.count, &constants)
         }
     }
 
@@ -76,7 +113,7 @@ extension Compute {
     ///   - product: [rows], becomes matrix · vector + bias
     ///   - vector: [columns]; bias: [rows]
     public func adamWOuter(
-        _ state: AdamWState, left: FloatView, right: FloatView, step: AdamWStep, product: FloatView, vector: FloatView, bias: FloatView
+        _ state: ParameterState, left: FloatView, right: FloatView, step: AdamWStep, product: FloatView, vector: FloatView, bias: FloatView
     ) {
         let (rows, columns) = (left.count, right.count)
         precondition(state.parameters.count == rows * columns && product.count == rows && vector.count == columns && bias.count == rows)
@@ -89,7 +126,7 @@ extension Compute {
                 let count = min(stride, range.upperBound - row)
                 let i = row * columns
                 unsafe kernels.adamw_outer(
-                    state.parameters.pointer + i, state.first.pointer + i, state.second.pointer + i, left.pointer + row, right.pointer, count,
+                    state.parameters.pointer + i, state.moments[0].pointer + i, state.moments[1].pointer + i, left.pointer + row, right.pointer, count,
                     columns, &constants)
                 unsafe kernels.affine(product.pointer + row, state.parameters.pointer + i, vector.pointer, bias.pointer + row, count, columns)
             }

@@ -1,6 +1,6 @@
 internal import FileIO
 internal import Hashing
-internal import HyperLoRA
+internal import Methods
 internal import Kernels
 internal import OrderedCollections
 internal import Safetensors

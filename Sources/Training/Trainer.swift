@@ -1,9 +1,9 @@
 internal import FileIO
 internal import Hashing
-public import HyperLoRA
+public import Methods
 public import Kernels
 internal import Safetensors
-internal import Transformer
+internal import LanguageModel
 public import Weights
 
 /// What a run tells while it goes.
@@ -69,8 +69,9 @@ public final class Trainer {
         let targets = try TargetSelection(configuration.targets, configuration: model)
         self.model = try Transformer(
             weights: weights, compute: compute, batch: configuration.batchSize, sequence: configuration.sequenceLength,
-            maximumRank: configuration.rank, training: true)
-        parameters = configuration.makeParameters(modules: targets.modules, compute: compute)
+            maximumRank: configuration.rank, training: true, keepsOutputs: configuration.method.type.scalesOutputs)
+        parameters = configuration.makeParameters(
+            modules: targets.modules, weights: targets.places.map { weights.linear(layer: $0.layer, $0.linear) }, compute: compute)
         updates = targets.updates(of: parameters, layers: model.layers)
         self.data = data
         self.evaluationData = evaluationData
@@ -167,7 +168,7 @@ public final class Trainer {
         report(.evaluation(evaluation))
     }
 
-    /// One optimiser step over `accumulation` batches.
+    /// One optimizer step over `accumulation` batches.
     private func step() throws(TrainingError) -> (loss: Double, learningRate: Double, gradientNorm: Double) {
         let number = progress.step
         parameters.zeroGradients()
@@ -183,7 +184,7 @@ public final class Trainer {
         }
         loss /= Double(configuration.accumulation)
         let mean = 1 / Double(configuration.accumulation)
-        let norm = parameters.gradientNormSquared().squareRoot() * mean
+        let norm = parameters.backward().squareRoot() * mean
         guard loss.isFinite, norm.isFinite else {
             throw TrainingError(
                 .diverged,
@@ -193,11 +194,7 @@ public final class Trainer {
         let limit = configuration.maximumGradientNorm
         let clip = limit > 0 ? min(1, limit / (norm + 1e-6)) : 1
         let rate = configuration.learningRate(atStep: number)
-        parameters.step(
-            AdamWStep(
-                learningRate: Float(rate), beta1: Float(configuration.beta1), beta2: Float(configuration.beta2),
-                epsilon: Float(configuration.epsilon),
-                weightDecay: Float(configuration.weightDecay), step: number + 1, gradientScale: Float(clip * mean)))
+        parameters.step(configuration.optimizerStep(number + 1, learningRate: rate, gradientScale: clip * mean))
         progress.step += 1
         progress.losses.append(Float(loss))
         progress.learningRates.append(Float(rate))

@@ -1,4 +1,4 @@
-public import HyperLoRA
+public import Methods
 internal import JSON
 public import Kernels
 public import NativeCheckpoint
@@ -41,10 +41,6 @@ public struct TrainingSubject: Sendable, Equatable {
 public struct TrainingCheckpoint: Sendable {
     public static let kind = "training"
     static let schema = "oplora.training/1"
-    /// What stands before a parameter's name to name its moments.
-    static let firstMoment = "adamw.first."
-    static let secondMoment = "adamw.second."
-
     public let file: CheckpointFile
     public let subject: TrainingSubject
     public let progress: TrainingProgress
@@ -104,7 +100,8 @@ public struct TrainingCheckpoint: Sendable {
     /// Reads parameters and moments into `parameters`, which must be of the same method and shapes; its factors follow.
     public func restore(into parameters: any AdapterParameters) throws {
         for tensor in parameters.tensors {
-            for (prefix, view) in [("", tensor.state.parameters), (Self.firstMoment, tensor.state.first), (Self.secondMoment, tensor.state.second)] {
+            let moments = zip(subject.configuration.optimizer.moments, tensor.state.moments).map { ("\($0).", $1) }
+            for (prefix, view) in [("", tensor.state.parameters)] + moments {
                 let name = prefix + tensor.name
                 guard let stored = file.tensors[name], stored.dtype == .f32, stored.shape == tensor.shape else {
                     throw TrainingError(
@@ -148,8 +145,9 @@ public struct TrainingCheckpoint: Sendable {
             try append(tensor.name, tensor.shape, tensor.state.parameters, to: &writer)
         }
         for tensor in parameters.tensors {
-            try append(firstMoment + tensor.name, tensor.shape, tensor.state.first, to: &writer)
-            try append(secondMoment + tensor.name, tensor.shape, tensor.state.second, to: &writer)
+            for (moment, view) in zip(subject.configuration.optimizer.moments, tensor.state.moments) {
+                try append("\(moment).\(tensor.name)", tensor.shape, view, to: &writer)
+            }
         }
         for (name, values) in [("loss", progress.losses), ("learningRate", progress.learningRates), ("gradientNorm", progress.gradientNorms)] {
             // Sound: any bits are bytes.
@@ -166,15 +164,14 @@ public struct TrainingCheckpoint: Sendable {
 }
 
 extension TrainingConfiguration {
-    /// New parameters of this method, initialised from the seed.
-    func makeParameters(modules: [AdaptedModule], compute: Compute) -> any AdapterParameters {
-        switch method {
-        case .lora:
-            PlainLoRA(modules: modules, rank: rank, scale: Float(scale), seed: UInt64(seed), compute: compute)
-        case .opLoRA:
-            OPLoRA(
-                modules: modules, rank: rank, scale: Float(scale), embedding: embedding, width: width, initialization: initialization,
-                seed: UInt64(seed), compute: compute)
-        }
+    /// New parameters of this method, initialized from the seed.
+    ///
+    /// - Parameter weights: the base's, of the modules; without them the parameters can be read and not trained.
+    func makeParameters(modules: [AdaptedModule], weights: [WeightMatrix]? = nil, compute: Compute) -> any AdapterParameters {
+        method.type.init(
+            MethodSettings(
+                modules: modules, weights: weights, rank: rank, scale: Float(scale),
+                hypernetwork: HypernetworkSettings(embedding: embedding, width: width, initialization: initialization), seed: UInt64(seed),
+                moments: optimizer.moments.count, compute: compute))
     }
 }

@@ -1,27 +1,33 @@
-public import HyperLoRA
+public import Methods
 public import JSON
 public import Kernels
 
 /// Everything that decides what a run computes. Two runs with equal configurations, base weights and data write the
 /// same bytes.
 public struct TrainingConfiguration: Sendable, Equatable {
-    public enum Method: String, Sendable, CaseIterable {
-        case opLoRA = "op-lora"
-        case lora
+    public enum Optimizer: String, Sendable, CaseIterable {
+        case adamw
+
+        /// What it keeps of each parameter, by the names in checkpoints.
+        var moments: [String] {
+            switch self {
+            case .adamw: AdamWStep.moments
+            }
+        }
     }
 
     public enum Schedule: String, Sendable, CaseIterable {
         case constant, linear, cosine
     }
 
-    public var method: Method = .opLoRA
+    public var method: TrainingMethod = .opLoRA
     public var rank = 16
     public var alpha = 32.0
     /// Scale alpha/√r in place of alpha/r.
     public var rankStabilized = false
     public var width = 32
     public var embedding = 128
-    public var initialization = HyperNetworkInitialization(zStandardDeviation: 0.1)
+    public var initialization = HypernetworkInitialization(zStandardDeviation: 0.1)
     /// Module suffixes, or `all-linear`.
     public var targets: [String] = [TargetSelection.allLinear]
     public var steps = 100
@@ -30,6 +36,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
     public var accumulation = 1
     public var learningRate = 2e-4
     public var schedule: Schedule = .linear
+    public var optimizer: Optimizer = .adamw
     public var warmupRatio = 0.03
     public var beta1 = 0.9
     public var beta2 = 0.999
@@ -78,6 +85,7 @@ public struct TrainingConfiguration: Sendable, Equatable {
         try check((0...10).contains(weightDecay), "weight-decay", "from 0 to 10")
         try check(maximumGradientNorm >= 0 && maximumGradientNorm.isFinite, "max-grad-norm", "0 (off) or a positive number")
         try check((0...0.99).contains(dropout), "dropout", "from 0 to 0.99")
+        try check(dropout == 0 || method.type.takesDropout, "dropout", "0 with the method \(method.rawValue), which has none here")
         try check(seed >= 0, "seed", "0 or more")
         try check(evaluationInterval >= 0, "eval-every", "0 (off) or more")
     }
@@ -97,6 +105,20 @@ public struct TrainingConfiguration: Sendable, Equatable {
 }
 
 extension TrainingConfiguration {
+    /// A step of the optimizer.
+    ///
+    /// - Parameters:
+    ///   - number: 1, 2, 3 …
+    ///   - gradientScale: multiplied into each gradient first.
+    func optimizerStep(_ number: Int, learningRate: Double, gradientScale: Double) -> any OptimizerStep {
+        switch optimizer {
+        case .adamw:
+            AdamWStep(
+                learningRate: Float(learningRate), beta1: Float(beta1), beta2: Float(beta2), epsilon: Float(epsilon), weightDecay: Float(weightDecay),
+                step: number, gradientScale: Float(gradientScale))
+        }
+    }
+
     /// As it is kept in a checkpoint.
     public var json: JSONValue {
         [
@@ -105,7 +127,7 @@ extension TrainingConfiguration {
             "w1Gain": .real(initialization.w1Gain), "w2Gain": .real(initialization.w2Gain), "hiddenBias": .real(initialization.hiddenBias),
             "targets": .array(targets.map { .string($0) }), "steps": .integer(steps), "batchSize": .integer(batchSize),
             "sequenceLength": .integer(sequenceLength), "gradientAccumulation": .integer(accumulation), "learningRate": .real(learningRate),
-            "schedule": .string(schedule.rawValue), "warmupRatio": .real(warmupRatio), "optimizer": "adamw", "beta1": .real(beta1),
+            "schedule": .string(schedule.rawValue), "warmupRatio": .real(warmupRatio), "optimizer": .string(optimizer.rawValue), "beta1": .real(beta1),
             "beta2": .real(beta2), "epsilon": .real(epsilon), "weightDecay": .real(weightDecay), "maxGradientNorm": .real(maximumGradientNorm),
             "dropout": .real(dropout), "seed": .integer(seed), "precision": .string(precision.rawValue),
             "evaluationInterval": .integer(evaluationInterval),
@@ -128,19 +150,19 @@ extension TrainingConfiguration {
             return value
         }
         self.init()
-        guard let method = json["method"]?.stringValue.flatMap(Method.init(rawValue:)) else { throw wrong("method") }
+        guard let method = json["method"]?.stringValue.flatMap(TrainingMethod.init(rawValue:)) else { throw wrong("method") }
         guard let schedule = json["schedule"]?.stringValue.flatMap(Schedule.init(rawValue:)) else { throw wrong("schedule") }
         guard let rankStabilized = json["rankStabilized"]?.boolValue else { throw wrong("rankStabilized") }
         guard let targets = json["targets"]?.arrayValue?.compactMap(\.stringValue) else { throw wrong("targets") }
-        guard json["optimizer"]?.stringValue == "adamw" else { throw wrong("optimizer") }
+        guard let optimizer = json["optimizer"]?.stringValue.flatMap(Optimizer.init(rawValue:)) else { throw wrong("optimizer") }
         guard let precision = json["precision"]?.stringValue.flatMap(Precision.init(rawValue:)) else { throw wrong("precision") }
         (self.method, self.schedule, self.rankStabilized, self.targets) = (method, schedule, rankStabilized, targets)
-        self.precision = precision
+        (self.optimizer, self.precision) = (optimizer, precision)
         rank = try integer("rank")
         alpha = try number("alpha")
         width = try integer("width")
         embedding = try integer("embedding")
-        initialization = HyperNetworkInitialization(
+        initialization = HypernetworkInitialization(
             zStandardDeviation: try number("zStd"), w1Gain: try number("w1Gain"), w2Gain: try number("w2Gain"), hiddenBias: try number("hiddenBias"))
         steps = try integer("steps")
         batchSize = try integer("batchSize")

@@ -39,20 +39,20 @@ public struct HypernetworkParameters: Sendable {
 /// A module of a run as the verifier of the collapse takes it.
 public enum RunModule: Sendable {
     case hypernetwork(HypernetworkParameters)
-    /// A plain LoRA module: A [rank, in] and B [out, rank].
-    case plain(path: ModulePath, rank: Int, loraA: [Float], loraB: [Float])
+    /// Factors that were trained themselves: A [rank, in] and B [out, rank]; and m [out] of a weight-decomposed module.
+    case plain(path: ModulePath, rank: Int, loraA: [Float], loraB: [Float], magnitudes: [Float]? = nil)
 
     public var path: ModulePath {
         switch self {
         case .hypernetwork(let parameters): parameters.path
-        case .plain(let path, _, _, _): path
+        case .plain(let path, _, _, _, _): path
         }
     }
 
     var rank: Int {
         switch self {
         case .hypernetwork(let parameters): parameters.rank
-        case .plain(_, let rank, _, _): rank
+        case .plain(_, let rank, _, _, _): rank
         }
     }
 }
@@ -138,7 +138,7 @@ public enum CollapseVerifier {
         case .hypernetwork(let parameters):
             expected = evaluate(parameters)
             sizes = (parameters.rank, parameters.inputs, parameters.outputs)
-        case .plain(_, let rank, let loraA, let loraB):
+        case .plain(_, let rank, let loraA, let loraB, _):
             expected = ((loraA + loraB).map(Double.init), [Double](repeating: 0, count: loraA.count + loraB.count))
             sizes = (rank, loraA.count / max(rank, 1), loraB.count / max(rank, 1))
         }
@@ -180,7 +180,28 @@ public enum CollapseVerifier {
                             + "[\(first / matrix.columns),\(first % matrix.columns)], \(stored[first]) instead of \(expected.values[start + first])"))
             }
         }
+        if let fault = magnitudeFault(source, module) { faults.append(fault) }
         modules.append(.init(path: path, worstShareOfBound: worst.share, worstDifference: worst.difference))
+    }
+
+    /// What is wrong with the magnitudes, which must be the run's, rounded once to their type.
+    private static func magnitudeFault(_ source: RunModule, _ module: AdapterModule) -> Fault? {
+        var expected: [Float]?
+        if case .plain(_, _, _, _, let magnitudes) = source { expected = magnitudes }
+        func fault(_ message: String) -> Fault { Fault(.factorDiffers, source.path.text, message) }
+        switch (expected, module.magnitude) {
+        case (nil, nil): return nil
+        case (nil, _?): return fault("the adapter has magnitudes (DoRA) and the run has none")
+        case (_?, nil): return fault("the run has magnitudes (DoRA) and the adapter has none")
+        case (let expected?, .ofInputs?): return fault("the adapter has magnitudes of inputs, and the run \(expected.count) of outputs")
+        case (let expected?, .ofOutputs(let matrix)?):
+            let stored = matrix.doubles()
+            guard stored.count == expected.count else {
+                return fault("the adapter has \(stored.count) magnitudes and the run \(expected.count)")
+            }
+            guard let index = stored.indices.first(where: { stored[$0] != rounded(Double(expected[$0]), matrix) }) else { return nil }
+            return fault("magnitude \(index) is \(stored[index]) and the run's is \(expected[index])")
+        }
     }
 
     /// The number that the factor's type stores for one of binary32.

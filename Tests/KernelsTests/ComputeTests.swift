@@ -100,6 +100,39 @@ struct ComputeTests {
         }
     }
 
+    /// The norms of the rows of weight + update, and what magnitudes do with them.
+    @Test(arguments: seeds, types)
+    func magnitudes(seed: UInt64, dtype: DType) throws {
+        var generator = SeededGenerator(seed: seed)
+        for (out, input, rank, rows) in [(1, 1, 1, 1), (37, 19, 3, 5), (130, 65, 4, 33)] {
+            let weight = try StoredMatrix(generator.values(out * input, spread: 1), rows: out, columns: input, dtype: dtype)
+            let a = generator.values(rank * input, spread: 1), b = generator.values(out * rank, spread: 1), scale: Float = 0.6
+            let vectors = (0..<4).map { _ in FloatView.zeros(out) }
+            let magnitude = MagnitudeUpdate(magnitudes: vectors[0], norms: vectors[1], factors: vectors[2], gradient: vectors[3])
+            let update = LowRankUpdate(
+                rank: rank, scale: scale, a: FloatView(a), b: FloatView(b), gradientA: FloatView(a), gradientB: FloatView(b), magnitude: magnitude)
+            compute.rowNorms(magnitude.norms, of: weight.matrix, update: update)
+            let product = Reference.product(b.map(Double.init), a.map(Double.init), out, input, rank)
+            for row in 0..<out {
+                let square = (0..<input).reduce(0.0) { sum, column in
+                    let place = row * input + column
+                    let element = Double(weight.values[place]) + Double(scale) * product[place]
+                    return sum + element * element
+                }
+                #expect(abs(Double(magnitude.norms[row]) / square.squareRoot() - 1) < 1e-5, "row \(row) of \(out)×\(input), seed \(seed)")
+            }
+            let (dy, x, start) = (generator.values(rows * out, spread: 1), generator.values(rows * out, spread: 1), generator.values(out, spread: 1))
+            magnitude.gradient.copy(from: start)
+            compute.addMagnitudeGradient(magnitude, dy: FloatView(dy), x: FloatView(x), scratch: .zeros(out))
+            for column in 0..<out {
+                let terms = (0..<rows).map { Double(dy[$0 * out + column]) * Double(x[$0 * out + column]) }
+                let norm = Double(magnitude.norms[column])
+                let bound = 1e-5 * (terms.reduce(0) { $0 + abs($1) } / norm + abs(Double(start[column])))
+                #expect(abs(Double(magnitude.gradient[column]) - Double(start[column]) - terms.reduce(0, +) / norm) <= bound, "seed \(seed)")
+            }
+        }
+    }
+
     @Test(arguments: seeds, types)
     func gather(seed: UInt64, dtype: DType) throws {
         var generator = SeededGenerator(seed: seed)
@@ -364,18 +397,18 @@ struct ComputeTests {
                 let gradient = p.indices.map { left[$0 / columns] * right[$0 % columns] }
                 let what = "\(rows)×\(columns), step \(step.step)"
 
-                let dense = AdamWState(parameters: FloatView(p), first: FloatView(m), second: FloatView(v))
+                let dense = ParameterState(parameters: FloatView(p), moments: [FloatView(m), FloatView(v)])
                 compute.adamW(dense, gradient: FloatView(gradient), step: step)
                 expectMoments(
-                    [dense.parameters.array, dense.first.array, dense.second.array], Expected.adamW(p, m, v, gradients: gradient.wide, step),
+                    [dense.parameters.array, dense.moments[0].array, dense.moments[1].array], Expected.adamW(p, m, v, gradients: gradient.wide, step),
                     "dense, " + what)
 
-                let outer = AdamWState(parameters: FloatView(p), first: FloatView(m), second: FloatView(v)), product = FloatView.zeros(rows)
+                let outer = ParameterState(parameters: FloatView(p), moments: [FloatView(m), FloatView(v)]), product = FloatView.zeros(rows)
                 compute.adamWOuter(
                     outer, left: FloatView(left), right: FloatView(right), step: step, product: product, vector: FloatView(vector),
                     bias: FloatView(bias))
                 expectMoments(
-                    [outer.parameters.array, outer.first.array, outer.second.array],
+                    [outer.parameters.array, outer.moments[0].array, outer.moments[1].array],
                     Expected.adamW(p, m, v, gradients: p.indices.map { Double(left[$0 / columns]) * Double(right[$0 % columns]) }, step),
                     "outer, " + what)
                 // The product is taken with the new matrix.

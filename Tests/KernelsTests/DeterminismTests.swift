@@ -82,7 +82,7 @@ struct DeterminismTests {
             let product = FloatView.zeros(columns), affine = FloatView.zeros(rows), after = FloatView.zeros(rows)
             compute.transposedProduct(product, matrix: FloatView(matrix), x: y, partials: .zeros(16 * columns))
             compute.affine(affine, matrix: FloatView(matrix), x: x, bias: y)
-            let state = AdamWState(parameters: FloatView(matrix), first: FloatView(moment), second: FloatView(moment.map(\.magnitude)))
+            let state = ParameterState(parameters: FloatView(matrix), moments: [FloatView(moment), FloatView(moment.map(\.magnitude))])
             let step = TrainingKernelTests.steps[1]
             compute.adamWOuter(state, left: y, right: x, step: step, product: after, vector: x, bias: y)
             compute.adamW(state, gradient: FloatView(moment), step: step)

@@ -153,6 +153,35 @@ struct TrainingKernelTests {
         }
     }
 
+    /// Columns that are scaled, and the sums of products of columns. Without a sum to fuse with, a product has one result.
+    @Test(arguments: TrainingKernels.available, seeds)
+    func columns(kernels: TrainingKernels, seed: UInt64) {
+        var generator = SeededGenerator(seed: seed)
+        for size in Self.sizes + [0] {
+            for rows in [0, 1, 5] {
+                let x = generator.values(rows * size, spread: 2), factors = generator.values(size, spread: 2), bias = generator.values(size, spread: 1)
+                expectBits(kernels.scaleColumns(x, factors: factors, bias: nil), x.indices.map { x[$0] * factors[$0 % size] }, "\(rows)×\(size)")
+                let sum = kernels.scaleColumns(x, factors: factors, bias: bias)
+                let wrong = x.indices.first {
+                    let (factor, term) = (factors[$0 % size], bias[$0 % size])
+                    return sum[$0] != x[$0] * factor + term && sum[$0] != term.addingProduct(x[$0], factor)
+                }
+                #expect(wrong == nil, "\(rows)×\(size)")
+
+                let stride = size + 3
+                let a = generator.values(rows * stride, spread: 2), b = generator.values(rows * stride, spread: 1)
+                let products = kernels.addColumnProducts(bias, a, b, rows: rows, stride: stride)
+                expectAgreement(
+                    products,
+                    (0..<size).map { column in
+                        let terms = (0..<rows).map { Double(a[$0 * stride + column]) * Double(b[$0 * stride + column]) }
+                        let size = terms.reduce(abs(Double(bias[column]))) { $0 + abs($1) }
+                        return Bounded(terms.reduce(Double(bias[column]), +), within: Double(2 * rows + 1) * 0x1p-24 * size)
+                    }, "products, \(rows)×\(size)")
+            }
+        }
+    }
+
     /// Where a product and a sum may be fused, a result is one of two; everything else has one.
     @Test(arguments: TrainingKernels.available, seeds)
     func axpyAndBias(kernels: TrainingKernels, seed: UInt64) {

@@ -152,6 +152,20 @@ import Testing
         unsafe run(writing: [y], reading: [bias]) { written, read in unsafe table.add_bias(written[0], read[0], rows, bias.count, stride) }[0]
     }
 
+    func scaleColumns(_ x: [Float], factors: [Float], bias: [Float]?) -> [Float] {
+        let rows = x.count / max(factors.count, 1)
+        return unsafe run(writing: [x.map { _ in 7 }], reading: [x, factors, bias ?? []]) { written, read in
+            unsafe table.scale_columns(written[0], read[0], read[1], bias == nil ? nil : read[2], rows, factors.count)
+        }[0]
+    }
+
+    /// - Parameter a: rows that begin `stride` elements apart, as those of `b` do.
+    func addColumnProducts(_ sums: [Float], _ a: [Float], _ b: [Float], rows: Int, stride: Int) -> [Float] {
+        unsafe run(writing: [sums], reading: [a, b]) { written, read in
+            unsafe table.add_column_products(written[0], read[0], read[1], rows, sums.count, stride)
+        }[0]
+    }
+
     func dot(_ x: [Float], _ y: [Float]) -> Float {
         var result: Float = 0
         _ = unsafe run(writing: [], reading: [x, y]) { _, read in result = unsafe table.dot(read[0], read[1], x.count) }

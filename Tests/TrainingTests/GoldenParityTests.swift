@@ -1,10 +1,10 @@
-import HyperLoRA
+import Methods
 import Kernels
 import OrderedCollections
 import Safetensors
 import TestSupport
 import Testing
-import Transformer
+import LanguageModel
 
 import Weights
 @testable import Training
@@ -40,10 +40,10 @@ import Weights
     }
 
     @Test(arguments: [
-        (TrainingConfiguration.Method.lora, "lora.safetensors", ["lora_A", "lora_B"], 2e-3),
-        (.opLoRA, "op-lora.safetensors", OPLoRA.tensorNames, 1e-3),
+        (TrainingMethod.lora, "lora.safetensors", ["lora_A", "lora_B"], 2e-3),
+        (.opLoRA, "op-lora.safetensors", OPLoRAParameters.tensorNames, 1e-3),
     ])
-    func gradientsAndTwentySteps(method: TrainingConfiguration.Method, dump: String, names: [String], learningRate: Double) throws {
+    func gradientsAndTwentySteps(method: TrainingMethod, dump: String, names: [String], learningRate: Double) throws {
         let golden = try SafetensorsFile(path: Repository.golden(dump))
         var configuration = TrainingConfiguration()
         configuration.method = method
@@ -65,14 +65,14 @@ import Weights
         let loss = transformer.lossAndGradients(
             tokens: try batch.integers("input_ids"), targets: try batch.integers("targets"), updates: updates)
         #expect(abs(loss - Double(try golden.floats("loss")[0])) <= 1e-5)
-        _ = parameters.gradientNormSquared()
+        _ = parameters.backward()
         parameters.step(
             AdamWStep(learningRate: 0, beta1: 0, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, step: 1, gradientScale: 1))
         for tensor in parameters.tensors {
-            let difference = relativeDifference(tensor.state.first.array, try golden.floats("grad." + tensor.goldenName))
+            let difference = relativeDifference(tensor.state.moments[0].array, try golden.floats("grad." + tensor.goldenName))
             #expect(difference <= 1e-4, "relative difference of the gradient of \(tensor.name)")
-            tensor.state.first.fill(0)
-            tensor.state.second.fill(0)
+            tensor.state.moments[0].fill(0)
+            tensor.state.moments[1].fill(0)
         }
 
         // Twenty steps with warm-up, clipping and decay.
@@ -83,7 +83,7 @@ import Weights
             parameters.zeroGradients()
             let loss = transformer.lossAndGradients(tokens: Array(inputs[range]), targets: Array(labels[range]), updates: updates)
             #expect(abs(loss - Double(losses[step])) <= 1e-4, "loss before step \(step + 1)")
-            let norm = parameters.gradientNormSquared().squareRoot()
+            let norm = parameters.backward().squareRoot()
             parameters.step(
                 AdamWStep(
                     learningRate: Float(configuration.learningRate(atStep: step)), beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01,

@@ -17,8 +17,8 @@ NEW as it was called. Then it puts NEW's outputs aside, gives the place back wha
 same arguments, compares, and puts NEW's outputs back. Both programs see the same paths and the same files, so that no
 name, no line that is wrapped at a path and no refusal has to be explained away. Each call is a line of the log
 (SAME_BYTES_LOG): command, exit code, number of files, and SHA-256 over names and hashes of the files. What cannot be
-done twice is done once and logged as skipped: calls that were interrupted, at a terminal, or with pipes and devices in
-the place of files.
+done twice is done once and logged as skipped: calls that were interrupted, whose inputs were changed meanwhile, at a
+terminal, or with pipes and devices in the place of files.
 
 Left out of every comparison is what depends on the clock or the disk: tokens a second, seconds left, free bytes,
 process numbers. Exits 1 if anything differs, and with --matrix also if a script fails.
@@ -248,6 +248,20 @@ def reason_against(arguments):
     return ""
 
 
+def state_of_inputs(arguments):
+    """Which files a call may read, as the system dates them."""
+    written, found = [os.path.realpath(path) for _, path in outputs_of(arguments)], {}
+    for word in arguments:
+        spellings = (word, word.rpartition(":")[0], word.partition("=")[2])  # an adapter may have a weight behind it
+        root = next((os.path.realpath(path) for path in spellings if os.path.exists(path)), "")
+        if root and root not in written:
+            for path in [root, *(os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)]:
+                if path not in written and os.path.isfile(path):
+                    status = os.stat(path)
+                    found[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
+
+
 def twin(old, new, name, arguments):
     command = arguments[0] if arguments else "(nothing)"
 
@@ -269,6 +283,7 @@ def twin(old, new, name, arguments):
                 typed = aside / "stdin"
                 with open(typed, "wb") as file:
                     shutil.copyfileobj(sys.stdin.buffer, file)
+            state = state_of_inputs(arguments)
         except (OSError, shutil.Error) as error:
             reason = f"what was there before cannot be kept: {error}"
     if reason:
@@ -294,8 +309,11 @@ def twin(old, new, name, arguments):
             mine = result_of(*said, [(option, ours) for option, _, _, ours in outputs])
             with open(typed or os.devnull, "rb") as stdin:
                 theirs = run(old, name, arguments, stdin, relay, is_one=is_one)
+            after = state_of_inputs(arguments)
             if relay.received:
                 skip(f"interrupted by {signal.Signals(relay.received[0]).name} while OLD ran")
+            elif any(after.get(path) != status for path, status in state.items()):
+                skip("what it read was changed meanwhile")
             else:
                 report(command, arguments, result_of(*theirs, [(option, path) for option, path, _, _ in outputs]), mine)
         except (OSError, shutil.Error) as error:

@@ -97,14 +97,20 @@ public struct AdapterModule: Sendable {
     ///   - loraA: A [rank, in], row-major.
     ///   - loraB: B [out, rank], row-major.
     ///   - scale: alpha/rank if none is given.
+    ///   - magnitudes: m [out] of a weight-decomposed adapter.
     /// - Precondition: both factors hold whole rows of the rank.
-    public init(path: ModulePath, rank: Int, alpha: Double, scale: Double? = nil, loraA: [Float], loraB: [Float]) {
+    public init(
+        path: ModulePath, rank: Int, alpha: Double, scale: Double? = nil, loraA: [Float], loraB: [Float], magnitudes: [Float]? = nil
+    ) {
         precondition(rank > 0 && loraA.count % rank == 0 && loraB.count % rank == 0 && !loraA.isEmpty && !loraB.isEmpty)
         self.init(
             path: path, kind: .linear,
             loraA: FactorMatrix(name: "\(path).lora_A", rows: rank, columns: loraA.count / rank, values: loraA),
             loraB: FactorMatrix(name: "\(path).lora_B", rows: loraB.count / rank, columns: rank, values: loraB), alpha: alpha,
             scale: scale ?? alpha / Double(rank))
+        if let magnitudes {
+            magnitude = .ofOutputs(FactorMatrix(name: "\(path).magnitude", rows: 1, columns: magnitudes.count, values: magnitudes))
+        }
     }
 
     /// A [rank, in]; of a stack of experts that of the first.

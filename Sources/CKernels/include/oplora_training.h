@@ -63,6 +63,10 @@ typedef struct {
     void (*axpy)(float *y, float a, const float *x, ptrdiff_t count);
     /// y[i, j] += bias[j].
     void (*add_bias)(float *y, const float *bias, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t stride);
+    /// y[i, j] = x[i, j] · factors[j] + bias[j]; without a bias where it is NULL.
+    void (*scale_columns)(float *y, const float *x, const float *factors, const float *bias, ptrdiff_t rows, ptrdiff_t columns);
+    /// sums[j] += a[i, j] · b[i, j], rows in their order.
+    void (*add_column_products)(float *sums, const float *a, const float *b, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t stride);
     float (*dot)(const float *x, const float *y, ptrdiff_t count);
     /// Σ x², added up in binary64.
     double (*sum_of_squares)(const float *x, ptrdiff_t count);

@@ -3,7 +3,7 @@ internal import GGUF
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
-internal import Transformer
+internal import LanguageModel
 internal import Weights
 
 /// What the configuration of a model says of its architecture; as much as there is, for models of every kind.

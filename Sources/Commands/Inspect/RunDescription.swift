@@ -1,4 +1,4 @@
-internal import HyperLoRA
+internal import Methods
 internal import JSON
 internal import Training
 
@@ -16,7 +16,7 @@ struct RunDescription {
             "\(c.method.rawValue) run on \(run.subject.baseName), step \(run.progress.step) of \(c.steps)",
             "rank \(c.rank), alpha \(Format.fixed(c.alpha, 2)), scale \(Format.fixed(c.scale, 4)), \(run.modules.count) modules, targets \(c.targets.joined(separator: ","))",
         ]
-        if c.method == .opLoRA {
+        if c.method.type.hasHypernetworks {
             facts.append("hypernetworks: width \(c.width), embedding \(c.embedding), z-std \(Format.scientific(c.initialization.zStandardDeviation))")
         }
         facts.append(

@@ -2,7 +2,7 @@
 enum QwenFamilies {
     static let rows: [ModelFamily] = [
         ModelFamily("qwen2", ggml: .init("qwen2")),
-        ModelFamily("qwen3", ggml: .init("qwen3")),
+        ModelFamily("qwen3", ggml: .init("qwen3"), block: .llama(headNorms: true)),
         ModelFamily("qwen2_vl", "qwen2_5_vl", ggml: .init("qwen2vl"), mlx: .wrapped),
         ModelFamily("qwen3_vl", ggml: .init("qwen3vl"), mlx: .wrapped),
         ModelFamily("qwen2_5_omni", "qwen2_5_omni_thinker", memory: .init(thinker)),

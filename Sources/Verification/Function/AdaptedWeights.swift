@@ -3,7 +3,7 @@ internal import JSON
 public import Kernels
 internal import Safetensors
 internal import Tensors
-public import Transformer
+public import LanguageModel
 internal import Weights
 
 /// A base with its adapters as the transformer runs them: the only place where an adapter enters the forward pass.
@@ -33,7 +33,8 @@ public struct AdaptedWeights {
             throw TransformerError(.invalidConfiguration, path: folder, "there is no config.json beside the weights, so the model cannot be run")
         }
         let shape = try TransformerConfiguration(json: configuration, path: folder)
-        let linear = Set((0..<shape.layers).flatMap { layer in Projection.allCases.map { $0.module(layer: layer) + ".weight" } })
+        let linears = shape.linears
+        let linear = Set((0..<shape.layers).flatMap { layer in linears.map { $0.path(layer: layer) + ".weight" } })
         let known = TransformerWeights.names(configuration: shape)
         var beside: [String: LowRankUpdate] = [:]
         var substitutes: [String: WeightMatrix] = [:]
@@ -55,7 +56,7 @@ public struct AdaptedWeights {
             }
         }
         weights = try TransformerWeights(configuration: shape, files: model.base.files, substitutes: substitutes, compute: compute)
-        updates = LowRankUpdates(layers: shape.layers) { beside[$1.module(layer: $0) + ".weight"] }
+        updates = LowRankUpdates(layers: shape.layers, linears: linears.count) { beside[linears[$1].path(layer: $0) + ".weight"] }
         maximumRank = beside.values.map(\.rank).max() ?? 0
     }
 

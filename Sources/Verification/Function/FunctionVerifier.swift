@@ -2,7 +2,7 @@ public import Adapters
 internal import FileIO
 public import Kernels
 internal import Safetensors
-internal import Transformer
+internal import LanguageModel
 internal import Weights
 
 /// Runs base + adapter, the base and the merged model side by side.

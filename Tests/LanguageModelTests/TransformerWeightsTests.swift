@@ -7,7 +7,7 @@ import TestSupport
 import Testing
 
 import Weights
-@testable import Transformer
+@testable import LanguageModel
 
 struct TransformerWeightsTests {
     private let folder: TemporaryFolder
@@ -84,14 +84,15 @@ struct TransformerWeightsTests {
         expect(weights.embedding.floats(), "model.embed_tokens.weight")
         expect(weights.head.floats(), "lm_head.weight")
         expect(weights.finalNorm.array, "model.norm.weight")
-        #expect(weights.layers.count == 2)
-        for (index, layer) in weights.layers.enumerated() {
-            for (projection, matrix) in zip(Projection.allCases, layer.projections) {
-                expect(matrix.floats(), projection.module(layer: index) + ".weight")
+        #expect(weights.blocks.count == 2)
+        for (index, block) in weights.blocks.enumerated() {
+            for (shape, matrix) in zip(weights.configuration.linears, block.linears) {
+                expect(matrix.floats(), shape.path(layer: index) + ".weight")
             }
-            #expect(layer.biases.count == 7 && layer.biases.allSatisfy { $0 == nil })
-            expect(layer.inputNorm.array, "model.layers.\(index).input_layernorm.weight")
-            expect(layer.postAttentionNorm.array, "model.layers.\(index).post_attention_layernorm.weight")
+            #expect(block.biases.count == 7 && block.biases.allSatisfy { $0 == nil })
+            for norm in ["input_layernorm", "post_attention_layernorm"] {
+                expect(block.norm(norm).array, "model.layers.\(index).\(norm).weight")
+            }
         }
     }
 
@@ -106,14 +107,14 @@ struct TransformerWeightsTests {
 
     @Test func biasesAreReadWhereThereAreSome() throws {
         let bias = TestTensor("model.layers.1.self_attn.k_proj.bias", .f32, [2], values: [0.5, -3])
-        let layers = try weights(tensors() + [bias]).layers
-        #expect(layers[1].biases[Projection.key.rawValue]?.array == [0.5, -3])
-        #expect((layers[0].biases + layers[1].biases).count { $0 != nil } == 1)
+        let blocks = try weights(tensors() + [bias]).blocks
+        #expect(blocks[1].biases[1]?.array == [0.5, -3])
+        #expect((blocks[0].biases + blocks[1].biases).count { $0 != nil } == 1)
     }
 
     @Test func otherTensorsDoNoHarm() throws {
         let other = TestTensor("model.layers.0.self_attn.rotary_emb.inv_freq", .i64, [1], bytes: [UInt8](repeating: 0xFF, count: 8))
-        #expect(try weights(tensors() + [other]).layers.count == 2)
+        #expect(try weights(tensors() + [other]).blocks.count == 2)
     }
 
     // MARK: Refused

@@ -6,21 +6,13 @@ public import Weights
 
 /// The weights of a model, where they lie in its mapped files.
 public struct TransformerWeights: Sendable {
-    struct Layer: Sendable {
-        /// In the order of `Projection`.
-        let projections: [WeightMatrix]
-        let biases: [FloatView?]
-        let inputNorm: FloatView
-        let postAttentionNorm: FloatView
-    }
-
     public let configuration: TransformerConfiguration
     /// [vocabulary, hidden]
     let embedding: WeightMatrix
     /// [vocabulary, hidden]; the embedding again where they are tied.
     public let head: WeightMatrix
     let finalNorm: FloatView
-    let layers: [Layer]
+    let blocks: [BlockWeights]
 
     /// Finds and checks every weight that the configuration calls for.
     ///
@@ -37,40 +29,39 @@ public struct TransformerWeights: Sendable {
         // A tied model may carry a copy of the head; the embedding counts.
         head = configuration.tiedEmbeddings ? embedding : try source.matrix("lm_head.weight", configuration.vocabularySize, hidden)
         finalNorm = try source.vector("model.norm.weight", hidden)
-        var layers: [Layer] = []
-        for layer in 0..<configuration.layers {
-            var projections: [WeightMatrix] = []
-            var biases: [FloatView?] = []
-            for projection in Projection.allCases {
-                let (out, input) = projection.shape(in: configuration)
-                let module = projection.module(layer: layer)
-                projections.append(try source.matrix(module + ".weight", out, input))
-                biases.append(source.has(module + ".bias") ? try source.vector(module + ".bias", out) : nil)
+        blocks = try (0..<configuration.layers).map { layer in
+            var (linears, biases, norms): ([WeightMatrix], [FloatView?], [String: FloatView]) = ([], [], [:])
+            for shape in configuration.linears {
+                let path = shape.path(layer: layer)
+                linears.append(try source.matrix(path + ".weight", shape.out, shape.input))
+                biases.append(source.has(path + ".bias") ? try source.vector(path + ".bias", shape.out) : nil)
             }
-            layers.append(
-                Layer(
-                    projections: projections, biases: biases, inputNorm: try source.vector("model.layers.\(layer).input_layernorm.weight", hidden),
-                    postAttentionNorm: try source.vector("model.layers.\(layer).post_attention_layernorm.weight", hidden)))
+            for (module, size) in configuration.norms {
+                norms[module] = try source.vector("\(TransformerConfiguration.layers).\(layer).\(module).weight", size)
+            }
+            return BlockWeights(linears: linears, biases: biases, norms: norms)
         }
-        self.layers = layers
         try checkFinite(compute: compute, path: files.path)
     }
+
+    /// A linear layer's weight; `number` is its place in `TransformerConfiguration.linears`.
+    public func linear(layer: Int, _ number: Int) -> WeightMatrix { blocks[layer].linears[number] }
 
     /// The tensors that the forward pass reads, biases among them whether or not a model has them.
     public static func names(configuration: TransformerConfiguration) -> Set<String> {
         var names: Set = ["model.embed_tokens.weight", "model.norm.weight"]
         if !configuration.tiedEmbeddings { names.insert("lm_head.weight") }
         for layer in 0..<configuration.layers {
-            for norm in ["input_layernorm", "post_attention_layernorm"] { names.insert("model.layers.\(layer).\(norm).weight") }
-            for projection in Projection.allCases {
-                for parameter in ["weight", "bias"] { names.insert("\(projection.module(layer: layer)).\(parameter)") }
+            for (module, _) in configuration.norms { names.insert("\(TransformerConfiguration.layers).\(layer).\(module).weight") }
+            for shape in configuration.linears {
+                for parameter in ["weight", "bias"] { names.insert("\(shape.path(layer: layer)).\(parameter)") }
             }
         }
         return names
     }
 
     private func checkFinite(compute: Compute, path: String) throws(TransformerError) {
-        var matrices = [embedding] + layers.flatMap(\.projections)
+        var matrices = [embedding] + blocks.flatMap(\.linears)
         if !configuration.tiedEmbeddings { matrices.append(head) }
         let all = matrices
         let faults = FloatBuffer(count: all.count).view
@@ -131,6 +122,25 @@ public struct TransformerWeights: Sendable {
                 .wrongShape, path: files.path, tensor: name,
                 "its shape is \(describe(shape: found)) and the configuration calls for \(describe(shape: shape))")
         }
+    }
+}
+
+/// The weights of one block.
+struct BlockWeights: Sendable {
+    /// In the order of `TransformerConfiguration.linears`.
+    let linears: [WeightMatrix]
+    let biases: [FloatView?]
+    /// By their modules in the block.
+    let norms: [String: FloatView]
+
+    /// - Precondition: the configuration has the norm.
+    func norm(_ module: String) -> FloatView {
+        guard let weight = norms[module] else { preconditionFailure("the block has no norm \(module)") }
+        return weight
+    }
+
+    func linear(_ number: Int, layer: Int, kept: PartContext.Linear.Kept) -> PartContext.Linear {
+        .init(number: number, layer: layer, weight: linears[number], bias: biases[number], kept: kept)
     }
 }
 

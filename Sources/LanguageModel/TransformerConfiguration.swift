@@ -1,7 +1,8 @@
+public import Families
 internal import FileIO
 public import JSON
 
-/// The shape of a Llama-family model, as its `config.json` gives it.
+/// The shape of a language model of a family that runs here, as its `config.json` gives it.
 public struct TransformerConfiguration: Sendable, Equatable {
     /// Stretching of the rotary frequencies for long contexts, as Llama 3.1 does it.
     public struct Llama3Scaling: Sendable, Equatable {
@@ -12,6 +13,8 @@ public struct TransformerConfiguration: Sendable, Equatable {
     }
 
     public let modelType: String
+    /// What each block is made of.
+    public let block: BlockDescription
     public let hiddenSize: Int
     public let intermediateSize: Int
     public let layers: Int
@@ -30,8 +33,6 @@ public struct TransformerConfiguration: Sendable, Equatable {
     public var queryWidth: Int { heads * headDimension }
     public var keyWidth: Int { keyValueHeads * headDimension }
 
-    /// The model types whose blocks are those of Llama.
-    static let knownTypes = ["llama", "mistral", "smollm"]
     static let maximumBytes = 10_000_000
     public static let fileName = "config.json"
 
@@ -54,11 +55,12 @@ public struct TransformerConfiguration: Sendable, Equatable {
     public init(json: JSONValue, path: String) throws(TransformerError) {
         let fields = Fields(json: json, path: path)
         modelType = try fields.string("model_type")
-        guard Self.knownTypes.contains(modelType) else {
+        guard let block = ModelFamilies.family(of: modelType)?.block else {
             throw TransformerError(
                 .unknownArchitecture, path: path,
-                "the architecture \"\(modelType)\" is not one that can be run or trained here; those are \(Self.knownTypes.joined(separator: ", "))")
+                "the architecture \"\(modelType)\" is not one that can be run or trained here; those are \(ModelFamilies.running.joined(separator: ", "))")
         }
+        self.block = block
         hiddenSize = try fields.size("hidden_size")
         intermediateSize = try fields.size("intermediate_size")
         layers = try fields.size("num_hidden_layers")

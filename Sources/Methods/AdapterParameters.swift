@@ -16,11 +16,11 @@ public struct AdaptedModule: Sendable, Equatable {
     func factorCount(rank: Int) -> Int { rank * (input + out) }
 }
 
-/// A trainable tensor by name, with its optimiser moments.
+/// A trainable tensor by name, with the moments of its optimizer.
 public struct ParameterTensor: Sendable {
     public let name: String
     public let shape: [Int]
-    public let state: AdamWState
+    public let state: ParameterState
 }
 
 /// Something that has parameters, makes the factors A and B of every adapted module from them, and learns from the
@@ -32,12 +32,14 @@ public protocol AdapterParameters: Sendable {
     /// Every trainable tensor, in a fixed order.
     var tensors: [ParameterTensor] { get }
 
-    /// Makes A and B from the parameters: after initialisation, and after the parameters were read from a file.
+    /// Makes A and B from the parameters: after initialization, and after the parameters were read from a file.
     func produceFactors()
-    /// ‖gradient of all parameters‖², for the factors' gradients as they stand.
-    func gradientNormSquared() -> Double
-    /// One optimiser step; A and B follow the new parameters.
-    func step(_ step: AdamWStep)
+    /// From the gradients of the factors those of all parameters, which the next step takes.
+    ///
+    /// - Returns: ‖gradient of all parameters‖².
+    func backward() -> Double
+    /// One optimizer step; A and B follow the new parameters.
+    func step(_ step: some OptimizerStep)
 }
 
 extension AdapterParameters {
@@ -47,6 +49,7 @@ extension AdapterParameters {
         for update in updates {
             update.gradientA.fill(0)
             update.gradientB.fill(0)
+            update.magnitude?.gradient.fill(0)
         }
     }
 }
@@ -59,16 +62,25 @@ struct FactorStorage: Sendable {
     let gradients: [FloatView]
     let updates: [LowRankUpdate]
 
-    init(modules: [AdaptedModule], rank: Int, scale: Float) {
+    /// - Parameter magnitudes: of each module; empty for none.
+    init(modules: [AdaptedModule], rank: Int, scale: Float, magnitudes: [MagnitudeUpdate] = []) {
         let counts = modules.map { $0.factorCount(rank: rank) }
         let (factors, gradients) = (FloatArena(counts: counts).views, FloatArena(counts: counts).views)
-        updates = zip(modules, zip(factors, gradients)).map { module, views in
-            let split = rank * module.input
-            let end = views.0.count
+        updates = modules.indices.map { index in
+            let (v, dv) = (factors[index], gradients[index])
+            let split = rank * modules[index].input
+            let end = v.count
             return LowRankUpdate(
-                rank: rank, scale: scale, a: views.0[0..<split], b: views.0[split..<end], gradientA: views.1[0..<split],
-                gradientB: views.1[split..<end])
+                rank: rank, scale: scale, a: v[0..<split], b: v[split..<end], gradientA: dv[0..<split], gradientB: dv[split..<end],
+                magnitude: magnitudes.isEmpty ? nil : magnitudes[index])
         }
         (self.factors, self.gradients) = (factors, gradients)
     }
+}
+
+/// Parameters of these sizes with the moments of an optimizer.
+func parameterStates(_ counts: [Int], moments: Int) -> [ParameterState] {
+    let parameters = FloatArena(counts: counts).views
+    let moments = (0..<moments).map { _ in FloatArena(counts: counts).views }
+    return counts.indices.map { index in ParameterState(parameters: parameters[index], moments: moments.map { $0[index] }) }
 }

@@ -1,7 +1,7 @@
 public import Kernels
 
 /// How the hypernetworks of OP-LoRA start. The paper leaves the size and the spread of z open.
-public struct HyperNetworkInitialization: Sendable, Equatable {
+public struct HypernetworkInitialization: Sendable, Equatable {
     /// Standard deviation of z.
     public var zStandardDeviation: Double
     /// W1 is uniform within gain/√e, and the rows of W2 that make A within gain/√k (Kaiming-uniform with a = √5 at 1).
@@ -24,8 +24,8 @@ public struct HyperNetworkInitialization: Sendable, Equatable {
 ///     v = W2·relu(u) + c2  W2 [p, k], c2 [p], p = r·(in + out)
 ///
 /// v is A [r, in] and then B [out, r]. It depends on no input: after training v is all that remains.
-struct HyperNetwork: Sendable {
-    let z, w1, c1, w2, c2: AdamWState
+struct ModuleHypernetwork: Sendable {
+    let z, w1, c1, w2, c2: ParameterState
     /// v, and dL/dv.
     let factors, gradient: FloatView
     /// h = relu(u), and the gradients of u and z.
@@ -36,7 +36,7 @@ struct HyperNetwork: Sendable {
 
     static func counts(factors p: Int, embedding e: Int, width k: Int) -> [Int] { [e, k * e, k, p * k, p] }
 
-    init(states: [AdamWState], factors: FloatView, gradient: FloatView, embedding: Int, width: Int) {
+    init(states: [ParameterState], factors: FloatView, gradient: FloatView, embedding: Int, width: Int) {
         (z, w1, c1, w2, c2) = (states[0], states[1], states[2], states[3], states[4])
         (self.factors, self.gradient) = (factors, gradient)
         (self.embedding, self.width) = (embedding, width)
@@ -45,7 +45,7 @@ struct HyperNetwork: Sendable {
     }
 
     /// ΔW is zero at the start: the rows of W2 that make B are zero, and so is c2.
-    func initialize(_ initialization: HyperNetworkInitialization, split: Int, random: inout RandomSource) {
+    func initialize(_ initialization: HypernetworkInitialization, split: Int, random: inout RandomSource) {
         for i in 0..<embedding { z.parameters[i] = Float(random.normal() * initialization.zStandardDeviation) }
         let w1Bound = initialization.w1Gain / Double(embedding).squareRoot()
         for i in 0..<width * embedding { w1.parameters[i] = random.uniform(within: w1Bound) }
@@ -78,25 +78,40 @@ struct HyperNetwork: Sendable {
     }
 
     /// Every parameter takes its step, with the gradients of `backward`; v follows.
-    func step(_ step: AdamWStep, oldHidden: FloatView, oldZ: FloatView, _ compute: Compute) {
+    func step(_ step: some OptimizerStep, oldHidden: FloatView, oldZ: FloatView, _ compute: Compute) {
         oldHidden.copy(from: hidden)
         oldZ.copy(from: z.parameters)
-        compute.adamW(z, gradient: dz, step: step)
-        compute.adamW(c1, gradient: dHidden, step: step)
+        step.apply(to: z, gradient: dz, compute)
+        step.apply(to: c1, gradient: dHidden, compute)
         // dW1 = du · zᵀ with z as it was; the product with the new z is the new u.
-        compute.adamWOuter(w1, left: dHidden, right: oldZ, step: step, product: hidden, vector: z.parameters, bias: c1.parameters)
+        step.apply(to: w1, left: dHidden, right: oldZ, product: hidden, vector: z.parameters, bias: c1.parameters, compute)
         for i in 0..<width { hidden[i] = max(0, hidden[i]) }
-        compute.adamW(c2, gradient: gradient, step: step)
-        compute.adamWOuter(w2, left: gradient, right: oldHidden, step: step, product: factors, vector: hidden, bias: c2.parameters)
+        step.apply(to: c2, gradient: gradient, compute)
+        step.apply(to: w2, left: gradient, right: oldHidden, product: factors, vector: hidden, bias: c2.parameters, compute)
+    }
+}
+
+/// The settings of hypernetworks.
+public struct HypernetworkSettings: Sendable {
+    /// The size of z, and the hidden units.
+    public let embedding: Int
+    public let width: Int
+    public let initialization: HypernetworkInitialization
+
+    public init(embedding: Int, width: Int, initialization: HypernetworkInitialization) {
+        (self.embedding, self.width, self.initialization) = (embedding, width, initialization)
     }
 }
 
 /// OP-LoRA: one hypernetwork for each module, nothing shared.
-public final class OPLoRA: AdapterParameters {
+public final class OPLoRAParameters: TrainableMethod {
+    public static let name = "op-lora"
+    public static let hasHypernetworks = true
+
     public let modules: [AdaptedModule]
     public let updates: [LowRankUpdate]
     public let tensors: [ParameterTensor]
-    private let networks: [HyperNetwork]
+    private let networks: [ModuleHypernetwork]
     private let compute: Compute
     private let oldHidden: FloatView
     private let oldZ: FloatView
@@ -104,25 +119,22 @@ public final class OPLoRA: AdapterParameters {
     /// The names of a hypernetwork's tensors, after the module's name.
     public static let tensorNames = ["z", "W1", "c1", "W2", "c2"]
 
-    public init(
-        modules: [AdaptedModule], rank: Int, scale: Float, embedding: Int, width: Int, initialization: HyperNetworkInitialization, seed: UInt64,
-        compute: Compute
-    ) {
-        let storage = FactorStorage(modules: modules, rank: rank, scale: scale)
-        let counts = modules.map { HyperNetwork.counts(factors: $0.factorCount(rank: rank), embedding: embedding, width: width) }
-        let flat = counts.flatMap(\.self)
-        let (parameters, first, second) = (FloatArena(counts: flat).views, FloatArena(counts: flat).views, FloatArena(counts: flat).views)
-        let states = flat.indices.map { AdamWState(parameters: parameters[$0], first: first[$0], second: second[$0]) }
+    public init(_ settings: MethodSettings) {
+        let (modules, rank) = (settings.modules, settings.rank)
+        let (embedding, width) = (settings.hypernetwork.embedding, settings.hypernetwork.width)
+        let storage = FactorStorage(modules: modules, rank: rank, scale: settings.scale)
+        let counts = modules.map { ModuleHypernetwork.counts(factors: $0.factorCount(rank: rank), embedding: embedding, width: width) }
+        let states = parameterStates(counts.flatMap(\.self), moments: settings.moments)
         let perModule = Self.tensorNames.count
         networks = modules.indices.map { index in
-            HyperNetwork(
+            ModuleHypernetwork(
                 states: Array(states[index * perModule..<(index + 1) * perModule]), factors: storage.factors[index],
                 gradient: storage.gradients[index], embedding: embedding, width: width)
         }
         var tensors: [ParameterTensor] = []
         for (index, module) in modules.enumerated() {
-            var random = RandomSource(seed: seed, stream: UInt64(index))
-            networks[index].initialize(initialization, split: rank * module.input, random: &random)
+            var random = RandomSource(seed: settings.seed, stream: UInt64(index))
+            networks[index].initialize(settings.hypernetwork.initialization, split: rank * module.input, random: &random)
             let p = module.factorCount(rank: rank)
             let shapes = [[embedding], [width, embedding], [width], [p, width], [p]]
             for (offset, (name, shape)) in zip(Self.tensorNames, shapes).enumerated() {
@@ -130,7 +142,7 @@ public final class OPLoRA: AdapterParameters {
             }
         }
         self.modules = modules
-        self.compute = compute
+        compute = settings.compute
         self.tensors = tensors
         updates = storage.updates
         oldHidden = FloatBuffer(count: width).view
@@ -142,11 +154,11 @@ public final class OPLoRA: AdapterParameters {
         for network in networks { network.produce(compute) }
     }
 
-    public func gradientNormSquared() -> Double {
+    public func backward() -> Double {
         networks.reduce(0) { $0 + $1.backward(compute) }
     }
 
-    public func step(_ step: AdamWStep) {
+    public func step(_ step: some OptimizerStep) {
         for network in networks { network.step(step, oldHidden: oldHidden, oldZ: oldZ, compute) }
     }
 }

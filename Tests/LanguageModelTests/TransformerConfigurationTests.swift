@@ -4,7 +4,7 @@ import OrderedCollections
 import TestModels
 import TestSupport
 import Testing
-import Transformer
+import LanguageModel
 
 /// A configuration that must be refused: what is changed in a good one, and what the message must say.
 struct ConfigurationRefusal: Sendable, CustomTestStringConvertible {
@@ -54,7 +54,7 @@ struct TransformerConfigurationTests {
         least.keys.map(ConfigurationRefusal.init(without:)) + [
             .init(
                 .unknownArchitecture, ["model_type": "qwen2"],
-                says: "\"qwen2\" is not one that can be run or trained here; those are llama, mistral, smollm"
+                says: "\"qwen2\" is not one that can be run or trained here; those are llama, mistral, smollm, qwen3"
             ),
             .init(.unknownArchitecture, ["model_type": "Llama"], says: "\"Llama\""),
             .init(.unknownArchitecture, ["model_type": ""], says: "\"\""),
