@@ -100,6 +100,7 @@ let package = Package(
             path: "Tests/TestModels", swiftSettings: strict),
         tests("JSONTests", ["JSON"]),
         tests("VisibleTextTests", ["VisibleText"]),
+        tests("FamiliesTests", ["Families"]),
         tests("KernelsTests", ["TestModels", "TestSupport", "Kernels", "CKernels", "FileIO", "Tensors"]),
         tests("TokenizerTests", ["TestSupport", "Tokenizer", "JSON", "FileIO", orderedCollections]),
         tests(

@@ -49,9 +49,9 @@ struct TieTests {
         Model(
             ["thinker.model.embed_tokens.weight"], ["thinker_config": ["text_config": isTied]],
             tie: ["thinker.model.embed_tokens.weight", "thinker.lm_head.weight"]),
-        Model(["transformer.wte.weight"], ["architectures": ["GPT2LMHeadModel"]], tie: ["transformer.wte.weight", head]),
-        Model(["wte.weight"], ["architectures": ["GPT2LMHeadModel"]], tie: ["wte.weight", head]),
-        Model(["word_embeddings.weight"], ["architectures": ["BloomForCausalLM"]], tie: ["word_embeddings.weight", head]),
+        Model(["transformer.wte.weight"], ["model_type": "gpt2"], tie: ["transformer.wte.weight", head]),
+        Model(["wte.weight"], ["model_type": "gpt2"], tie: ["wte.weight", head]),
+        Model(["word_embeddings.weight"], ["model_type": "bloom"], tie: ["word_embeddings.weight", head]),
         Model(["gpt_neox.embed_in.weight"], tie: ["gpt_neox.embed_in.weight", "embed_out.weight"]),
         Model(["backbone.embeddings.weight"], tie: ["backbone.embeddings.weight", head]),
         Model(["model.decoder.embed_tokens.weight"], ["model_type": "whisper"], tie: ["model.decoder.embed_tokens.weight", "proj_out.weight"]),
@@ -68,21 +68,25 @@ struct TieTests {
         Model(
             ["roberta.embeddings.word_embeddings.weight", "lm_head.dense.weight"], [:],
             tie: ["roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"]),
-        // Classes that call them otherwise.
+        // Families that call them otherwise. Nothing depends on the name of a class.
         Model(
-            ["model.decoder.embed_tokens.weight"], ["architectures": ["MoonshineForConditionalGeneration"]],
+            ["model.decoder.embed_tokens.weight"], ["model_type": "moonshine"],
             tie: ["model.decoder.embed_tokens.weight", "proj_out.weight"]),
         Model(
-            ["model.embeddings.tok_embeddings.weight", "head.dense.weight"], ["architectures": ["ModernBertDecoderForCausalLM"]],
+            ["model.embeddings.tok_embeddings.weight", "head.dense.weight"], ["model_type": "modernbert-decoder"],
             tie: ["model.embeddings.tok_embeddings.weight", "decoder.weight"]),
-        Model(["transformer.w.weight"], ["architectures": ["CTRLLMHeadModel"]], tie: ["transformer.w.weight", head]),
-        Model(["transformer.w.weight"], ["architectures": ["CTRLLMHeadModel"], "tie_word_embeddings": false], tie: nil),
+        Model(["transformer.w.weight"], ["model_type": "ctrl"], tie: ["transformer.w.weight", head]),
+        Model(["transformer.w.weight"], ["model_type": "ctrl", "tie_word_embeddings": false], tie: nil),
         Model(
-            ["transformer.embeddings.weight"], ["architectures": ["XLMWithLMHeadModel"]],
+            ["transformer.embeddings.weight"], ["model_type": "xlm", "architectures": ["XLMModel"]],
             tie: ["transformer.embeddings.weight", "pred_layer.proj.weight"]),
         Model(
-            ["bert.embeddings.word_embeddings.weight", "lm_head.bias"], ["architectures": ["BertGenerationDecoder"]],
+            ["bert.embeddings.word_embeddings.weight", "lm_head.bias"], ["model_type": "bert-generation"],
             tie: ["bert.embeddings.word_embeddings.weight", "lm_head.decoder.weight"], bias: ["lm_head.bias", "lm_head.decoder.bias"]),
+        Model(
+            ["speecht5.decoder.prenet.embed_tokens.weight"], ["model_type": "speecht5"],
+            tie: ["speecht5.decoder.prenet.embed_tokens.weight", "text_decoder_postnet.lm_head.weight"]),
+        Model(["funnel.embeddings.word_embeddings.weight"], ["model_type": "funnel"], tie: ["funnel.embeddings.word_embeddings.weight", head]),
         // One head is of one embedding.
         Model(["model.layers.1.embed_tokens.weight", embedding], tie: [embedding, head]),
         Model(["model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"], tie: ["model.decoder.embed_tokens.weight", head]),
@@ -94,9 +98,18 @@ struct TieTests {
         Model(["bert.embeddings.word_embeddings.weight", "classifier.weight"], [:], tie: nil),
         Model(["embeddings.word_embeddings.weight"], [:], tie: nil),
         Model(["model.embed_tokens.weight", "score.weight"], tie: nil),
-        Model(["embed_tokens.weight"], ["architectures": ["Qwen2Model"], "tie_word_embeddings": true], tie: nil),
-        Model(["language_model.embed_tokens.weight"], ["architectures": ["Qwen3VLModel"], "tie_word_embeddings": true], tie: nil),
-        Model([embedding], ["architectures": ["LlamaForSequenceClassification"], "tie_word_embeddings": true], tie: nil),
+        Model(["embed_tokens.weight"], ["model_type": "qwen2", "tie_word_embeddings": true], tie: nil),
+        Model(["language_model.embed_tokens.weight"], ["model_type": "qwen3_vl", "tie_word_embeddings": true], tie: nil),
+        Model(["decoder.embed_tokens.weight"], ["model_type": "moonshine", "architectures": ["MoonshineForConditionalGeneration"]], tie: nil),
+        Model(["shared.weight", "encoder.block.0.weight"], ["model_type": "t5"], tie: nil),
+        Model(["shared.weight", "encoder.layers.0.weight", "decoder.layers.0.weight"], ["model_type": "bart"], tie: nil),
+        Model(["transformer.embeddings.weight", "sequence_summary.summary.weight"], ["model_type": "xlm"], tie: nil),
+        Model(["transformer.embeddings.weight", "qa_outputs.start_logits.dense.weight"], ["model_type": "flaubert"], tie: nil),
+        Model(["funnel.embeddings.word_embeddings.weight", "discriminator_predictions.dense.weight"], ["model_type": "funnel"], tie: nil),
+        Model(["transformer.w.weight", "classifier.weight"], ["model_type": "ctrl"], tie: nil),
+        Model(["perceiver.input_preprocessor.embeddings.weight"], ["model_type": "perceiver"], tie: nil),
+        Model(
+            ["model.decoder.embed_tokens.weight", "score.out_proj.weight"], ["model_type": "t5gemma", "tie_word_embeddings": true], tie: nil),
     ]
 
     @Test(arguments: models)

@@ -1,3 +1,4 @@
+internal import Families
 internal import FileIO
 internal import JSON
 internal import Safetensors
@@ -14,7 +15,7 @@ extension BaseModel {
     }
 
     /// The families that the denoiser may be of: one by its class, or those that have the names of its modules.
-    var families: [DiffusionFamily] { denoiserClass.map { [DiffusionFamily.of(className: $0)] } ?? index.families }
+    var denoiserFamilies: [DiffusionFamily] { denoiserClass.map { [DiffusionFamily.of(className: $0)] } ?? index.families }
 
     /// Which of two denoisers is meant only the user can say: the files of adapters do not.
     ///

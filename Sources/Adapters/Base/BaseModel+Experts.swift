@@ -1,3 +1,4 @@
+internal import Families
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
@@ -5,20 +6,8 @@ internal import Tensors
 internal import Weights
 
 extension BaseModel {
-    /// The names that a family of models gives the matrices of one expert in its files, for a parameter that holds the
-    /// matrices of all experts in memory: those that lie one below the other in it.
-    static let expertMatrices: [String: [[String]]] = [
-        "gate_up_proj": [["gate_proj", "up_proj"], ["w1", "w3"], ["fc1", "fc3"]],
-        "gate_proj": [["gate_proj"], ["w1"], ["fc1"]],
-        "up_proj": [["up_proj"], ["w3"], ["fc3"]],
-        "down_proj": [["down_proj"], ["w2"], ["fc2"]],
-    ]
-
     /// Whether a bare parameter of this name holds the matrices of all experts.
-    static func isStackOfExperts(_ parameter: String) -> Bool { expertMatrices[parameter] != nil }
-
-    /// The modules whose one weight is the stack of all experts, in families that have no parameters of their own for it (JetMoE).
-    private static let modulesOfExperts: Set<Substring> = ["input_linear", "output_linear"]
+    static func isStackOfExperts(_ parameter: String) -> Bool { ExpertNames.matrices[parameter] != nil }
 
     /// The name by which PEFT adapts a tensor of three dimensions that is a stack of experts; `nil` for any other, such as a convolution.
     func stackOfExperts(_ tensor: String) -> String? {
@@ -26,12 +15,12 @@ extension BaseModel {
         func isStack(_ name: String) -> Bool { parts(name).last.map { Self.isStackOfExperts(String($0)) } ?? false }
         if isStack(tensor) { return tensor }
         let name = memoryNames?.inMemory(tensor) ?? tensor
-        return isStack(name) || parts(name).last == "weight" && parts(name).dropLast().last.map(Self.modulesOfExperts.contains) == true ? name : nil
+        return isStack(name) || parts(name).last == "weight" && parts(name).dropLast().last.map(ExpertNames.modules.contains) == true ? name : nil
     }
 
     /// The parameter that holds a matrix of all experts in memory, by the name that files give the matrix of one of them.
     static func parameter(ofExperts matrix: String) -> String? {
-        expertMatrices.first { parameter, names in parameter != AdapterModule.fused && names.contains([matrix]) }?.key
+        ExpertNames.matrices.first { parameter, names in parameter != AdapterModule.fused && names.contains([matrix]) }?.key
     }
 
     /// The updates of a stack of experts: of one tensor that holds the stack, or of the tensors of each expert.
@@ -65,7 +54,7 @@ extension BaseModel {
             }
         }
         let path = module.path.text
-        for matrices in Self.expertMatrices[module.parameter] ?? [] {
+        for matrices in ExpertNames.matrices[module.parameter] ?? [] {
             guard resolve("\(path).0.\(matrices[0]).weight") != nil else { continue }
             func has(_ number: Int) -> Bool { resolve("\(path).\(number).\(matrices[0]).weight") != nil }
             guard has(count - 1), !has(count) else {
@@ -115,26 +104,7 @@ extension BaseModel {
         return updates
     }
 
-    /// What the families do whose experts are not [experts, out, in] with the rows of the gate first, by the `model_type` of the model or of a part.
-    ///
-    /// PEFT takes the first of two dimensions for the inputs only where the class of the experts has `is_transposed`; in all others the last one,
-    /// whatever the class means by it. `Tests/interop/experts.py` compares with the installed releases of transformers and PEFT.
-    private static let expertOrders: [String: ExpertOrder] = [
-        "aria": .marked, "aria_text": .marked, "gpt_oss": .marked, "openai_privacy_filter": .marked, "llama4": .unmarked, "llama4_text": .unmarked,
-        "qwen3_vl_moe": .loadedTransposed, "qwen3_vl_moe_text": .loadedTransposed,
-    ]
-
-    /// How a family keeps the matrices of its experts.
-    private enum ExpertOrder {
-        /// As [in, out], and its class says so.
-        case marked
-        /// As [in, out], which its class does not say: A is beside what are the outputs.
-        case unmarked
-        /// As [out, in] in memory, whatever the files have; transformers transposes what does not fit.
-        case loadedTransposed
-    }
-
-    private func keepsExperts(_ order: ExpertOrder) -> Bool { models.contains { Self.expertOrders[$0] == order } }
+    private func keepsExperts(_ order: ExpertFacts.Order) -> Bool { families.contains { $0.experts.order == order } }
 
     /// Whether PEFT's A of a stack of experts is beside the first of its two dimensions; asked only where the shape cannot tell.
     private var marksExpertsTransposed: Bool { keepsExperts(.marked) }
@@ -143,7 +113,7 @@ extension BaseModel {
     var takesExpertsInputsForOutputs: Bool { keepsExperts(.unmarked) }
 
     /// Whether gate and up projections of experts are interleaved.
-    var interleavesExperts: Bool { models.contains("gpt_oss") }
+    var interleavesExperts: Bool { families.contains(where: \.experts.interleavesGate) }
 
     /// Whether PEFT's A of a stack of experts of the shape in the files is beside the first of its two dimensions.
     func storesExpertsTransposed(_ parameter: String, _ shape: [Int]) -> Bool {

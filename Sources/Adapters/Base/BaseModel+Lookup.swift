@@ -1,3 +1,4 @@
+internal import Families
 internal import FileIO
 internal import JSON
 internal import Kernels

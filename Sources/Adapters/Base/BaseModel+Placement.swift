@@ -1,3 +1,4 @@
+internal import Families
 internal import JSON
 internal import Safetensors
 internal import Tensors
@@ -120,14 +121,9 @@ extension BaseModel {
         }
     }
 
-    /// Families whose linear layers inside the blocks are stored as [in, out].
-    private static let transposedFamilies: Set<String> = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer"]
-    private static let transposedModules: Set<String> = ["c_attn", "q_attn", "c_proj", "c_fc"]
-
     /// Whether the family stores the linear layer of this name as [in, out].
     func storesTransposed(_ module: ModulePath) -> Bool {
-        Self.transposedFamilies.contains(configuration?["model_type"]?.stringValue ?? "")
-            && Self.transposedModules.contains(module.lastComponent)
+        family?.transposedModules.contains(String(module.lastComponent)) ?? false
     }
 
     /// Whether the weight of a module takes (B·A)ᵀ.

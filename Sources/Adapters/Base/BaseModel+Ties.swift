@@ -1,3 +1,4 @@
+internal import Families
 public import JSON
 internal import OrderedCollections
 internal import Safetensors
@@ -21,58 +22,18 @@ extension BaseModel {
         var isOfBiases: Bool { source.hasSuffix(".bias") }
     }
 
-    /// The modules that embed tokens. Which of them are ties, the rest of the model tells.
-    private static let embeddingModules: Set<Substring> = [
-        "embed_tokens", "wte", "word_embeddings", "word_embedding", "tok_embeddings", "tokens_embed", "embed_in", "embeddings", "shared",
-    ]
-    private static let headModules: Set<Substring> = ["lm_head", "embed_out"]
-
-    /// The heads that models call otherwise than `lm_head`.
-    private static let familyHeads = [
-        "whisper": "proj_out", "xlnet": "lm_loss", "rwkv": "head", "biogpt": "output_projection", "trocr": "output_projection",
-    ]
-    private static let otherHeads = ["embed_out", "output", "output_layer", "proj_out", "output_projection", "lm_loss", "head"]
-
-    /// Heads of several layers. Their other layers are in the files even where the last one is the embedding's matrix.
-    private static let layeredHeads: [(matrix: String, layer: String)] = [
-        ("cls.predictions.decoder", "cls.predictions.transform.dense"), ("lm_head.decoder", "lm_head.dense"),
-        ("predictions.decoder", "predictions.dense"), ("vocab_projector", "vocab_transform"),
-        ("generator_lm_head", "generator_predictions.dense"), ("decoder", "head.dense"),
-    ]
-
-    /// Classes whose names say neither by their parts. Source: transformers 5.24, `_tied_weights_keys`.
-    private static let knownTies: [String: (embedding: String, head: String)] = [
-        "BertGenerationDecoder": ("bert.embeddings.word_embeddings", "lm_head.decoder"), "CTRLLMHeadModel": ("transformer.w", "lm_head"),
-        "CanaryForConditionalGeneration": ("model.decoder.embed_tokens", "proj_out"),
-        "CohereAsrForConditionalGeneration": ("model.decoder.embed_tokens", "proj_out"),
-        "FlaubertWithLMHeadModel": ("transformer.embeddings", "pred_layer.proj"),
-        "FunnelForMaskedLM": ("funnel.embeddings.word_embeddings", "lm_head"),
-        "KyutaiSpeechToTextForConditionalGeneration": ("model.embed_tokens.embed_tokens", "lm_head"),
-        "ModernBertDecoderForCausalLM": ("model.embeddings.tok_embeddings", "decoder"),
-        "MoonshineForConditionalGeneration": ("model.decoder.embed_tokens", "proj_out"),
-        "MoonshineStreamingForConditionalGeneration": ("model.decoder.embed_tokens", "proj_out"),
-        "SpeechT5ForSpeechToText": ("speecht5.decoder.prenet.embed_tokens", "text_decoder_postnet.lm_head"),
-        "T5GemmaForConditionalGeneration": ("model.decoder.embed_tokens", "lm_head.out_proj"),
-        "UltrabertForMaskedLM": ("model.embed_tokens", "head.decoder"), "XLMWithLMHeadModel": ("transformer.embeddings", "pred_layer.proj"),
-    ]
-
-    /// The heads of models for other tasks than language.
-    private static let taskHeads = ["score", "classifier", "qa_outputs"]
-
-    /// The names of inner models, beside which the head lies.
-    private static let innerModels: Set<Substring> = ["model", "transformer", "backbone", "gpt_neox", "rwkv"]
-
     /// Whether a tensor's name is that of a table of token embeddings.
-    static func isEmbedding(_ name: String) -> Bool { isWeight(name, of: embeddingModules) }
+    static func isEmbedding(_ name: String) -> Bool { isWeight(name, of: VocabularyNames.embeddings) }
 
     /// Whether the rows of a tensor of this name are the entries of the vocabulary: an embedding's or a head's.
     static func isVocabulary(_ name: String) -> Bool {
-        isWeight(name, of: embeddingModules.union(headModules)) || headModules.contains { name == "\($0).bias" || name.hasSuffix(".\($0).bias") }
+        isWeight(name, of: VocabularyNames.embeddings.union(VocabularyNames.heads))
+            || VocabularyNames.heads.contains { name == "\($0).bias" || name.hasSuffix(".\($0).bias") }
     }
 
     /// Whether a name may be that of a tensor of an embedding or a head in some model.
     static func mayBeVocabulary(_ name: String) -> Bool {
-        isVocabulary(name) || name.split(separator: ".").dropLast().last.map { otherHeads.contains(String($0)) } ?? false
+        isVocabulary(name) || name.split(separator: ".").dropLast().last.map { VocabularyNames.otherHeads.contains(String($0)) } ?? false
     }
 
     /// Whether a tensor of this model has the entries of a vocabulary as its rows.
@@ -85,24 +46,28 @@ extension BaseModel {
     }
 
     /// The ties of a model. The files decide: a head that they hold is its own, unless its values are the embedding's; one that
-    /// they do not hold is the embedding, unless the configuration denies it or the model has no head. No default of a model's
-    /// class is needed for that.
+    /// they do not hold is the embedding, unless the configuration denies it or the model has no head. No name of a class and
+    /// no default of one is needed for that.
     static func ties(of files: ModelWeights, configuration: JSONValue?) -> [Tie] {
         guard !files.isPipeline else { return [] }
-        if let tie = knownTie(of: files, configuration) { return tie }
+        if let ties = familyTies(of: files, configuration) { return ties }
         // The first of those that might have one head: the outermost, and of two sides the decoder's.
         let embeddings = files.tensors.keys.filter(isEmbedding).map { (name: $0, depth: $0.count { $0 == "." }, isInner: $0.contains("encoder.")) }
             .sorted { ($0.depth, $0.isInner ? 1 : 0, $0.name) < ($1.depth, $1.isInner ? 1 : 0, $1.name) }.map(\.name)
-        let shared = embeddings.filter { $0.hasSuffix("shared.weight") || $0.hasSuffix("word_embeddings.weight") }
+        func sharedModule(_ embedding: String) -> String? {
+            VocabularyNames.sharedEmbeddings.first { embedding.hasSuffix("\($0).weight") }
+        }
+        let shared = embeddings.filter { sharedModule($0) != nil }
         var ties: [Tie] = []
         var sides: Set<String> = []
         for embedding in shared {
-            let module = embedding.hasSuffix("shared.weight") ? "shared" : "word_embeddings"
+            guard let module = sharedModule(embedding) else { continue }
             let root = String(embedding.dropLast("\(module).weight".count))
-            let members = ["encoder", "decoder", "text_encoder", "text_decoder"].filter { side in
-                files.tensors.keys.contains { $0.hasPrefix("\(root)\(side).") }
-            }.map { "\(root)\($0).\(module == "shared" ? "embed_tokens" : module).weight" }
+            let present = VocabularyNames.sides.filter { side in files.tensors.keys.contains { $0.hasPrefix("\(root)\(side).") } }
+            let members = present.map { "\(root)\($0).\(module == "shared" ? "embed_tokens" : module).weight" }
             sides.formUnion(members)
+            // An encoder alone continues no text.
+            if !present.isEmpty, !present.contains(where: { $0.hasSuffix("decoder") }) { continue }
             ties += Self.ties(embedding, sides: members, of: files, configuration)
         }
         for embedding in embeddings where !shared.contains(embedding) && !sides.contains(embedding) {
@@ -112,18 +77,25 @@ extension BaseModel {
         return ties.filter { heads.insert($0.head).inserted }
     }
 
-    /// The ties of a class whose embedding or head the rules below would take for another; `nil` for every other class.
-    private static func knownTie(of files: ModelWeights, _ configuration: JSONValue?) -> [Tie]? {
-        let names = configuration?["architectures"]?.arrayValue?.compactMap(\.stringValue) ?? []
-        guard names.count == 1, let known = knownTies[names[0]], files.tensors["\(known.embedding).weight"] != nil else { return nil }
+    /// The tie of the two matrices that the family's row names. `nil` where the weights are those of another model of the
+    /// family, such as one for another task, and where the row names none.
+    private static func familyTies(of files: ModelWeights, _ configuration: JSONValue?) -> [Tie]? {
+        guard let pair = family(of: configuration)?.ties.pair,
+            files.tensors["\(pair.embedding).weight"] != nil, !hasTaskHead([], in: files),
+            !(["lm_head"] + VocabularyNames.otherHeads).contains(where: { $0 != pair.head && files.tensors["\($0).weight"] != nil })
+        else { return nil }
         let statements = statements(configuration)
         guard statements.isEmpty || statements.contains(true) else { return [] }
         func tie(_ source: String, _ head: String) -> Tie {
             Tie(source: source, head: head, members: [source, head], tower: "", isStated: statements.contains(true))
         }
-        let bias = (known.head.split(separator: ".").dropLast() + ["bias"]).joined(separator: ".")
-        let weights = tie("\(known.embedding).weight", "\(known.head).weight")
-        return known.head.hasSuffix(".decoder") && files.tensors[bias] != nil ? [weights, tie(bias, "\(known.head).bias")] : [weights]
+        let bias = (pair.head.split(separator: ".").dropLast() + ["bias"]).joined(separator: ".")
+        let weights = tie("\(pair.embedding).weight", "\(pair.head).weight")
+        return pair.head.hasSuffix(".decoder") && files.tensors[bias] != nil ? [weights, tie(bias, "\(pair.head).bias")] : [weights]
+    }
+
+    private static func family(of configuration: JSONValue?) -> ModelFamily? {
+        ModelFamilies.family(of: configuration?["model_type"]?.stringValue ?? "")
     }
 
     private static func ties(_ embedding: String, sides: [String], of files: ModelWeights, _ configuration: JSONValue?) -> [Tie] {
@@ -153,30 +125,36 @@ extension BaseModel {
         /// The nearest first.
         let places = embedding.indices.reversed().map { embedding[..<$0] }
         for outer in places {
-            if let stored = (["lm_head"] + otherHeads).first(where: { has(path(outer, $0)) }) { return path(outer, stored) + ".weight" }
+            if let stored = (["lm_head"] + VocabularyNames.otherHeads).first(where: { has(path(outer, $0)) }) {
+                return path(outer, stored) + ".weight"
+            }
         }
-        let inner = embedding.dropLast().firstIndex(where: innerModels.contains)
+        let inner = embedding.dropLast().firstIndex(where: VocabularyNames.innerModels.contains)
         let outer = embedding[..<(inner ?? max(0, embedding.count - 2))]
-        guard !taskHeads.contains(where: { has(path(outer, $0)) }), !isHeadless(configuration, isInner: inner == nil) else { return nil }
+        let ties = family(of: configuration)?.ties ?? .init()
+        guard !ties.hasNoHead, !hasTaskHead(outer, in: files), !isOfInnerModel(embedding, configuration) else { return nil }
         for outer in places {
-            if let layered = layeredHeads.first(where: { has(path(outer, $0.layer)) }) { return path(outer, layered.matrix) + ".weight" }
+            if let layered = VocabularyNames.layeredHeads.first(where: { has(path(outer, $0.layer)) }) {
+                return path(outer, layered.matrix) + ".weight"
+            }
         }
         // An encoder has a head only where some layer of it is stored.
         guard embedding.dropLast().last != "embeddings" else { return nil }
-        let name = familyHeads[configuration?["model_type"]?.stringValue ?? ""] ?? (embedding.last == "embed_in" ? "embed_out" : "lm_head")
+        let name = ties.head ?? (embedding.last == "embed_in" ? "embed_out" : "lm_head")
         return path(outer, name) + ".weight"
     }
 
-    /// Whether the configuration names a class without a head of its vocabulary.
-    ///
-    /// - Parameter isInner: whether the names of the tensors may be those of an inner model alone.
-    private static func isHeadless(_ configuration: JSONValue?, isInner: Bool) -> Bool {
-        let names = configuration?["architectures"]?.arrayValue?.compactMap(\.stringValue) ?? []
-        return !names.isEmpty
-            && names.allSatisfy { name in
-                ["Classification", "QuestionAnswering", "MultipleChoice", "NextSentencePrediction"].contains(where: name.hasSuffix)
-                    || isInner && name.hasSuffix("Model") && !name.hasSuffix("HeadModel") && !name.hasSuffix("HeadsModel")
-            }
+    /// Whether the files hold a head for another task beside the inner model.
+    private static func hasTaskHead(_ outer: ArraySlice<Substring>, in files: ModelWeights) -> Bool {
+        VocabularyNames.taskHeads.contains { files.tensors[(outer.map(String.init) + [$0, "weight"]).joined(separator: ".")] != nil }
+    }
+
+    /// Whether the names are those of an inner model alone, which has no head. Whole models have its name in front, in all
+    /// families but a few. Without a `model_type` there is no family to ask.
+    private static func isOfInnerModel(_ embedding: [Substring], _ configuration: JSONValue?) -> Bool {
+        let types = MemoryNames.models(in: configuration)
+        guard !types.isEmpty, embedding.dropLast().allSatisfy(VocabularyNames.innerParts.contains) else { return false }
+        return !ModelFamilies.families(of: types).contains(where: \.ties.omitsInnerModel)
     }
 
     // MARK: Configuration
@@ -216,16 +194,11 @@ extension BaseModel {
         return fields
     }
 
-    /// Families whose code multiplies what goes into the head by a constant where the configuration calls the head tied, and only there.
-    private static let scalingFamilies: Set<String> = ["t5", "mt5", "umt5", "longt5", "switch_transformers", "udop", "pop2piano"]
-
     /// Whether the configuration cannot say that the head is a matrix of its own without changing what the model computes.
-    var scalesTiedHead: Bool { Self.scalingFamilies.contains(configuration?["model_type"]?.stringValue ?? "") }
+    var scalesTiedHead: Bool { family?.ties.scalesTiedHead ?? false }
 
-    /// Families that tie other layers by the same field, of which the files hold one copy.
-    private static let familiesOfTiedLayers: Set<String> = ["zamba", "zamba2"]
-
-    var tiesLayers: Bool { Self.familiesOfTiedLayers.contains(configuration?["model_type"]?.stringValue ?? "") }
+    /// Whether the field that ties the head ties other layers as well.
+    var tiesLayers: Bool { family?.ties.tiesLayers ?? false }
 
     // MARK: Names
 
@@ -244,7 +217,7 @@ extension BaseModel {
         if let member = meant.first, meant.count == 1 { return member }
         // What some families call otherwise in their files is `lm_head` in memory.
         guard name == "lm_head.weight", ties.count == 1, let head = ties.first?.head, absent.contains(head) else { return nil }
-        return Self.otherHeads.contains { head == "\($0).weight" } ? head : nil
+        return VocabularyNames.otherHeads.contains { head == "\($0).weight" } ? head : nil
     }
 
     /// The tie of which a tensor is a member.

@@ -1,3 +1,4 @@
+internal import Families
 internal import FileIO
 public import JSON
 internal import OrderedCollections
@@ -22,8 +23,10 @@ public struct BaseModel: Sendable {
     let memory: Lazy<MemoryIndex>
     let modules: Lazy<ModuleIndex>
     private let inMemory: Lazy<MemoryNames?>
-    /// The `model_type`s of the model and its parts.
-    let models: Set<String>
+    /// The family of the model. `nil` where the table has no row for it.
+    let family: ModelFamily?
+    /// The families of the model and of its parts.
+    let families: [ModelFamily]
     /// What is stored as codes with scales.
     var quantization: QuantizedWeights { files.quantization }
 
@@ -61,7 +64,8 @@ public struct BaseModel: Sendable {
         memory = Lazy { MemoryIndex(files, configuration: configuration, absent: Self.absentNames(of: ties, in: files)) }
         modules = Lazy { ModuleIndex(files) }
         inMemory = Lazy { configuration?["model_type"] != nil && !files.isPipeline ? MemoryNames(configuration) : nil }
-        models = MemoryNames.models(in: configuration)
+        family = ModelFamilies.family(of: configuration?["model_type"]?.stringValue ?? "")
+        families = ModelFamilies.families(of: MemoryNames.models(in: configuration))
         outer = Lazy { Set(files.tensors.keys.lazy.compactMap { $0.split(separator: ".", maxSplits: 1).first }) }
     }
 

@@ -1,3 +1,4 @@
+internal import Families
 internal import OrderedCollections
 
 /// Stacks of experts, as transformers holds them in memory, and the matrices of each expert, as checkpoints do.
@@ -13,7 +14,7 @@ enum ExpertStacks {
             let parameter = lastComponent(of: stack)
             let path = memory.normal(stack).dropLast(parameter.count)
             guard let shape = model.shapes[stack] else { return nil }
-            let found = (BaseModel.expertMatrices[parameter] ?? []).compactMap { names in joint(stack, shape, path, names, index, other) }
+            let found = (ExpertNames.matrices[parameter] ?? []).compactMap { names in joint(stack, shape, path, names, index, other) }
             return found.count == 1 ? found[0] : nil
         }
     }

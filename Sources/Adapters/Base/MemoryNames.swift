@@ -1,3 +1,4 @@
+internal import Families
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
@@ -56,14 +57,15 @@ struct MemoryNames: Sendable {
     }
 
     init(_ configuration: JSONValue?) {
-        let models = Self.models(in: configuration)
-        let family = configuration?["model_type"]?.stringValue ?? ""
-        frame = Self.frame(of: configuration)
-        knowsAllModules = models.isDisjoint(with: Self.partlyKnown)
-        renamings =
-            (Self.towers.filter { $0.models.split(separator: " ").contains(Substring(family)) }.flatMap(\.renamings)
-            + Self.families.filter { family in family.models.split(separator: " ").contains { models.contains(String($0)) } }.flatMap(\.renamings)
-            + (models.isDisjoint(with: Self.keepingMixtures) ? Self.mixtures : []) + Self.general).map(Renaming.init)
+        let families = ModelFamilies.families(of: Self.models(in: configuration)).map(\.memory)
+        let own = ModelFamilies.family(of: configuration?["model_type"]?.stringValue ?? "")?.memory ?? .init()
+        frame = Self.frame(of: configuration, own)
+        knowsAllModules = families.allSatisfy(\.knowsAllModules)
+        var renamings: OrderedSet<String> = OrderedSet(own.renamingsAlone)
+        for family in families { renamings.append(contentsOf: family.renamings) }
+        if !families.contains(where: \.keepsMixtures) { renamings.append(contentsOf: MemoryNaming.mixtures) }
+        renamings.append(contentsOf: MemoryNaming.general)
+        self.renamings = renamings.map(Renaming.init)
     }
 
     /// The `model_type`s that a configuration gives the model and its parts.
@@ -121,62 +123,27 @@ struct MemoryNames: Sendable {
         }
     }
 
-    private static func frame(of configuration: JSONValue?) -> Frame {
-        let family = configuration?["model_type"]?.stringValue ?? ""
+    /// The class decides here, and not the weights: the files of two classes of one family can hold the same tensors, such
+    /// as GPT-2 with its head tied and GPT-2 without one, and yet the modules have different names in memory.
+    private static func frame(of configuration: JSONValue?, _ family: MemoryNaming) -> Frame {
         let architecture = configuration?["architectures"]?.arrayValue?.first?.stringValue ?? ""
-        if keeping.contains(family) { return .kept }
-        // A backbone has an inner model in some families and none in others.
-        if unknown.contains(family) || unknownClasses.contains(architecture) || architecture.hasSuffix("Backbone") { return .unknown }
         let isInner = architecture.hasSuffix("Model") && !architecture.hasSuffix("LMHeadModel")
-        if configuration?["text_config"]?.objectValue != nil {
-            return .composite(isInner: isInner, around: family == "shieldgemma2" ? "model." : "")
+        if family.frame == .kept { return .kept }
+        // A backbone has an inner model in some families and none in others.
+        if family.frame == .unknown || family.hiddenClasses.contains(architecture) || isInner && family.hidesInnerModel
+            || architecture.hasSuffix("Backbone")
+        {
+            return .unknown
         }
-        if let (model, parts) = inner[family] { return isInner ? .kept : .named(model, parts: parts) }
-        return .ofFiles(isInner: isInner, model: innerNames[family] ?? "model")
+        if configuration?["text_config"]?.objectValue != nil {
+            return .composite(isInner: isInner, around: family.outerPrefix)
+        }
+        if case .ofInnerModel(let parts) = family.frame {
+            return isInner ? .kept : .named(Substring(family.innerModel), parts: Set(parts.map { Substring($0) }))
+        }
+        return .ofFiles(isInner: isInner, model: Substring(family.innerModel))
     }
 
-    /// Families whose mixtures of experts have their old name in memory, too.
-    private static let keepingMixtures: Set<String> = ["granitemoe", "granitemoehybrid", "granitemoeshared", "granitemoe_swa"]
-    /// What the inner model is called in the families whose files, as published, are often those of the inner model alone, and what lies in it:
-    /// anything else is a head, of which classes for other tasks have their own.
-    private static let inner: [String: (model: Substring, parts: Set<Substring>)] = [
-        "gpt2": ("transformer", ["wte", "wpe", "h", "ln_f"]),
-        "bloom": ("transformer", ["word_embeddings", "word_embeddings_layernorm", "h", "ln_f"]),
-    ]
-    /// What the inner model is called, if not `model`, in families with renamings.
-    ///
-    /// Source: transformers 5.24, `base_model_prefix`.
-    private static let innerNames: [String: Substring] = [
-        "audio-spectrogram-transformer": "audio_spectrogram_transformer", "beit": "beit", "deit": "deit", "gte": "gte", "ijepa": "ijepa",
-        "jina_embeddings_v3": "roberta", "nomic_bert": "nomic_bert", "pixio": "pixio", "segformer": "segformer", "swin": "swin", "vit": "vit",
-        "vit_mae": "vit", "vit_msn": "vit", "vivit": "vivit",
-    ]
-    /// Families of transformers whose classes for text and more have no model around their parts, or that have other exceptions, by `model_type`.
-    private static let keeping: Set<String> = [
-        "blip", "blip-2", "clip", "clvp", "deepseek_vl", "deepseek_vl_hybrid", "flava", "gemma4_assistant", "gemma4_unified_assistant",
-        "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5", "llama4", "metaclip_2", "owlv2", "owlvit", "pix2struct", "siglip", "siglip2",
-    ]
-    /// Families of which only the merging of modules is known here, and not all names.
-    private static let unknown: Set<String> = [
-        "altclip", "chmv2", "cohere_asr", "colpali", "depth_anything", "depth_pro", "dinov2", "dinov2_with_registers", "dinov3_convnext",
-        "dinov3_vit", "grounding-dino", "hrm_text", "jev", "mask2former", "mimi", "mistral_large4", "mm-grounding-dino", "oneformer", "pi0",
-        "pp_doclayout_v2", "pp_doclayout_v3", "pp_doclayout_v4",
-        "prompt_depth_anything", "radio", "rf_detr", "sam3_tracker", "sam3_tracker_video", "sam3_video", "sapiens2", "t5gemma2",
-        "t5gemma2_encoder", "tipsv2", "tipsv2_dpt", "tipsv2_text_model", "tipsv2_vision_model", "vision-encoder-decoder",
-        "vision-text-dual-encoder", "zoedepth",
-    ]
-    /// Families of which norms and convolutions have names in memory that are not known here, and linear layers only known ones.
-    private static let partlyKnown: Set<String> = [
-        "axk1", "bailing_hybrid", "cosmos3_omni", "deepseek_v4", "flava", "gemma4_unified", "glm5_next", "glm5_next_text", "gte", "hunyuan_vl",
-        "hy_v4_vl", "inkling2", "inkling2_loop", "inkling2_loop_text", "inkling2_text", "jina_embeddings_v3", "kimi_k25", "kimi_linear", "kolibri1",
-        "lara_mini", "lfm3_vl", "lfm3_vl_vision", "mimi_encoder", "minimax_m3_vl", "molmo2", "nomic_bert", "olmo_hybrid", "pixio", "qianfan_ocr",
-        "segformer", "step3p7", "unlimited_ocr",
-    ]
-    /// Classes of other families, likewise.
-    private static let unknownClasses: Set<String> = [
-        "Gemma4UnifiedModel", "Inkling2LoopModel", "Inkling2LoopTextModel", "Inkling2Model", "Inkling2TextModel", "Kimi_K25Model",
-        "MistralLarge4TextModel", "Molmo2Model", "Molmo2TextModel", "QianfanOCRModel", "UnlimitedOcrModel", "ViTMAEForPreTraining",
-    ]
     /// What lies beside the inner model.
     private static let heads: Set<Substring> = ["lm_head", "score", "classifier"]
     /// What does so where it has no other name in front, and may also be a part of an inner model.

@@ -1,3 +1,4 @@
+internal import Families
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors

@@ -1,3 +1,4 @@
+internal import Families
 internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
@@ -22,7 +23,7 @@ struct DenoiserNames {
         self.adapter = Self.placed(adapter)
         let modules = self.adapter.modules.filter { $0.component == nil || Self.isDenoiser($0) }
         let sightings = modules.map { DiffusionFamily.Sighting(parts: $0.path.components, outputs: $0.outputs, inputs: $0.inputs) }
-        let ofBase = base?.families ?? []
+        let ofBase = base?.denoiserFamilies ?? []
         families = ofBase.isEmpty ? DiffusionFamily.candidates(sightings) : ofBase
         isCertain = !ofBase.isEmpty || families.contains { $0.isCertain(by: sightings) }
         let stems = base.map { $0.files.tensors.keys.map { $0.split(separator: ".") } } ?? sightings.map(\.parts)
@@ -49,7 +50,7 @@ struct DenoiserNames {
 
     /// Whether a module that says no component is one of a denoiser.
     private var isOfDiffusion: Bool {
-        if let base { return base.denoiserClass != nil || !base.families.isEmpty }
+        if let base { return base.denoiserClass != nil || !base.denoiserFamilies.isEmpty }
         return !families.isEmpty
     }
 

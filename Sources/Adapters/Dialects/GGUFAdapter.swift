@@ -1,3 +1,4 @@
+internal import Families
 internal import GGUF
 internal import JSON
 internal import Kernels
@@ -13,44 +14,28 @@ internal import Weights
 ///
 /// Source: llama.cpp, `convert_lora_to_gguf.py`, `src/llama-adapter.cpp` and `gguf-py/gguf/tensor_mapping.py`.
 public enum GGUFAdapter {
-    /// Families whose linear layers have the names of Llama's, as ggml calls them and as `config.json` does.
-    static let architectures: [(ggml: String, models: Set<String>, isInterleaved: Bool)] = [
-        ("llama", ["llama", "mistral"], true), ("qwen2", ["qwen2"], false), ("qwen3", ["qwen3"], false),
-        ("qwen2vl", ["qwen2_vl", "qwen2_5_vl"], false), ("qwen3vl", ["qwen3_vl"], false), ("gemma", ["gemma"], false),
-        ("gemma2", ["gemma2"], false), ("gemma3", ["gemma3_text", "gemma3"], false), ("olmo2", ["olmo2"], false), ("phi3", ["phi3"], false),
-    ]
-    private static let blockNames: [(ggml: String, module: String)] = [
-        ("attn_q", "self_attn.q_proj"), ("attn_k", "self_attn.k_proj"), ("attn_v", "self_attn.v_proj"), ("attn_output", "self_attn.o_proj"),
-        ("attn_qkv", "self_attn.qkv_proj"), ("ffn_gate", "mlp.gate_proj"), ("ffn_up", "mlp.up_proj"), ("ffn_down", "mlp.down_proj"),
-    ]
-    /// Phi-3 has gate and up projection in one.
-    private static let phiUp = "mlp.gate_up_proj"
-    private static let embedding = (ggml: "token_embd", module: "model.embed_tokens")
-    private static let head = (ggml: "output", module: "lm_head")
-    private static let interleaved: Set<String> = ["attn_q", "attn_k"]
     private static let endings = (a: ".weight.lora_a", b: ".weight.lora_b")
 
     // MARK: Names
 
-    private static func modulePath(_ name: Substring, architecture: String) -> ModulePath? {
-        if name == embedding.ggml { return ModulePath(embedding.module) }
-        if name == head.ggml { return ModulePath(head.module) }
+    private static func modulePath(_ name: Substring, in family: GGMLNaming) -> ModulePath? {
+        for module in [GGMLNaming.embedding, GGMLNaming.head] where name == module.ggml { return ModulePath(module.memory) }
         let parts = name.split(separator: ".")
         guard parts.count == 3, parts[0] == "blk", Int(parts[1]) != nil else { return nil }
-        if architecture == "phi3", parts[2] == "ffn_up" { return ModulePath("model.layers.\(parts[1]).\(phiUp)") }
-        return blockNames.first { $0.ggml == parts[2] }.flatMap { ModulePath("model.layers.\(parts[1]).\($0.module)") }
+        return family.modules.first { $0.ggml == parts[2] }.flatMap { ModulePath("model.layers.\(parts[1]).\($0.memory)") }
     }
 
-    private static func tensorName(of path: ModulePath) -> String? {
+    private static func tensorName(of path: ModulePath, in family: GGMLNaming) -> String? {
         // A model of text and pictures keeps the text's part apart.
         let text = path.text.split(separator: ".").filter { $0 != "language_model" }.joined(separator: ".")
-        if text == embedding.module { return embedding.ggml }
-        if text == head.module { return head.ggml }
+        for module in [GGMLNaming.embedding, GGMLNaming.head] where text == module.memory { return module.ggml }
         let parts = text.split(separator: ".")
         guard parts.count == 5, parts[0] == "model", parts[1] == "layers", let layer = Int(parts[2]) else { return nil }
         let name = "\(parts[3]).\(parts[4])"
-        return name == phiUp ? "blk.\(layer).ffn_up" : blockNames.first { $0.module == name }.map { "blk.\(layer).\($0.ggml)" }
+        return family.modules.first { $0.memory == name }.map { "blk.\(layer).\($0.ggml)" }
     }
+
+    private static var knownArchitectures: String { ModelFamilies.atGGML.map(\.architecture).joined(separator: ", ") }
 
     // MARK: Reading
 
@@ -73,10 +58,10 @@ public enum GGUFAdapter {
         for key in file.metadata.keys where key.hasPrefix("adapter.alora.") {
             throw fault(.unsupportedFeature, key, "activated LoRA, which applies to a part of the text only, is not supported")
         }
-        guard let architecture = architectures.first(where: { $0.ggml == text("general.architecture") }) else {
+        guard let family = ModelFamilies.atGGML.first(where: { $0.architecture == text("general.architecture") }) else {
             throw fault(
                 .unsupportedFeature, "general.architecture",
-                "the names of the family \"\(text("general.architecture"))\" are not known; those of \(architectures.map(\.ggml).joined(separator: ", ")) are"
+                "the names of the family \"\(text("general.architecture"))\" are not known; those of \(knownArchitectures) are"
             )
         }
         // llama.cpp takes one that is missing for zero, and zero for a scale of one.
@@ -99,19 +84,19 @@ public enum GGUFAdapter {
             if ending == endings.a { parts[name, default: (nil, nil)].a = matrix } else { parts[name, default: (nil, nil)].b = matrix }
         }
         let modules = try parts.map { name, factors in
-            guard let modulePath = modulePath(name, architecture: architecture.ggml) else {
-                throw fault(.unexpectedTensor, String(name), "no module of the family \(architecture.ggml) is known by this name")
+            guard let modulePath = modulePath(name, in: family) else {
+                throw fault(.unexpectedTensor, String(name), "no module of the family \(family.architecture) is known by this name")
             }
             guard let stored = factors.a, let b = factors.b else {
                 throw fault(.missingFactor, String(name), "the module has \(factors.a == nil ? "no lora_a" : "a lora_a and no lora_b")")
             }
-            let isEmbedding = name == embedding.ggml
+            let isEmbedding = name == GGMLNaming.embedding.ggml
             let a = isEmbedding ? stored.transposed : stored
             guard a.rows == b.columns, a.rows > 0, a.columns > 0, b.rows > 0 else {
                 throw fault(
                     .invalidShape, b.name, "lora_b \(describe(shape: b.shape)) and lora_a \(describe(shape: stored.shape)) cannot be multiplied")
             }
-            let isInterleaved = architecture.isInterleaved && interleaved.contains(where: { name.hasSuffix("." + $0) })
+            let isInterleaved = family.interleaved.contains(where: { name.hasSuffix("." + $0) })
             let rank = Double(a.rows)
             return AdapterModule(
                 path: modulePath, kind: isEmbedding ? .embedding : .linear, factors: [.init(a: a, b: b)], alpha: alpha == 0 ? rank : alpha,
@@ -134,11 +119,11 @@ public enum GGUFAdapter {
             throw AdapterError(
                 .unsupportedFeature, path: path, "\(layout) has the names of the base's family; name the base with --base")
         }
-        let family = base.configuration?["model_type"]?.stringValue ?? ""
-        guard let architecture = architectures.first(where: { $0.models.contains(family) }) else {
+        guard let family = base.family?.ggml else {
+            let type = base.configuration?["model_type"]?.stringValue ?? ""
             throw AdapterError(
                 .unsupportedFeature, path: path, subject: "model_type",
-                "the names that ggml gives the family \"\(family)\" are not known; those of \(architectures.map(\.ggml).joined(separator: ", ")) are")
+                "the names that ggml gives the family \"\(type)\" are not known; those of \(knownArchitectures) are")
         }
         // llama.cpp divides one alpha by the rank of each module.
         let alphas = adapter.modules.map(\.plainAlpha)
@@ -151,15 +136,15 @@ public enum GGUFAdapter {
         var tensors: [OutputTensor] = []
         for (module, own) in zip(adapter.modules, alphas) {
             try module.require([.linear, .embedding], path: path, layout: layout)
-            guard let name = tensorName(of: module.path) else {
+            guard let name = tensorName(of: module.path, in: family) else {
                 throw AdapterError(
                     .unsupportedFeature, path: path, subject: module.label.text,
-                    "no name of ggml is known for the module in the family \(architecture.ggml)")
+                    "no name of ggml is known for the module in the family \(family.architecture)")
             }
             guard !tensors.contains(where: { $0.name == name + endings.a }) else {
                 throw AdapterError(.unsupportedFeature, path: path, subject: module.label.text, "another module has the same name in ggml, \(name)")
             }
-            let isInterleaved = architecture.isInterleaved && interleaved.contains(where: { name.hasSuffix("." + $0) })
+            let isInterleaved = family.interleaved.contains(where: { name.hasSuffix("." + $0) })
             let straight = try base.straightened(module, adapter: adapter.path)
             let b = isInterleaved ? try base.interleaved(straight, of: module, adapter: adapter.path) : straight
             let a = module.kind == .embedding ? module.loraA.transposed : module.loraA
@@ -168,7 +153,7 @@ public enum GGUFAdapter {
         }
         let baked = tensors.filter { $0.factor != 1 }
         let metadata: OrderedDictionary<String, GGUFValue> = [
-            "general.architecture": .string(architecture.ggml), "general.type": .string("adapter"), "adapter.type": .string("lora"),
+            "general.architecture": .string(family.architecture), "general.type": .string("adapter"), "adapter.type": .string("lora"),
             "adapter.lora.alpha": .real(alpha),
         ]
         let types = try tensors.map { tensor in

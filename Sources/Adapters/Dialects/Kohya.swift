@@ -1,3 +1,4 @@
+internal import Families
 internal import Kernels
 internal import OrderedCollections
 internal import Safetensors

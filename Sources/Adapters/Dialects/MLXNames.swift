@@ -1,3 +1,4 @@
+internal import Families
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
@@ -17,13 +18,6 @@ struct MLXNames {
     /// Whether it is the language model alone of which the modules have the names in such a model.
     private let isAlone: Bool
 
-    /// Families with the language model of another one in `language_model`, by their `model_type`.
-    private static let wrapping: Set<String> = [
-        "gemma3", "gemma4", "kimi_k25", "kimi_vl", "lfm2-vl", "lfm2_vl", "llama4", "llava", "minimax_m3_vl", "mistral3", "pixtral", "qwen2_vl",
-        "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe",
-    ]
-    /// Those for which mlx-lm keeps the names that transformers has.
-    private static let keeping: Set<String> = ["gemma3n"]
     private static let (transformers, mlx) = ("model.language_model.", "language_model.model.")
     /// Modules beside the language model, which mlx-lm leaves out.
     private static let others: Set<Substring> = [
@@ -37,18 +31,19 @@ struct MLXNames {
         isOwn = dialect == .mlx && base == nil
         self.path = path
         let family = base?.configuration?["model_type"]?.stringValue ?? ""
+        let languageModel = base?.family?.mlx.languageModel
         let named = modules.first { $0.path.text.hasPrefix(Self.transformers) }
         isAlone =
             base.map { base in !base.files.tensors.keys.contains { $0.hasPrefix(Self.transformers) } && base.resolve("model.norm.weight") != nil }
             ?? false
-        if let named, !isAlone, !Self.wrapping.contains(family), !Self.keeping.contains(family) {
+        if let named, !isAlone, languageModel == nil {
             throw AdapterError(
                 .unsupportedFeature, path: path, subject: named.label.text,
                 family.isEmpty
                     ? "what mlx-lm calls the language model in a model of text and pictures depends on the family; name the base with --base"
                     : "what mlx-lm calls the language model in \(family) is not known here")
         }
-        isInner = Self.wrapping.contains(family) || modules.contains { $0.path.text.hasPrefix(Self.mlx) }
+        isInner = languageModel == .wrapped || modules.contains { $0.path.text.hasPrefix(Self.mlx) }
     }
 
     /// - Throws: `AdapterError.unsupportedFeature` for a module that is not of the language model.

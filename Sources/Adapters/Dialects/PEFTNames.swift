@@ -1,3 +1,4 @@
+internal import Families
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
@@ -93,21 +94,8 @@ extension BaseModel {
         return found
     }
 
-    /// Names that PEFT, in the targets of an adapter for a model of this family, takes for those of experts' layers as they were before
-    /// transformers 5 made stacks of them, whatever other layers have them.
-    ///
-    /// Source: PEFT 0.21, `_convert_peft_config_moe`, with transformers 5.24, `_MODEL_TO_CONVERSION_PATTERN`.
-    var expertTargets: Set<String> {
-        guard let family = configuration?["model_type"]?.stringValue else { return [] }
-        if ["minimax", "minimax_m2", "mixtral"].contains(family) { return ["gate", "w1", "w2", "w3"] }
-        return Self.familiesOfExpertTargets.contains(family) ? ["gate", "gate_proj", "up_proj", "down_proj"] : []
-    }
-
-    private static let familiesOfExpertTargets: Set<String> = [
-        "afmoe", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe",
-        "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe", "longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next",
-        "qwen3_omni_moe", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker", "sarvam_mla", "solar_open",
-    ]
+    /// Names that PEFT, in the targets of an adapter for a model of this family, takes for layers of experts.
+    var expertTargets: Set<String> { family?.experts.targets ?? [] }
 }
 
 extension AdapterModule {

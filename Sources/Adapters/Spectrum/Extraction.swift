@@ -1,3 +1,4 @@
+internal import Families
 internal import FileIO
 internal import JSON
 internal import Kernels
@@ -268,33 +269,18 @@ private struct Change: Sendable {
         guard base.files.tensors[weight.dropLast("weight".count) + "bias"] == nil else { return false }
         if BaseModel.isEmbedding(weight) || base.ties.contains(where: { $0.members.dropLast().contains(weight) }) { return true }
         var name = tableName(weight)
-        guard !name.hasPrefix("patch_embed"), !multiplied.contains(String(name)) else { return false }
-        if name == "w" { return base.configuration?["model_type"]?.stringValue == "ctrl" }
+        guard !name.hasPrefix("patch_embed"), !EmbeddingNames.multiplied.contains(String(name)) else { return false }
+        if base.family?.embeddingModules.contains(String(name)) == true { return true }
         // Some number their tables in the name.
         if let end = name.lastIndex(of: "_"), Int(name[name.index(after: end)...]) != nil { name = name[..<end] }
-        return otherTables.contains(String(name)) || name.hasPrefix("embed_") || name.hasSuffix("_embeddings") || name.hasSuffix("_embedding")
+        return EmbeddingNames.tables.contains(String(name)) || name.hasPrefix("embed_") || name.hasSuffix("_embeddings")
+            || name.hasSuffix("_embedding")
     }
 
     /// The name of a weight's module, or of the list of which the module is a member.
     private static func tableName(_ weight: String) -> Substring {
         weight.split(separator: ".").dropLast().last { Int($0) == nil } ?? ""
     }
-
-    /// Matrices that are called after embeddings, GPT-NeoX's head among them.
-    private static let multiplied: Set<String> = ["embed_out", "embed_proj"]
-
-    /// Tables besides those that are called `embed_…` or `…_embedding`: of positions, of distances in attention, of codes, and of learned tokens.
-    /// Their rows are no entries of a vocabulary.
-    ///
-    /// Source: transformers 5.24, the names of `nn.Embedding` in models of all families; no linear layer without a bias has these.
-    private static let otherTables: Set<String> = [
-        "wpe", "pos_emb", "pos_embed", "positions_embed", "position_embeds_layer", "position_embedding_table", "input_embeds_layer",
-        "input_embeds_layers", "embed", "embedding", "relative_attention_bias", "global_relative_attention_bias", "rel_attn_embed", "pe_k",
-        "bias_values", "row_embedder", "column_embedder", "HashBucketCodepointEmbedder", "pronunciation_embed", "shape_embed", "segment_emb",
-        "freq_emb", "visual_embeddings_table", "audio_bos_eos_token", "iou_token", "hq_token", "mask_tokens", "obj_score_token", "presence_token",
-        "no_mask_embed", "not_a_point_embed", "point_embed", "cls_embed", "label_embed", "level_embed", "query_embed", "query_feat",
-        "queries_embedder", "queries_features", "reference_point_embed", "reference_points", "denoising_class_embed",
-    ]
 
     /// The module and what it has kept; `nil` where the numbers are equal though the bytes are not.
     func factors(_ options: Extraction.Options, path file: String) throws -> (module: AdapterModule, report: Extraction.Module)? {

@@ -1,19 +1,19 @@
-/// A family of diffusion models: what its modules are called in the files of their authors, and in those of diffusers.
+/// A family of diffusion models: the names of its modules in the files of their authors, and in those of diffusers.
 ///
-/// One table a family serves every layout of adapters and both layouts of bases.
-struct DiffusionFamily: Sendable {
+/// The table of one family serves every layout of adapters and both layouts of bases.
+public struct DiffusionFamily: Sendable {
     /// A module of the authors', and those of diffusers that lie in it, one below the other.
-    struct Row: Sendable {
-        let authors: String
-        let diffusers: [String]
+    public struct Row: Sendable {
+        public let authors: String
+        public let diffusers: [String]
         /// Whether the last part has all the rows that are left, instead of as many as the others.
-        let lastTakesTheRest: Bool
+        public let lastTakesTheRest: Bool
         /// Whether diffusers has the two halves of the rows the other way round.
-        let isExchanged: Bool
+        public let isExchanged: Bool
         /// Outputs for each input, where that tells the family from others with the same names.
-        let outputsPerInput: Double?
+        public let outputsPerInput: Double?
 
-        init(
+        public init(
             _ authors: String, _ diffusers: String..., lastTakesTheRest: Bool = false, isExchanged: Bool = false, outputsPerInput: Double? = nil
         ) {
             (self.authors, self.diffusers, self.lastTakesTheRest) = (authors, diffusers, lastTakesTheRest)
@@ -22,14 +22,14 @@ struct DiffusionFamily: Sendable {
     }
 
     /// Rows that repeat in numbered blocks.
-    struct Group: Sendable {
-        let authors: String
-        let diffusers: String
-        let rows: [Row]
+    public struct Group: Sendable {
+        public let authors: String
+        public let diffusers: String
+        public let rows: [Row]
     }
 
     /// The names that the programs which read kohya's layout expect in it.
-    enum KohyaNames: Sendable {
+    public enum KohyaNames: Sendable {
         /// Those of either side.
         case any
         /// The authors', with fused projections.
@@ -38,21 +38,21 @@ struct DiffusionFamily: Sendable {
         case unknown
     }
 
-    let name: String
+    public let name: String
     /// What diffusers calls the denoiser.
-    let component: String
+    public let component: String
     /// diffusers' classes of it.
-    let classNames: Set<String>
-    let kohyaNames: KohyaNames
-    let groups: [Group]
-    let outer: [Row]
+    public let classNames: Set<String>
+    public let kohyaNames: KohyaNames
+    public let groups: [Group]
+    public let outer: [Row]
     /// Outer rows by which two whole models are matched, and no adapter is renamed: families that are not known here have the names, too.
-    let ofWholeModels: [Row]
+    public let ofWholeModels: [Row]
     /// Groups, and rows of them, by their names in diffusers; all of one list together tell the family from others that diffusers has, or are of
     /// models that have the same names at their authors, too.
-    let marks: [[String]]
+    public let marks: [[String]]
 
-    init(
+    public init(
         _ name: String, component: String = "transformer", classNames: Set<String>, kohyaNames: KohyaNames, groups: [Group] = [], outer: [Row] = [],
         ofWholeModels: [Row] = [], marks: [[String]] = []
     ) {
@@ -65,10 +65,10 @@ struct DiffusionFamily: Sendable {
     private static let uNetBlocks = ["down_blocks", "up_blocks", "mid_block", "input_blocks", "output_blocks", "middle_block"]
     private static let uNetOuter = ["conv_in", "conv_out", "time_embedding", "add_embedding", "time_embed", "label_emb"]
 
-    var isUNet: Bool { component == "unet" }
+    public var isUNet: Bool { component == "unet" }
 
     /// Whether a module's path without its dots is one of a U-Net's.
-    static func isOfUNet(flattened path: String) -> Bool {
+    public static func isOfUNet(flattened path: String) -> Bool {
         uNetBlocks.contains { path.hasPrefix($0 + "_") }
             || uNetOuter.contains { path == $0 || path.hasPrefix($0 + "_linear_") || path.hasPrefix($0 + "_0") }
             || ["time_embed_2", "out_0", "out_2"].contains(path)
@@ -77,20 +77,20 @@ struct DiffusionFamily: Sendable {
     // MARK: Looking up
 
     /// Where a module stands in the table: the block's number, the row, and the part of it that is meant; `nil` for all of the row.
-    struct Place: Sendable {
-        let row: Row
-        let part: Int?
+    public struct Place: Sendable {
+        public let row: Row
+        public let part: Int?
         /// What stands before the names of the row at the authors and in diffusers.
-        let authorsPrefix: String
-        let diffusersPrefix: String
+        public let authorsPrefix: String
+        public let diffusersPrefix: String
 
         /// Whether the name is the authors', and another one in diffusers.
-        var isOfAuthors: Bool { part == nil && diffusersNames != [authorsName] }
-        var authorsName: String { authorsPrefix + row.authors }
-        var diffusersNames: [String] { row.diffusers.map { diffusersPrefix + $0 } }
+        public var isOfAuthors: Bool { part == nil && diffusersNames != [authorsName] }
+        public var authorsName: String { authorsPrefix + row.authors }
+        public var diffusersNames: [String] { row.diffusers.map { diffusersPrefix + $0 } }
     }
 
-    func place(of parts: [Substring]) -> Place? {
+    public func place(of parts: [Substring]) -> Place? {
         if parts.count > 2, Int(parts[1]) != nil {
             let rest = parts[2...].joined(separator: ".")
             for group in groups where parts[0] == group.authors || parts[0] == group.diffusers {
@@ -102,7 +102,7 @@ struct DiffusionFamily: Sendable {
     }
 
     /// Likewise, of two whole models.
-    func place(ofWholeModels parts: [Substring]) -> Place? {
+    public func place(ofWholeModels parts: [Substring]) -> Place? {
         place(of: parts) ?? place(of: parts.joined(separator: "."), in: ofWholeModels, true, true, "", "")
     }
 
@@ -118,10 +118,14 @@ struct DiffusionFamily: Sendable {
     }
 
     /// A module as far as it tells the family.
-    struct Sighting {
-        let parts: [Substring]
-        let outputs: Int
-        let inputs: Int
+    public struct Sighting: Sendable {
+        public let parts: [Substring]
+        public let outputs: Int
+        public let inputs: Int
+
+        public init(parts: [Substring], outputs: Int, inputs: Int) {
+            (self.parts, self.outputs, self.inputs) = (parts, outputs, inputs)
+        }
     }
 
     /// How many of the modules are in the table; none where one is in a group of blocks and not known there.
@@ -140,7 +144,7 @@ struct DiffusionFamily: Sendable {
     }
 
     /// The families that have all these names; several where they do not tell them apart.
-    static func candidates(_ modules: [Sighting]) -> [DiffusionFamily] {
+    public static func candidates(_ modules: [Sighting]) -> [DiffusionFamily] {
         if modules.contains(where: { uNetBlocks.contains(String($0.parts[0])) }) { return [uNet] }
         let counts = known.map { $0.knownCount(modules) }
         // Of those that contradict none of the names, the ones that know the most.
@@ -158,7 +162,7 @@ struct DiffusionFamily: Sendable {
     }
 
     /// Whether names tell the family for certain: each has its place, and some of them no other family has, one without a table here included.
-    func isCertain(by modules: [Sighting]) -> Bool {
+    public func isCertain(by modules: [Sighting]) -> Bool {
         if isUNet { return true }
         var seen: Set<String> = []
         var isOfAuthors = false
@@ -174,7 +178,7 @@ struct DiffusionFamily: Sendable {
     }
 
     /// The family of a class of diffusers; one without a table for a class that is not known.
-    static func of(className: String) -> DiffusionFamily {
+    public static func of(className: String) -> DiffusionFamily {
         if let family = ([uNet] + known).first(where: { $0.classNames.contains(className) }) { return family }
         return DiffusionFamily(
             className, component: className.contains("UNet") ? "unet" : "transformer", classNames: [className],

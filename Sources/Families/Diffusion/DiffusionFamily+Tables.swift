@@ -1,11 +1,11 @@
-/// The tables.
+/// The table of diffusion models.
 ///
 /// Source: diffusers 0.42, `loaders/lora_conversion_utils.py`, `loaders/single_file_utils.py` and the models themselves.
 extension DiffusionFamily {
-    static let uNet = DiffusionFamily("a U-Net", component: "unet", classNames: ["UNet2DConditionModel"], kohyaNames: .any)
+    public static let uNet = DiffusionFamily("a U-Net", component: "unet", classNames: ["UNet2DConditionModel"], kohyaNames: .any)
 
     /// What is told apart by names, the likeliest first.
-    static let known: [DiffusionFamily] = [flux1, chroma, flux2, qwenImage, zImage, wan, ltxVideo, hunyuanVideo, sd3]
+    public static let known: [DiffusionFamily] = [flux1, chroma, flux2, qwenImage, zImage, wan, ltxVideo, hunyuanVideo, sd3]
 
     private static let fluxAttention = [
         Row("img_attn.qkv", "attn.to_q", "attn.to_k", "attn.to_v"), Row("img_attn.proj", "attn.to_out.0"),

@@ -2,9 +2,9 @@
 /// also trainers such as kohya's use.
 ///
 /// Source: diffusers 0.42, `loaders/lora_conversion_utils.py` and `loaders/single_file_utils.py`.
-enum DiffusionNames {
+public enum DiffusionNames {
     /// How the matrix of a file and a module of another name lie in each other.
-    enum Relation: Hashable {
+    public enum Relation: Hashable, Sendable {
         case whole
         /// The matrix is the n-th of those that make the module, one below the other.
         case piece(Int)
@@ -14,39 +14,41 @@ enum DiffusionNames {
         case exchanged
     }
 
-    typealias Alias = (name: String, relation: Relation)
+    public typealias Alias = (name: String, relation: Relation)
 
     // MARK: Single files
 
     /// The components of a pipeline in one file, by the beginning of their tensors' names.
-    static let components: [(prefix: String, component: String)] = [
+    public static let components: [(prefix: String, component: String)] = [
         ("model.diffusion_model.", denoiser), ("cond_stage_model.transformer.", "text_encoder"),
         ("conditioner.embedders.0.transformer.", "text_encoder"), ("conditioner.embedders.1.model.", "text_encoder_2"),
     ]
 
     /// What is adapted in every pipeline; diffusers calls it by its kind.
-    static let denoiser = "denoiser"
+    public static let denoiser = "denoiser"
 
     /// The denoisers of diffusers' pipelines.
-    static let denoisers: Set<String> = ["unet", "transformer", "transformer_2"]
+    public static let denoisers: Set<String> = ["unet", "transformer", "transformer_2"]
 
     /// What files call a denoiser that do not say which one: as its authors and ComfyUI do.
-    static let anyDenoiser = "diffusion_model"
+    public static let anyDenoiser = "diffusion_model"
 
     /// The component that is meant, whatever a tool calls it.
-    static func canonical(_ component: String) -> String { ["unet", "transformer", "diffusion_model"].contains(component) ? denoiser : component }
+    public static func canonical(_ component: String) -> String {
+        ["unet", "transformer", "diffusion_model"].contains(component) ? denoiser : component
+    }
 
     // MARK: U-Nets
 
     /// What the translation between the names of a U-Net depends on.
-    struct Layout {
+    public struct Layout: Sendable {
         /// Resnets in a block that goes down.
-        var layersPerBlock = 2
+        public var layersPerBlock = 2
         /// Blocks that go up and have attention.
-        var attentiveBlocks: Set<Substring> = []
+        public var attentiveBlocks: Set<Substring> = []
 
         /// - Parameter stems: names of modules, as far as they are known.
-        init(_ stems: some Sequence<[Substring]>) {
+        public init(_ stems: some Sequence<[Substring]>) {
             var layers: Int?
             for parts in stems {
                 if parts.count > 3, parts[0] == "down_blocks", parts[1] == "0", parts[2] == "resnets", let number = Int(parts[3]), number < 100 {
@@ -104,7 +106,7 @@ enum DiffusionNames {
     }
 
     /// The name in diffusers of a module of a U-Net that has the authors' names.
-    static func diffusersName(_ parts: [Substring], _ layout: Layout) -> String? {
+    public static func diffusersName(_ parts: [Substring], _ layout: Layout) -> String? {
         let name = parts.joined(separator: ".")
         if let outer = outerNames.first(where: { $0.1 == name }) { return outer.0 }
         func inner(_ first: Int, isResnet: Bool) -> String? {
@@ -177,14 +179,14 @@ enum DiffusionNames {
     // MARK: Whole models
 
     /// What a module of the authors' is in diffusers and transformers: the modules that lie in it, one below the other.
-    struct Translation: Hashable {
-        let names: [String]
+    public struct Translation: Hashable, Sendable {
+        public let names: [String]
         /// Whether the two halves of the rows are the other way round.
-        let isExchanged: Bool
+        public let isExchanged: Bool
     }
 
     /// What a module may be called in diffusers and transformers that is called so by the authors; its own name among it.
-    static func translations(ofAuthors parts: [Substring], _ layout: Layout, _ families: [DiffusionFamily]) -> Set<Translation> {
+    public static func translations(ofAuthors parts: [Substring], _ layout: Layout, _ families: [DiffusionFamily]) -> Set<Translation> {
         var found: Set<Translation> = [.init(names: [parts.joined(separator: ".")], isExchanged: false)]
         if let name = diffusersName(parts, layout) { found.insert(.init(names: [name], isExchanged: false)) }
         for place in families.compactMap({ $0.place(ofWholeModels: parts) }) where place.authorsName == parts.joined(separator: ".") {
@@ -200,7 +202,7 @@ enum DiffusionNames {
     }
 
     /// The other names of a module.
-    static func aliases(of parts: [Substring], _ layout: Layout, _ families: [DiffusionFamily]) -> [Alias] {
+    public static func aliases(of parts: [Substring], _ layout: Layout, _ families: [DiffusionFamily]) -> [Alias] {
         let uNet = [authorsName(parts, layout), diffusersName(parts, layout)].compactMap { $0.map { ($0, Relation.whole) } }
         return uNet + aliases(of: parts, in: families) + clipAliases(parts)
     }
