@@ -22,7 +22,7 @@ struct ChoiceTests {
         (["combine", "--adapter", "a", "--method", "lineer", "--out", "b"], "cat, svd, linear. Did you mean 'linear'?"),
         (["check", "--mode", "references", "a"], "strict, reference. Did you mean 'reference'?"),
         (["inspect", "--sort", "nmae", "a"], "offset, name, size. Did you mean 'name'?"),
-        (["train", "--base", "a", "--data", "b", "--out", "c", "--method", "oplora"], "op-lora, lora. Did you mean 'op-lora'?"),
+        (["train", "--base", "a", "--data", "b", "--out", "c", "--method", "oplora"], "op-lora, lora, dora. Did you mean 'op-lora'?"),
         (["train", "--base", "a", "--data", "b", "--out", "c", "--schedule", "cosin"], "constant, linear, cosine. Did you mean 'cosine'?"),
         (["train", "--base", "a", "--data", "b", "--out", "c", "--optimizer", "adam"], "adamw. Did you mean 'adamw'?"),
         (["train", "--base", "a", "--data", "b", "--out", "c", "--precision", "b16"], "f32, bf16. Did you mean 'bf16'?"),
