@@ -46,7 +46,10 @@ let package = Package(
             ]),
         module(
             "Verification",
-            ["LanguageModel", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText", orderedCollections]),
+            [
+                "LanguageModel", "Families", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText",
+                orderedCollections,
+            ]),
         module(
             "Training",
             [
