@@ -40,16 +40,25 @@ let package = Package(
         module(
             "Commands",
             [
-                "Verification", "Training", "Methods", "LanguageModel", "Tokenizer", "Adapters", "Packing", "NativeCheckpoint", "Weights",
+                "Inspection", "Verification", "Execution", "Training", "Methods", "LanguageModel", "Tokenizer", "Adapters", "Packing",
+                "NativeCheckpoint", "Weights",
                 "Safetensors", "GGUF", "HTML", "Kernels", "JSON", "FileIO", "CFileIO", "Tensors", "Hashing", "VisibleText", argumentParser,
                 orderedCollections,
             ]),
         module(
+            "Inspection",
+            [
+                "Execution", "Verification", "Training", "Methods", "LanguageModel", "Adapters", "Packing", "NativeCheckpoint", "Weights",
+                "Safetensors",
+                "GGUF", "HTML", "Kernels", "JSON", "FileIO", "Tensors", "VisibleText", orderedCollections,
+            ]),
+        module(
             "Verification",
             [
-                "LanguageModel", "Families", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", "VisibleText",
-                orderedCollections,
+                "Execution", "Training", "Methods", "LanguageModel", "Families", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO",
+                "Tensors", "Hashing", "VisibleText", orderedCollections,
             ]),
+        module("Execution", ["Training", "Methods", "Adapters", "NativeCheckpoint", "Kernels"]),
         module(
             "Training",
             [
@@ -86,7 +95,8 @@ let package = Package(
         .target(name: "FaultyCalls", path: "Tests/FaultyCalls", cSettings: [.treatAllWarnings(as: .error)]),
         .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
         .target(
-            name: "TestModels", dependencies: ["TestSupport", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections],
+            name: "TestModels",
+            dependencies: ["TestSupport", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections],
             path: "Tests/TestModels", swiftSettings: strict),
         tests("JSONTests", ["JSON"]),
         tests("VisibleTextTests", ["VisibleText"]),
@@ -99,7 +109,8 @@ let package = Package(
         tests(
             "AdaptersTests",
             [
-                "TestModels", "TestSupport", "Adapters", "Verification", "Weights", "GGUF", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO", "Tensors",
+                "TestModels", "TestSupport", "Adapters", "Verification", "Weights", "GGUF", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO",
+                "Tensors",
                 "Hashing",
                 orderedCollections,
             ]),
@@ -112,7 +123,8 @@ let package = Package(
         tests(
             "EndToEndTests",
             [
-                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "Methods", "NativeCheckpoint", "Weights", "Safetensors", "JSON",
+                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "Methods", "NativeCheckpoint", "Weights",
+                "Safetensors", "JSON",
                 "FileIO",
                 "Tensors", "Hashing",
                 orderedCollections,
@@ -130,9 +142,17 @@ let package = Package(
         tests("SafetensorsTests", ["TestModels", "TestSupport", "Weights", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests(
             "LanguageModelTests",
-            ["TestModels", "TestSupport", "LanguageModel", "Families", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections]),
+            [
+                "TestModels", "TestSupport", "LanguageModel", "Families", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors",
+                orderedCollections,
+            ]),
         tests("MethodsTests", ["TestSupport", "Methods", "Kernels"]),
-        tests("TrainingTests", ["TestModels", "JSON", "TestSupport", "Training", "Methods", "LanguageModel", "Kernels", "Weights", "Safetensors", "Tensors", orderedCollections]),
+        tests(
+            "TrainingTests",
+            [
+                "TestModels", "JSON", "TestSupport", "Training", "Methods", "LanguageModel", "Kernels", "Weights", "Safetensors", "Tensors",
+                orderedCollections,
+            ]),
 
         .target(
             name: "CKernels",
@@ -152,7 +172,8 @@ if Context.environment["OPLORA_FUZZ"] != nil {
         .executableTarget(
             name: "Fuzz",
             dependencies: [
-                "Adapters", "Verification", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "CKernels", "CZlib", "JSON", "Hashing", "FileIO",
+                "Adapters", "Verification", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "CKernels", "CZlib", "JSON", "Hashing",
+                "FileIO",
                 "Tensors",
                 orderedCollections,
             ], path: "Fuzz/Targets", swiftSettings: strict))

@@ -1,8 +1,9 @@
 internal import Adapters
 internal import ArgumentParser
+internal import Execution
 internal import FileIO
-internal import Methods
 internal import Kernels
+internal import Methods
 internal import NativeCheckpoint
 internal import Training
 internal import Verification
@@ -49,73 +50,15 @@ struct AdapterArgument: ExpressibleByArgument {
     }
 }
 
-/// A training run whose hypernetworks have been evaluated for the last time.
-struct CollapsedRun {
-    let checkpoint: TrainingCheckpoint
-    let parameters: any AdapterParameters
-
-    init(path: String) throws {
-        checkpoint = try TrainingCheckpoint(path: path)
-        // One thread is enough for what is a matrix-vector product for each module.
-        guard let pool = ThreadPool(threads: 1) else { throw UsageError("the system gives no thread", status: .inputOutput) }
-        parameters = try checkpoint.parameters(compute: Compute(pool: pool))
-    }
-
-    private var configuration: TrainingConfiguration { checkpoint.subject.configuration }
-
-    /// The factors as an adapter in memory.
-    var adapter: Adapter {
-        get throws {
-            Adapter(
-                path: checkpoint.file.path, dialect: .opck, weightsPath: nil, baseModel: checkpoint.subject.baseName, targets: configuration.targets,
-                taskType: "CAUSAL_LM",
-                modules: try zip(parameters.modules, parameters.updates).map { module, update in
-                    AdapterModule(
-                        path: try modulePath(module), rank: update.rank, alpha: configuration.alpha, scale: configuration.scale,
-                        loraA: update.a.array, loraB: update.b.array, magnitudes: update.magnitude?.magnitudes.array)
-                })
-        }
-    }
-
-    /// The parameters as the verifier takes them, straight from the file: it evaluates them in its own way.
-    func verifierModules() throws -> [RunModule] {
-        var values: [String: [Float]] = [:]
-        for tensor in parameters.tensors { values[tensor.name] = tensor.state.parameters.array }
-        return try parameters.modules.map { module in
-            func tensor(_ name: String) throws -> [Float] {
-                guard let array = values["\(module.name).\(name)"] else {
-                    throw UsageError("the run has no tensor \(module.name).\(name)", status: .malformedInput)
-                }
-                return array
-            }
-            let path = try modulePath(module)
-            guard configuration.method.type.hasHypernetworks else {
-                return .plain(
-                    path: path, rank: configuration.rank, loraA: try tensor("lora_A"), loraB: try tensor("lora_B"),
-                    magnitudes: values["\(module.name).magnitude"])
-            }
-            return .hypernetwork(
-                HypernetworkParameters(
-                    path: path, rank: configuration.rank, inputs: module.input, outputs: module.out, z: try tensor("hypernetwork.z"),
-                    w1: try tensor("hypernetwork.W1"), c1: try tensor("hypernetwork.c1"), w2: try tensor("hypernetwork.W2"),
-                    c2: try tensor("hypernetwork.c2")))
-        }
-    }
-
+extension CollapsedRun {
     func verify(adapter: Adapter) throws -> CollapseVerdict {
         if let module = adapter.modules.first(where: \.isInterleaved) {
             throw UsageError(
                 "\(adapter.path): ggml has interleaved the rows of each head (\(module.label)), and only the base can undo that; verify what `oplora convert --to peft --base` makes of it",
                 status: .malformedInput)
         }
+        let configuration = checkpoint.subject.configuration
         return CollapseVerifier.verify(
             run: try verifierModules(), alpha: configuration.alpha, isRankStabilised: configuration.rankStabilized, adapter: adapter)
-    }
-
-    private func modulePath(_ module: AdaptedModule) throws -> ModulePath {
-        guard let path = ModulePath(module.name) else {
-            throw UsageError("\(checkpoint.file.path): \"\(module.name)\" is not a module's name", status: .malformedInput)
-        }
-        return path
     }
 }

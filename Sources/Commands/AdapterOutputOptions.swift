@@ -1,6 +1,7 @@
 internal import Adapters
 internal import ArgumentParser
 internal import JSON
+internal import VisibleText
 
 /// Where and how a command writes an adapter.
 struct AdapterOutputOptions: ParsableArguments {

@@ -1,13 +1,15 @@
 internal import Adapters
 internal import ArgumentParser
+internal import Execution
 internal import FileIO
-internal import Methods
 internal import JSON
+internal import Methods
 internal import NativeCheckpoint
 internal import Safetensors
 internal import Tensors
 internal import Training
 internal import Verification
+internal import VisibleText
 
 struct CollapseCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

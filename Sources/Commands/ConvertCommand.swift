@@ -1,6 +1,7 @@
 internal import Adapters
 internal import ArgumentParser
 internal import JSON
+internal import VisibleText
 
 struct ConvertCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

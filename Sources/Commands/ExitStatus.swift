@@ -1,13 +1,14 @@
 internal import Adapters
 internal import FileIO
 internal import GGUF
+internal import Inspection
 internal import JSON
+internal import LanguageModel
 internal import NativeCheckpoint
 internal import Packing
 internal import Safetensors
 internal import Tokenizer
 internal import Training
-internal import LanguageModel
 
 /// The exit codes that scripts rely on: one mistake has one code, whichever command meets it.
 enum ExitStatus: Int32 {
@@ -57,6 +58,7 @@ enum ExitStatus: Int32 {
             case .interrupted: self = .interrupted
             default: self = .malformedInput
             }
+        case let error as InspectionError: self = error.code == .differencesWithoutBase ? .usage : .malformedInput
         case let error as UsageError: self = error.status
         default: return nil
         }
@@ -73,7 +75,8 @@ enum ExitStatus: Int32 {
 
     /// What to print; `nil` where the command has said everything itself.
     static func message(of error: any Error) -> String? {
-        error is Verdict ? nil : "\(error)"
+        if let error = error as? InspectionError, error.code == .differencesWithoutBase { return "\(error); name it with --against" }
+        return error is Verdict ? nil : "\(error)"
     }
 }
 

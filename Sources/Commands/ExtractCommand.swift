@@ -2,6 +2,7 @@ internal import Adapters
 internal import ArgumentParser
 internal import JSON
 internal import Tensors
+internal import VisibleText
 
 struct ExtractCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

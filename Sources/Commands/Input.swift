@@ -1,10 +1,10 @@
 internal import Adapters
 internal import FileIO
+internal import LanguageModel
 internal import NativeCheckpoint
 internal import Packing
 internal import Safetensors
 internal import Training
-internal import LanguageModel
 internal import Weights
 
 /// What a command reads. What is wrong with it is said whether or not the output exists, and is looked for in its headers alone, so that the

@@ -2,10 +2,10 @@ internal import Adapters
 internal import ArgumentParser
 internal import FileIO
 internal import Kernels
+internal import LanguageModel
 internal import Safetensors
 internal import Tensors
 internal import Training
-internal import LanguageModel
 internal import Verification
 
 struct LogitsCommand: ParsableCommand {

@@ -1,12 +1,14 @@
 internal import Adapters
 internal import ArgumentParser
 internal import FileIO
+internal import Inspection
 internal import JSON
 internal import NativeCheckpoint
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
 internal import Training
+internal import VisibleText
 internal import Weights
 
 struct MergeCommand: ParsableCommand {

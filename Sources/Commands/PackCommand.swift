@@ -2,6 +2,7 @@ internal import ArgumentParser
 internal import FileIO
 internal import JSON
 internal import Packing
+internal import VisibleText
 
 struct PackCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import FileIO
+internal import VisibleText
 
 #if canImport(Darwin)
     internal import Darwin

@@ -3,6 +3,7 @@ internal import FileIO
 internal import JSON
 internal import NativeCheckpoint
 internal import Packing
+internal import VisibleText
 
 struct SalvageCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -1,10 +1,11 @@
 internal import Adapters
 internal import FileIO
 internal import GGUF
+internal import Inspection
 internal import JSON
+internal import LanguageModel
 internal import OrderedCollections
 internal import Safetensors
-internal import LanguageModel
 internal import Verification
 internal import Weights
 

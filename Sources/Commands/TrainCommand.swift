@@ -1,10 +1,11 @@
 internal import ArgumentParser
 internal import FileIO
-internal import Methods
 internal import JSON
+internal import LanguageModel
+internal import Methods
 internal import NativeCheckpoint
 internal import Training
-internal import LanguageModel
+internal import VisibleText
 
 struct TrainCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -1,6 +1,6 @@
 internal import ArgumentParser
-internal import Methods
 internal import Kernels
+internal import Methods
 internal import Training
 
 /// The options that decide what a run computes. None has a value of its own, so that a run that is resumed knows which were given.
@@ -76,7 +76,8 @@ struct TrainingOptions: ParsableArguments {
             setting("targets", targets.map(Self.list), \.targets),
             setting("batch-size", batchSize, \.batchSize), setting("seq-len", sequenceLength, \.sequenceLength),
             setting("grad-accumulation", accumulation, \.accumulation), setting("lr", learningRate, \.learningRate),
-            setting("schedule", schedule, \.schedule), setting("warmup-ratio", warmupRatio, \.warmupRatio), setting("optimizer", optimizer, \.optimizer),
+            setting("schedule", schedule, \.schedule), setting("warmup-ratio", warmupRatio, \.warmupRatio),
+            setting("optimizer", optimizer, \.optimizer),
             setting("beta1", beta1, \.beta1), setting("beta2", beta2, \.beta2), setting("epsilon", epsilon, \.epsilon),
             setting("weight-decay", weightDecay, \.weightDecay), setting("max-grad-norm", maxGradNorm, \.maximumGradientNorm),
             setting("dropout", dropout, \.dropout), setting("seed", seed, \.seed), setting("precision", precision, \.precision),

@@ -28,7 +28,8 @@ extension Compute {
         pool.run(tiles.count) { [self] index, _ in
             let range = tiles[index]
             unsafe kernels.add_column_products(
-                scratch.pointer + range.lowerBound, dy.pointer + range.lowerBound, x.pointer + range.lowerBound, dy.count / columns, range.count, columns)
+                scratch.pointer + range.lowerBound, dy.pointer + range.lowerBound, x.pointer + range.lowerBound, dy.count / columns, range.count,
+                columns)
             for column in range { magnitude.gradient[column] += scratch[column] / magnitude.norms[column] }
         }
     }
@@ -43,7 +44,8 @@ extension Compute {
             let sums = unsafe scratch(worker, count: rows.count * input)
             unsafe kernels.widen(sums, weight.address(row: rows.lowerBound, column: 0), weight.element, rows.count, input, input)
             unsafe sgemm(
-                false, false, rows.count, input, rank, update.scale, update.b.pointer + rows.lowerBound * rank, rank, update.a.pointer, input, 1, sums, input)
+                false, false, rows.count, input, rank, update.scale, update.b.pointer + rows.lowerBound * rank, rank, update.a.pointer, input, 1,
+                sums, input)
             for row in rows {
                 norms[row] = Float(unsafe kernels.sum_of_squares(sums + (row - rows.lowerBound) * input, input).squareRoot())
             }

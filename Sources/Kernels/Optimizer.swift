@@ -101,7 +101,8 @@ extension Compute {
             let i = range.lowerBound
             var constants = constants
             unsafe kernels.adamw(
-                state.parameters.pointer + i, state.moments[0].pointer + i, state.moments[1].pointer + i, gradient.pointer + i, range.count, &constants)
+                state.parameters.pointer + i, state.moments[0].pointer + i, state.moments[1].pointer + i, gradient.pointer + i, range.count,
+                &constants)
         }
     }
 
@@ -126,7 +127,8 @@ extension Compute {
                 let count = min(stride, range.upperBound - row)
                 let i = row * columns
                 unsafe kernels.adamw_outer(
-                    state.parameters.pointer + i, state.moments[0].pointer + i, state.moments[1].pointer + i, left.pointer + row, right.pointer, count,
+                    state.parameters.pointer + i, state.moments[0].pointer + i, state.moments[1].pointer + i, left.pointer + row, right.pointer,
+                    count,
                     columns, &constants)
                 unsafe kernels.affine(product.pointer + row, state.parameters.pointer + i, vector.pointer, bias.pointer + row, count, columns)
             }

@@ -58,7 +58,8 @@ public struct TransformerConfiguration: Sendable, Equatable {
         guard let block = ModelFamilies.family(of: modelType)?.block else {
             throw TransformerError(
                 .unknownArchitecture, path: path,
-                "the architecture \"\(modelType)\" is not one that can be run or trained here; those are \(ModelFamilies.running.joined(separator: ", "))")
+                "the architecture \"\(modelType)\" is not one that can be run or trained here; those are \(ModelFamilies.running.joined(separator: ", "))"
+            )
         }
         self.block = block
         hiddenSize = try fields.size("hidden_size")

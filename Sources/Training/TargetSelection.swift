@@ -1,5 +1,5 @@
-public import Methods
 public import LanguageModel
+public import Methods
 
 /// Which linear layers of a model are adapted.
 public struct TargetSelection: Sendable {

@@ -1,7 +1,7 @@
 internal import FileIO
 internal import Hashing
-internal import Methods
 internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors

@@ -1,9 +1,9 @@
 internal import FileIO
 internal import Hashing
-public import Methods
 public import Kernels
-internal import Safetensors
 internal import LanguageModel
+public import Methods
+internal import Safetensors
 public import Weights
 
 /// What a run tells while it goes.

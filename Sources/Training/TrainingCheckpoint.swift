@@ -1,6 +1,6 @@
-public import Methods
 internal import JSON
 public import Kernels
+public import Methods
 public import NativeCheckpoint
 internal import OrderedCollections
 internal import Tensors

@@ -1,6 +1,6 @@
-public import Methods
 public import JSON
 public import Kernels
+public import Methods
 
 /// Everything that decides what a run computes. Two runs with equal configurations, base weights and data write the
 /// same bytes.
@@ -127,7 +127,8 @@ extension TrainingConfiguration {
             "w1Gain": .real(initialization.w1Gain), "w2Gain": .real(initialization.w2Gain), "hiddenBias": .real(initialization.hiddenBias),
             "targets": .array(targets.map { .string($0) }), "steps": .integer(steps), "batchSize": .integer(batchSize),
             "sequenceLength": .integer(sequenceLength), "gradientAccumulation": .integer(accumulation), "learningRate": .real(learningRate),
-            "schedule": .string(schedule.rawValue), "warmupRatio": .real(warmupRatio), "optimizer": .string(optimizer.rawValue), "beta1": .real(beta1),
+            "schedule": .string(schedule.rawValue), "warmupRatio": .real(warmupRatio), "optimizer": .string(optimizer.rawValue),
+            "beta1": .real(beta1),
             "beta2": .real(beta2), "epsilon": .real(epsilon), "weightDecay": .real(weightDecay), "maxGradientNorm": .real(maximumGradientNorm),
             "dropout": .real(dropout), "seed": .integer(seed), "precision": .string(precision.rawValue),
             "evaluationInterval": .integer(evaluationInterval),

@@ -58,7 +58,8 @@ struct MergeWork: Sendable {
             return zip(bounds, bounds.dropFirst()).map { low, high in
                 let row = tensor.rows[low]
                 return MergeWork(
-                    name: tensor.name, source: (row?.values ?? tensor.source).defined, merged: target.merged, updates: active.filter { $0.rows.contains(low) },
+                    name: tensor.name, source: (row?.values ?? tensor.source).defined, merged: target.merged,
+                    updates: active.filter { $0.rows.contains(low) },
                     module: tensor.updates.first { $0.rows.contains(low) }?.module, rows: low..<high, columns: columns, replacement: row?.row,
                     isReplaced: row != nil || !tensor.isOfBase, shift: target.start - target.elements.lowerBound,
                     isOfOtherLayout: target.elements.count != count || target.merged.elementCount != count)

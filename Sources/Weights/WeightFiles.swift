@@ -30,7 +30,8 @@ struct WeightFiles: Sendable {
     /// The names under which a folder holds its weights; those of diffusers' models come second, and those that were saved as
     /// a variant, of which there are no others then, last.
     static let names = [
-        (ShardedWriter.singleName, ShardedWriter.indexName), ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"),
+        (ShardedWriter.singleName, ShardedWriter.indexName),
+        ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"),
         ("model.fp16.safetensors", "model.safetensors.index.fp16.json"),
         ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors.index.fp16.json"),
     ]
@@ -180,7 +181,8 @@ struct WeightFiles: Sendable {
     }
 
     private static func compare(
-        _ names: OrderedDictionary<String, String>, with tensors: OrderedDictionary<String, StoredWeight>, of part: ModelWeights.Part, indexPath: String
+        _ names: OrderedDictionary<String, String>, with tensors: OrderedDictionary<String, StoredWeight>, of part: ModelWeights.Part,
+        indexPath: String
     ) throws(SafetensorsError) {
         for (tensor, name) in names {
             guard let weight = tensors[part.prefix + tensor], FileSystem.lastComponent(weight.file.path) == name else {

@@ -141,7 +141,8 @@ struct QuantizedBaseTests {
         _ = try MergePlan(base: folder.path("base"), adapters: [.init(adapter)], dtype: .bf16)
             .run(to: folder.path("merged"), options: .init(threads: 1, isDurable: false))
         let (before, after) = (
-            try ModelWeights(path: folder.path("base"), decodes: false), try ModelWeights(path: folder.path("merged"), decodes: false))
+            try ModelWeights(path: folder.path("base"), decodes: false), try ModelWeights(path: folder.path("merged"), decodes: false)
+        )
         for (name, dtype, _) in kept {
             #expect(try after.weight(named: name).dtype == dtype, "\(name)")
             #expect(try read(name, from: before) == read(name, from: after), "\(name)")

@@ -24,11 +24,13 @@ struct TrainingMethodTests {
         #expect(inspected["run"]?["method"]?.stringValue == method.rawValue)
         try space.succeed(["collapse", space.path("run.opck"), "--out", space.path("adapter"), "--verify"])
         try space.succeed([
-            "merge", "--base", Repository.tinyLlama, "--adapter", space.path("adapter"), "--out", space.path("merged"), "--dtype", "f32", "--no-fsync",
+            "merge", "--base", Repository.tinyLlama, "--adapter", space.path("adapter"), "--out", space.path("merged"), "--dtype", "f32",
+            "--no-fsync",
         ])
         // The run itself is the adapter.
         try space.succeed([
-            "verify", "--base", Repository.tinyLlama, "--adapter", space.path("run.opck"), "--merged", space.path("merged"), "--dtype", "f32", "--max-ulp",
+            "verify", "--base", Repository.tinyLlama, "--adapter", space.path("run.opck"), "--merged", space.path("merged"), "--dtype", "f32",
+            "--max-ulp",
             "0",
         ])
         try space.succeed(["verify", "--run", space.path("run.opck"), "--adapter", space.path("adapter")])

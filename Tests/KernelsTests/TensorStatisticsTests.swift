@@ -18,7 +18,6 @@ struct TensorStatisticsTests {
         case number(value: Double, exact: TensorStatistics.Number, exponent: Int?)
     }
 
-
     private static func element(_ bits: UInt64, _ dtype: DType) -> Element {
         if dtype.isFloat {
             let value: Double =

@@ -159,7 +159,8 @@ struct TrainingKernelTests {
         var generator = SeededGenerator(seed: seed)
         for size in Self.sizes + [0] {
             for rows in [0, 1, 5] {
-                let x = generator.values(rows * size, spread: 2), factors = generator.values(size, spread: 2), bias = generator.values(size, spread: 1)
+                let x = generator.values(rows * size, spread: 2), factors = generator.values(size, spread: 2),
+                    bias = generator.values(size, spread: 1)
                 expectBits(kernels.scaleColumns(x, factors: factors, bias: nil), x.indices.map { x[$0] * factors[$0 % size] }, "\(rows)×\(size)")
                 let sum = kernels.scaleColumns(x, factors: factors, bias: bias)
                 let wrong = x.indices.first {

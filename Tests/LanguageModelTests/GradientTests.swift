@@ -24,7 +24,9 @@ struct GradientTests {
     }
 
     /// A model with random weights, norms that are not one, and biases.
-    private static func weights(_ configuration: TransformerConfiguration, _ random: inout SeededGenerator, _ compute: Compute) throws -> TransformerWeights {
+    private static func weights(_ configuration: TransformerConfiguration, _ random: inout SeededGenerator, _ compute: Compute) throws
+        -> TransformerWeights
+    {
         let folder = try TemporaryFolder()
         var shapes: [(String, [Int])] = [
             ("model.embed_tokens.weight", [vocabulary, configuration.hiddenSize]), ("lm_head.weight", [vocabulary, configuration.hiddenSize]),

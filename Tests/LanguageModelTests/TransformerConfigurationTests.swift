@@ -1,10 +1,10 @@
 import FileIO
 import JSON
+import LanguageModel
 import OrderedCollections
 import TestModels
 import TestSupport
 import Testing
-import LanguageModel
 
 /// A configuration that must be refused: what is changed in a good one, and what the message must say.
 struct ConfigurationRefusal: Sendable, CustomTestStringConvertible {

@@ -5,8 +5,8 @@ import Tensors
 import TestModels
 import TestSupport
 import Testing
-
 import Weights
+
 @testable import LanguageModel
 
 struct TransformerWeightsTests {

@@ -23,7 +23,8 @@ struct TrainableMethodTests {
         method.type.init(
             MethodSettings(
                 modules: Self.modules, weights: weights, rank: 2, scale: 0.5,
-                hypernetwork: .init(embedding: 6, width: 4, initialization: .init(zStandardDeviation: 0.5)), seed: seed, moments: 2, compute: compute))
+                hypernetwork: .init(embedding: 6, width: 4, initialization: .init(zStandardDeviation: 0.5)), seed: seed, moments: 2, compute: compute)
+        )
     }
 
     /// Gives the factors' gradients random values.
@@ -91,7 +92,8 @@ struct TrainableMethodTests {
             return zip(parameters.updates, weightsOfFactors).reduce(0) { sum, pair in
                 let (update, (a, b, m)) = pair
                 func product(_ x: [Float], _ y: [Float]) -> Double { zip(x, y).reduce(0) { $0 + Double($1.0) * Double($1.1) } }
-                return sum + product(update.a.array, a) + product(update.b.array, b) + (m.map { product(update.magnitude?.magnitudes.array ?? [], $0) } ?? 0)
+                return sum + product(update.a.array, a) + product(update.b.array, b)
+                    + (m.map { product(update.magnitude?.magnitudes.array ?? [], $0) } ?? 0)
             }
         }
         let norm = parameters.backward()

@@ -1,7 +1,7 @@
 import OrderedCollections
 import Tensors
-import TestSupport
 import TestModels
+import TestSupport
 import Testing
 
 @testable import Safetensors

@@ -1,12 +1,12 @@
-import Methods
 import Kernels
+import LanguageModel
+import Methods
 import OrderedCollections
 import Safetensors
 import TestSupport
 import Testing
-import LanguageModel
-
 import Weights
+
 @testable import Training
 
 /// Everything here is compared with what torch computed, in F32, from the same weights: fixtures/generate.py made the

@@ -59,7 +59,8 @@ struct TrainingConfigurationTests {
     @Test func realNumbersHaveRanges() {
         let rows: [(option: String, field: WritableKeyPath<TrainingConfiguration, Double>, outside: [Double], inside: [Double])] = [
             ("alpha", \.alpha, [0, -1, .infinity, .nan], [1e-3]), ("lr", \.learningRate, [0, 10.1, .nan], [10, 1e-9]),
-            ("warmup-ratio", \.warmupRatio, [-0.1, 1.1, .nan], [0, 1]), ("beta1", \.beta1, [-0.1, 1, .nan], [0, 0.999]), ("beta2", \.beta2, [1, .nan], [0]),
+            ("warmup-ratio", \.warmupRatio, [-0.1, 1.1, .nan], [0, 1]), ("beta1", \.beta1, [-0.1, 1, .nan], [0, 0.999]),
+            ("beta2", \.beta2, [1, .nan], [0]),
             ("epsilon", \.epsilon, [0, 1, .nan], [1e-12]), ("weight-decay", \.weightDecay, [-1, 10.1, .nan], [0, 10]),
             ("max-grad-norm", \.maximumGradientNorm, [-1, .infinity, .nan], [0, 5]), ("dropout", \.dropout, [-0.1, 1, .nan], [0, 0.99]),
         ]

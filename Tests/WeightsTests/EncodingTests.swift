@@ -125,7 +125,8 @@ struct EncodingTests {
         let folder = try TemporaryFolder()
         let sample = Sample(
             tensors: [
-                TestTensor("a.weight", .f8E4M3, [1, known.count], bytes: known.map(\.0)), TestTensor("a.weight_scale_inv", .f32, [1, 1], values: [0.5]),
+                TestTensor("a.weight", .f8E4M3, [1, known.count], bytes: known.map(\.0)),
+                TestTensor("a.weight_scale_inv", .f32, [1, 1], values: [0.5]),
             ], name: "a.weight", shape: [1, known.count])
         let weight = try Self.open(sample, in: folder).weight(named: "a.weight")
         var bytes: [UInt8] = []

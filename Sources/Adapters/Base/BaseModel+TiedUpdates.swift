@@ -1,6 +1,6 @@
-internal import Weights
 internal import OrderedCollections
 internal import Safetensors
+internal import Weights
 
 /// Adapters of libraries that have one module for all names of a tied matrix. In PEFT each has its own, and an update of one is none of
 /// the others.

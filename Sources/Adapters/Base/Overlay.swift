@@ -199,7 +199,8 @@ struct Overlay {
         remarks.append("the base is quantized (\(names)) and the model has full weights in the place of its codes")
         let scales = base.files.leftOutScales
         if let first = scales.first {
-            remarks.append("\(scales.count) scale\(scales.count == 1 ? "" : "s") of a serving setup, such as \(first), belong to no weight and are left out")
+            remarks.append(
+                "\(scales.count) scale\(scales.count == 1 ? "" : "s") of a serving setup, such as \(first), belong to no weight and are left out")
         }
     }
 

@@ -1,7 +1,7 @@
-internal import Weights
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// State dictionaries of the first author's PyTorch prototype of OP-LoRA and OP-DoRA, which reading collapses: the last chapter of
 /// `formats/op-lora.md`.

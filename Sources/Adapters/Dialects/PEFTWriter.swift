@@ -1,9 +1,9 @@
-internal import Weights
 internal import FileIO
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 extension PEFT {
     /// The version of PEFT whose files the written ones equal.

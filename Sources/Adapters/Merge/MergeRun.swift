@@ -1,8 +1,8 @@
-internal import Weights
 internal import FileIO
 public import Kernels
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 extension MergePlan {
     /// How a merge is carried out; nothing here changes a byte of the weights.

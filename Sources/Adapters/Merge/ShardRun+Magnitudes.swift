@@ -1,8 +1,8 @@
-internal import Weights
 internal import Kernels
 internal import Safetensors
 internal import Synchronization
 internal import Tensors
+internal import Weights
 
 /// Weights whose rows or columns get the norms that an adapter gives them (DoRA).
 extension ShardRun {

@@ -1,9 +1,9 @@
-internal import Weights
 internal import FileIO
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
+internal import Weights
 
 /// Programs that serve models with adapters, and whether they take a file as it is.
 ///

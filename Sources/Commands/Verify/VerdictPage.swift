@@ -3,6 +3,7 @@ internal import FileIO
 internal import HTML
 internal import OrderedCollections
 internal import Verification
+internal import VisibleText
 
 /// A verdict as a page for people.
 struct VerdictPage {

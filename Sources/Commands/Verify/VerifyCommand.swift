@@ -1,5 +1,6 @@
 internal import Adapters
 internal import ArgumentParser
+internal import Execution
 internal import FileIO
 internal import HTML
 internal import JSON

@@ -1,6 +1,7 @@
 internal import Adapters
 internal import OrderedCollections
 internal import Verification
+internal import VisibleText
 
 /// A verdict as lines for a terminal, no more than a screen of them: what it comes to, what is wrong, the worst first, and what is fine, folded
 /// over the layers.

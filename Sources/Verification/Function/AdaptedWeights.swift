@@ -1,9 +1,9 @@
 public import Adapters
 internal import JSON
 public import Kernels
+public import LanguageModel
 internal import Safetensors
 internal import Tensors
-public import LanguageModel
 internal import Weights
 
 /// A base with its adapters as the transformer runs them: the only place where an adapter enters the forward pass.

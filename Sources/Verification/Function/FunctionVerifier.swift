@@ -1,8 +1,8 @@
 public import Adapters
 internal import FileIO
 public import Kernels
-internal import Safetensors
 internal import LanguageModel
+internal import Safetensors
 internal import Weights
 
 /// Runs base + adapter, the base and the merged model side by side.

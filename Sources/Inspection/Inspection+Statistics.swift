@@ -1,15 +1,16 @@
 internal import FileIO
-internal import JSON
-internal import Kernels
+package import JSON
+package import Kernels
 internal import NativeCheckpoint
 internal import Tensors
+internal import VisibleText
 internal import Weights
 
-extension Inspection {
+extension InspectedFile {
     /// The statistics of tensors of this file or folder, in their order; `nil` for those whose type is not measured.
     ///
     /// - Throws: `CheckpointError` for damage in a checkpoint.
-    func statistics(_ tensors: [InspectedTensor], pool: ThreadPool) throws -> [TensorStatistics?] {
+    package func statistics(_ tensors: [InspectedTensor], pool: ThreadPool) throws -> [TensorStatistics?] {
         if case .checkpoint(let file) = source { return try Self.statistics(tensors, in: file, pool: pool) }
         return TensorStatistics.measure(
             tensors.map { tensor in
@@ -46,7 +47,7 @@ extension Inspection {
 }
 
 extension TensorStatistics {
-    var json: JSONValue {
+    package var json: JSONValue {
         func number(_ number: Number?) -> JSONValue {
             switch number {
             case .integer(let value)?: .integer(Int(value))
@@ -64,7 +65,7 @@ extension TensorStatistics {
     }
 
     /// `-0.5`, `-1.20e-3`; what there is none of is `none`.
-    static func text(_ number: Number?) -> String {
+    package static func text(_ number: Number?) -> String {
         switch number {
         case .integer(let value)?: "\(value)"
         case .unsigned(let value)?: "\(value)"
@@ -73,10 +74,10 @@ extension TensorStatistics {
         }
     }
 
-    static func text(_ value: Double?) -> String { value.map(Format.scientific) ?? "none" }
+    package static func text(_ value: Double?) -> String { value.map(Format.scientific) ?? "none" }
 
     /// `min -5.00e-1  max 5.00e-1  mean 1.20e-3  std 1.00e-1  zeros 0  nan 0  inf 0  ▁▂▅█▃`.
-    var text: String {
+    package var text: String {
         "min \(Self.text(minimum))  max \(Self.text(maximum))  mean \(Self.text(mean))  std \(Self.text(standardDeviation))"
             + "  zeros \(zeros)  nan \(nan)  inf \(infinite)  \(bars)"
     }

@@ -1,11 +1,12 @@
-internal import Adapters
-internal import GGUF
-internal import JSON
+package import Adapters
+package import GGUF
+package import JSON
 internal import OrderedCollections
+internal import VisibleText
 
 /// What an adapter is, in any dialect.
-struct AdapterDescription {
-    struct Module {
+package struct AdapterDescription {
+    package struct Module {
         let name: String
         let rank: Int
         let alpha: Double
@@ -13,15 +14,15 @@ struct AdapterDescription {
         let scale: Double
     }
 
-    let dialect: String
+    package let dialect: String
     /// What the report calls it.
     private let title: String
     private let baseModel: String?
     private let targets: [String]
     private let remarks: [String]
-    let modules: [Module]
+    package let modules: [Module]
 
-    init(_ adapter: Adapter) {
+    package init(_ adapter: Adapter) {
         dialect = adapter.dialect.rawValue
         // diffusers writes it for one of its models, and others for any model.
         let isOfOneModel = adapter.dialect == .diffusers && adapter.components.isEmpty
@@ -33,7 +34,7 @@ struct AdapterDescription {
     }
 
     /// The adapter in a GGUF file; `nil` where it holds none.
-    init?(_ file: GGUFFile) {
+    package init?(_ file: GGUFFile) {
         guard file.metadata["general.type"]?.stringValue == "adapter" else { return nil }
         dialect = "gguf"
         title = "gguf adapter"
@@ -53,7 +54,7 @@ struct AdapterDescription {
         }
     }
 
-    var facts: [String] {
+    package var facts: [String] {
         func list(_ values: [Double]) -> String {
             let sorted = Set(values).sorted()
             return sorted.prefix(6).map(Format.number).joined(separator: ", ") + (sorted.count > 6 ? ", …" : "")
@@ -68,7 +69,7 @@ struct AdapterDescription {
     }
 
     /// Modules of repeated layers that have the same update.
-    struct FoldedModules {
+    package struct FoldedModules {
         let name: String
         let count: Int
         let rank: Int
@@ -77,7 +78,7 @@ struct AdapterDescription {
     }
 
     /// The modules with repeated layers folded.
-    var folded: [FoldedModules] {
+    package var folded: [FoldedModules] {
         struct Update: Hashable {
             let rank: Int
             let alpha: Double
@@ -91,7 +92,7 @@ struct AdapterDescription {
         }
     }
 
-    var json: JSONValue {
+    package var json: JSONValue {
         [
             "dialect": .string(dialect), "rank": modules.map(\.rank).max().map { .integer($0) } ?? .null,
             "alpha": modules.first.map { .real($0.alpha) } ?? .null, "base": baseModel.map { .string($0) } ?? .null,

@@ -1,32 +1,32 @@
-internal import FileIO
-internal import NativeCheckpoint
+package import FileIO
+package import NativeCheckpoint
 internal import OrderedCollections
-internal import Weights
+package import Weights
 
 /// A tensor of a file of any kind.
-struct InspectedTensor {
-    let name: String
-    let type: ElementType
+package struct InspectedTensor {
+    package let name: String
+    package let type: ElementType
     /// Dimensions, outermost first.
-    let shape: [Int]
-    let byteCount: Int
+    package let shape: [Int]
+    package let byteCount: Int
     /// The file that holds it, by its last name.
-    let file: String
+    package let file: String
     /// Where its bytes lie; `nil` where they have to be decoded.
-    let place: (file: MappedFile, range: Range<Int>)?
+    package let place: (file: MappedFile, range: Range<Int>)?
     /// What a checkpoint calls it, where it has to be decoded.
-    var label: String?
+    package var label: String?
 
-    var elementCount: Int { shape.reduce(1, &*) }
-    var role: TensorRole { TensorRole(name: name) }
+    package var elementCount: Int { shape.reduce(1, &*) }
+    package var role: TensorRole { TensorRole(name: name) }
 }
 
 /// What the tensors of a group of folded names share.
-struct TensorForm: Hashable {
-    let type: ElementType
-    let shape: [Int]
+package struct TensorForm: Hashable {
+    package let type: ElementType
+    package let shape: [Int]
 
-    var elementCount: Int { shape.reduce(1, &*) }
+    package var elementCount: Int { shape.reduce(1, &*) }
 }
 
 extension CheckpointFile {
@@ -35,12 +35,12 @@ extension CheckpointFile {
 }
 
 /// The opened files of an inspection.
-enum TensorSource {
+package enum TensorSource {
     /// Files in which tensors lie as they are.
     case files([ModelShard])
     case checkpoint(CheckpointFile)
 
-    var tensorCount: Int {
+    package var tensorCount: Int {
         switch self {
         case .files(let files): files.reduce(0) { $0 + $1.tensorCount }
         case .checkpoint(let file): file.namedTensors.count
@@ -48,7 +48,7 @@ enum TensorSource {
     }
 
     /// The tensors in the order of the files.
-    var tensors: [InspectedTensor] {
+    package var tensors: [InspectedTensor] {
         switch self {
         case .files(let files):
             files.flatMap { file in
@@ -68,7 +68,7 @@ enum TensorSource {
     }
 
     /// The names of all tensors, folded. This looks into the files' own tables and copies nothing.
-    func folded() -> FoldedNames<TensorForm> {
+    package func folded() -> FoldedNames<TensorForm> {
         var names = FoldedNames<TensorForm>()
         switch self {
         case .files(let files):

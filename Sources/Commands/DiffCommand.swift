@@ -1,5 +1,6 @@
 internal import Adapters
 internal import ArgumentParser
+internal import Inspection
 internal import Kernels
 internal import OrderedCollections
 internal import Packing

@@ -1,14 +1,15 @@
 internal import Adapters
-internal import JSON
+package import JSON
 internal import Kernels
 internal import OrderedCollections
 internal import Tensors
 internal import Verification
+internal import VisibleText
 internal import Weights
 
 extension Difference {
     /// The report that `oplora diff --json` gives.
-    func json(_ a: String, _ b: String) -> JSONValue {
+    package func json(_ a: String, _ b: String) -> JSONValue {
         func single(_ item: Single) -> JSONValue {
             ["name": .string(item.name), "dtype": item.type.map { .string($0.name) } ?? .null, "shape": .array(item.shape.map { .integer($0) })]
         }
@@ -24,7 +25,7 @@ extension Difference {
     /// What the differences come to, and the differences, the most different first.
     ///
     /// - Parameter limit: how many lines there are before the rest is only counted.
-    func lines(limit: Int) -> [String] {
+    package func lines(limit: Int) -> [String] {
         guard !isNone else { return [] }
         var lines = WrappedText.lines(diagnosis, indent: 2)
         var rest = 0
@@ -49,7 +50,7 @@ extension Difference {
     }
 
     /// What the differences come to, in one sentence.
-    var diagnosis: String {
+    package var diagnosis: String {
         guard !isNone else { return "both hold the same" }
         let noun = compared == "tensors" ? "tensor" : "update"
         let valued = changed.filter { $0.hasOtherValues && !$0.isReshaped }
@@ -78,7 +79,7 @@ extension Difference {
     }
 
     /// One sentence.
-    var summary: String {
+    package var summary: String {
         let noun = compared == "tensors" ? "tensor" : "update"
         guard !isNone else { return "same: \(Format.count(common, noun))" }
         let counts = [

@@ -1,11 +1,11 @@
 /// What a tensor is for, as its name tells. Names of Hugging Face models, GGUF files and adapters of several dialects are
 /// known; what fits none is `other`.
-enum TensorRole: String, CaseIterable {
+package enum TensorRole: String, CaseIterable {
     case embedding, attention
     case mlp = "MLP"
     case norm, head, adapter, other
 
-    init(name: String) {
+    package init(name: String) {
         let name = Name(name)
         // The first that fits: what is a norm inside of the attention is a norm.
         if name.begins(".adamw.", ".history.") {
@@ -35,7 +35,7 @@ enum TensorRole: String, CaseIterable {
     }
 
     /// The role of the module that a tensor of an adapter adapts; `adapter` where its name does not tell.
-    init(adaptedBy name: String) {
+    package init(adaptedBy name: String) {
         let module = name.split(separator: ".").prefix { !Name(String($0)).holds(Self.adapterWords) }.joined(separator: ".")
         let role = TensorRole(name: module)
         self = role == .other ? .adapter : role
@@ -48,16 +48,16 @@ enum TensorRole: String, CaseIterable {
 private struct Name {
     private let bytes: [UInt8]
 
-    init(_ name: String) {
+    package init(_ name: String) {
         let dot = UInt8(ascii: ".")
         bytes = [dot] + name.utf8.map { (UInt8(ascii: "A")...UInt8(ascii: "Z")).contains($0) ? $0 | 0x20 : $0 } + [dot]
     }
 
-    func begins(_ words: String...) -> Bool { words.contains { bytes.starts(with: $0.utf8) } }
+    package func begins(_ words: String...) -> Bool { words.contains { bytes.starts(with: $0.utf8) } }
 
     /// Whether one of the words is part of it. (The standard library's search would take longer than all else that looks at
     /// a small model.)
-    func holds(_ words: [String]) -> Bool {
+    package func holds(_ words: [String]) -> Bool {
         words.contains { word in
             let word = Array(word.utf8)
             return bytes.indices.dropLast(word.count - 1).contains { start in bytes[start...].starts(with: word) }

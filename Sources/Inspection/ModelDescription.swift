@@ -1,13 +1,14 @@
 internal import FileIO
-internal import GGUF
-internal import JSON
+package import GGUF
+package import JSON
+internal import LanguageModel
 internal import OrderedCollections
 internal import Safetensors
-internal import LanguageModel
-internal import Weights
+internal import VisibleText
+package import Weights
 
 /// What the configuration of a model says of its architecture; as much as there is, for models of every kind.
-struct ModelDescription {
+package struct ModelDescription {
     /// The name that the file gives the model, or the class that runs it.
     private(set) var name: String?
     /// `llama`.
@@ -31,7 +32,7 @@ struct ModelDescription {
     private static let maximumBytes = 10_000_000
 
     /// The model of a folder.
-    init(_ files: ModelWeights) {
+    package init(_ files: ModelWeights) {
         let (folder, count) = (files.path, files.shards.count)
         guard !files.isPipeline else {
             storage = "pipeline of \(files.parts.map(\.name).joined(separator: ", ")), in \(Format.count(count, "file"))"
@@ -71,7 +72,7 @@ struct ModelDescription {
     }
 
     /// The model of a GGUF file, or the one that its adapter is for.
-    init(_ file: GGUFFile) {
+    package init(_ file: GGUFFile) {
         var storage = "GGUF \(file.version), tensors aligned to \(file.alignment) bytes"
         if let count = file.metadata["split.count"]?.integerValue, count > 1 {
             let number = file.metadata["split.no"]?.integerValue.map { "\($0 &+ 1)" } ?? "?"
@@ -93,7 +94,7 @@ struct ModelDescription {
         if case .array(let tokens)? = file.metadata["tokenizer.ggml.tokens"] { vocabularySize = tokens.count }
     }
 
-    var facts: [String] {
+    package var facts: [String] {
         var facts = [storage]
         let title = [name, architecture].compactMap(\.self).joined(separator: ", ")
         var parts: [String] = []
@@ -117,7 +118,7 @@ struct ModelDescription {
         return facts
     }
 
-    var json: JSONValue {
+    package var json: JSONValue {
         func number(_ value: Int?) -> JSONValue { value.map { .integer($0) } ?? .null }
         func text(_ value: String?) -> JSONValue { value.map { .string($0) } ?? .null }
         return [

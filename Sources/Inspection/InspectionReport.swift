@@ -1,27 +1,34 @@
-internal import JSON
-internal import Kernels
+package import JSON
+package import Kernels
 internal import OrderedCollections
 internal import Tensors
+internal import VisibleText
 internal import Weights
 
 /// What `inspect` prints of one path.
-struct InspectionReport {
+package struct InspectionReport {
     /// What to print of the tensors.
-    enum Detail {
+    package enum Detail {
         case tree, tensors, none
     }
 
-    let inspection: Inspection
+    package let inspection: InspectedFile
     /// The tensors that the user asked for, in the order that they asked for; `nil` for all in the order of the file.
-    let selection: [InspectedTensor]?
+    package let selection: [InspectedTensor]?
     /// One for each of `tensors`, or none at all.
-    let statistics: [TensorStatistics?]?
+    package let statistics: [TensorStatistics?]?
 
-    var tensors: [InspectedTensor] { selection ?? inspection.source.tensors }
+    package init(inspection: InspectedFile, selection: [InspectedTensor]?, statistics: [TensorStatistics?]?) {
+        self.inspection = inspection
+        self.selection = selection
+        self.statistics = statistics
+    }
+
+    package var tensors: [InspectedTensor] { selection ?? inspection.source.tensors }
 
     // MARK: For people
 
-    func lines(detail: Detail, metadata: Bool) -> [String] {
+    package func lines(detail: Detail, metadata: Bool) -> [String] {
         let totals = inspection.totals
         var lines = [inspection.path] + inspection.facts.map { "  " + $0 }
         lines.append(
@@ -58,7 +65,7 @@ struct InspectionReport {
     }
 
     /// The tensors that are shown, with repeated layers folded.
-    var groups: [FoldedNames<TensorForm>.Group] {
+    package var groups: [FoldedNames<TensorForm>.Group] {
         guard let selection else { return inspection.groups }
         var names = FoldedNames<TensorForm>()
         for tensor in selection { names.insert(tensor.name, TensorForm(type: tensor.type, shape: tensor.shape)) }
@@ -84,7 +91,7 @@ struct InspectionReport {
 
     // MARK: For scripts
 
-    var json: JSONValue {
+    package var json: JSONValue {
         let totals = inspection.totals
         var object: OrderedDictionary<String, JSONValue> = [
             "schema": "oplora.inspect/1", "path": .string(inspection.path), "kind": .string(inspection.kind.rawValue),
@@ -121,5 +128,5 @@ struct InspectionReport {
 
 extension FoldedNames<TensorForm>.Group {
     /// `BF16 [576,576] ×30`.
-    var formText: String { "\(attributes.type) \(describe(shape: attributes.shape))\(count > 1 ? " ×\(count)" : "")" }
+    package var formText: String { "\(attributes.type) \(describe(shape: attributes.shape))\(count > 1 ? " ×\(count)" : "")" }
 }

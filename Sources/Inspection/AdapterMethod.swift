@@ -1,15 +1,15 @@
-internal import JSON
+package import JSON
 
 /// How an adapter changes a model, by its configuration and the names of its tensors; also for methods that are not merged here.
-struct AdapterMethod {
+package struct AdapterMethod {
     /// `LoRA`, `LoHa and full differences`.
-    let name: String
+    package let name: String
 
     /// - Parameters:
     ///   - tensors: the names of the file's tensors.
     ///   - configuration: `adapter_config.json`, where there is one.
     /// - Returns: `nil` where neither says that this is an adapter.
-    init?(tensors: some Sequence<String>, configuration: JSONValue? = nil) {
+    package init?(tensors: some Sequence<String>, configuration: JSONValue? = nil) {
         let found = Self.methods(tensors)
         if let type = configuration?["peft_type"]?.stringValue {
             name = type == "LORA" ? Self.lora(found ?? ["LoRA"], configuration) : Self.names[type] ?? type

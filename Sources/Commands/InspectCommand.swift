@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import FileIO
 internal import HTML
+internal import Inspection
 internal import JSON
 internal import Kernels
 internal import Tensors
@@ -46,10 +47,12 @@ struct InspectCommand: ParsableCommand {
 
     func run() throws {
         let pattern = try filter.map { try Regex($0) }
-        if let page { try refuseUnwritableFile(page, replacing: force, inputs: paths.map { path in Input(path) { _ = try Inspection(path: path) } }) }
+        if let page {
+            try refuseUnwritableFile(page, replacing: force, inputs: paths.map { path in Input(path) { _ = try InspectedFile(path: path) } })
+        }
         let pool = stats ? try threads.makePool() : nil
         for (index, path) in paths.enumerated() {
-            let inspection = try Inspection(path: path)
+            let inspection = try InspectedFile(path: path)
             if index + 1 == paths.count {
                 // The program ends after it, and to free a hundred thousand names first would take longer than to print them.
                 _ = unsafe Unmanaged.passRetained(inspection)
@@ -69,7 +72,7 @@ struct InspectCommand: ParsableCommand {
     }
 
     /// The tensors that were asked for, in the order that was asked for; `nil` for all in the order of the file.
-    private func selection(of inspection: Inspection, _ pattern: Regex<AnyRegexOutput>?) -> [InspectedTensor]? {
+    private func selection(of inspection: InspectedFile, _ pattern: Regex<AnyRegexOutput>?) -> [InspectedTensor]? {
         guard pattern != nil || sort != .offset else { return nil }
         var selection = inspection.source.tensors
         if let pattern { selection = selection.filter { $0.name.firstMatch(of: pattern) != nil } }

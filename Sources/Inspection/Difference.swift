@@ -1,30 +1,35 @@
-internal import Adapters
+package import Adapters
 internal import JSON
-internal import Kernels
-internal import OrderedCollections
+package import Kernels
+package import OrderedCollections
 internal import Tensors
 internal import Verification
 internal import Weights
 
 /// What differs between two files or folders, tensor by tensor.
-struct Difference {
-    struct Options {
+package struct Difference {
+    package struct Options {
         var tolerance = ElementComparison.Tolerance()
         /// Whether element types may differ where the values do not.
         var ignoresType = false
         var threads = 1
-        var isCancelled: @Sendable () -> Bool = { false }
+
+        package init(tolerance: ElementComparison.Tolerance = ElementComparison.Tolerance(), ignoresType: Bool = false, threads: Int = 1) {
+            self.tolerance = tolerance
+            self.ignoresType = ignoresType
+            self.threads = threads
+        }
     }
 
     /// A tensor that only one of the two has.
-    struct Single {
+    package struct Single {
         let name: String
         let type: ElementType?
         let shape: [Int]
     }
 
     /// A tensor that both have.
-    struct Change {
+    package struct Change {
         let name: String
         let types: [ElementType]
         let shapes: [[Int]]
@@ -46,7 +51,7 @@ struct Difference {
     }
 
     /// By how much the values of a tensor differ.
-    enum Extent {
+    package enum Extent {
         case none
         /// They cannot be held against each other.
         case unknown
@@ -58,40 +63,40 @@ struct Difference {
     }
 
     /// A value beside the tensors that decides what they mean.
-    struct Setting {
+    package struct Setting {
         let subject: String
         let before: JSONValue
         let after: JSONValue
     }
 
     /// `tensors`, or `updates` of adapters.
-    let compared: String
+    package let compared: String
     /// How many both have.
-    let common: Int
-    let added: [Single]
-    let removed: [Single]
+    package let common: Int
+    package let added: [Single]
+    package let removed: [Single]
     /// What both have under other names: B's by A's.
-    let renamed: OrderedDictionary<String, String>
+    package let renamed: OrderedDictionary<String, String>
     /// Elements that lie in different tensors of the two, whose files are in two layouts.
-    let joined: [TensorCorrespondence.Piece]
+    package let joined: [TensorCorrespondence.Piece]
     /// How many tensors of either are several of the other's.
-    let fused: Int
+    package let fused: Int
     /// Whether the names are those of two layouts of one model.
-    let isOfTwoLayouts: Bool
+    package let isOfTwoLayouts: Bool
     /// The most different first.
-    let changed: [Change]
-    let settings: [Setting]
+    package let changed: [Change]
+    package let settings: [Setting]
 
-    var isNone: Bool { added.isEmpty && removed.isEmpty && renamed.isEmpty && joined.isEmpty && changed.isEmpty && settings.isEmpty }
+    package var isNone: Bool { added.isEmpty && removed.isEmpty && renamed.isEmpty && joined.isEmpty && changed.isEmpty && settings.isEmpty }
 
     /// Whether there is a tensor in both, whatever its name.
-    static func haveCommonTensors(_ a: ComparedFile, _ b: ComparedFile) -> Bool {
+    package static func haveCommonTensors(_ a: ComparedFile, _ b: ComparedFile) -> Bool {
         let correspondence = TensorCorrespondence(a.names, b.names)
         return !correspondence.renamed.isEmpty || !correspondence.pieces.isEmpty || a.tensors.keys.contains { b.tensors[$0] != nil }
     }
 
     /// Compares by tensors.
-    init(_ a: ComparedFile, _ b: ComparedFile, options: Options) throws {
+    package init(_ a: ComparedFile, _ b: ComparedFile, options: Options) throws {
         compared = "tensors"
         let correspondence = TensorCorrespondence(a.names, b.names)
         let renamed = correspondence.renamed.filter { a.tensors[$0.key]?.shape == b.tensors[$0.value]?.shape }
@@ -160,7 +165,7 @@ struct Difference {
     }
 
     /// Compares the updates of two adapters, in whatever layouts they are.
-    init(updatesOf a: Adapter, _ b: Adapter, options: Options) throws {
+    package init(updatesOf a: Adapter, _ b: Adapter, options: Options) throws {
         compared = "updates"
         let comparison = try UpdateComparison(a, b)
         common = comparison.entries.count + comparison.reshaped.count

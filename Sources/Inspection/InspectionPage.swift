@@ -1,8 +1,9 @@
-internal import HTML
+package import HTML
 internal import JSON
 internal import Kernels
 internal import OrderedCollections
 internal import Tensors
+internal import VisibleText
 internal import Weights
 
 extension InspectionReport {
@@ -10,7 +11,7 @@ extension InspectionReport {
     private static let mostCells = 120, mostRows = 1000, mostCharacters = 2000
 
     /// The report as a page for people.
-    var page: Page {
+    package var page: Page {
         let totals = inspection.totals
         var page = Page(title: inspection.name, subtitle: "\(inspection.kind.title) · \(inspection.path)")
         page.add([
@@ -198,7 +199,7 @@ extension FoldedNames<TensorForm>.Group {
     fileprivate var mappedRole: TensorRole { role == .adapter ? TensorRole(adaptedBy: pattern.name { _ in "0" }) : role }
 }
 
-extension Inspection.Kind {
+extension InspectedFile.Kind {
     fileprivate var title: String {
         switch self {
         case .model: "model"

@@ -6,10 +6,10 @@ internal import Tensors
 internal import Weights
 
 /// A tensor of one name in both files.
-struct TensorPair: Sendable {
-    let name: String
-    let a: ComparedTensor
-    let b: ComparedTensor
+package struct TensorPair: Sendable {
+    package let name: String
+    package let a: ComparedTensor
+    package let b: ComparedTensor
 
     /// The types of the elements, where they are numbers that are compared one by one.
     private var numbers: (a: DType, b: DType)? {
@@ -63,7 +63,7 @@ struct TensorPair: Sendable {
     ///
     /// Most tensors of two versions of a model are the same, so all bytes are compared first, and only of those pairs that differ the
     /// elements are looked at.
-    static func extents(_ pairs: [TensorPair], options: Difference.Options) throws -> [Difference.Extent] {
+    package static func extents(_ pairs: [TensorPair], options: Difference.Options) throws -> [Difference.Extent] {
         func forEachPiece(of numbers: [Int], _ body: @Sendable (_ pair: Int, _ piece: Int, _ units: Range<Int>) throws -> Void) throws {
             let pieces = numbers.flatMap { number in
                 stride(from: 0, to: pairs[number].unitCount, by: pieceUnits).enumerated().map { piece, start in
@@ -71,7 +71,6 @@ struct TensorPair: Sendable {
                 }
             }
             try ThreadPool.forEach(pieces.count, threads: options.threads) { index in
-                guard !options.isCancelled() else { throw MergeError(.interrupted, path: "diff", "the comparison was interrupted") }
                 try body(pieces[index].pair, pieces[index].piece, pieces[index].units)
             }
         }

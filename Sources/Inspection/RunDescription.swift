@@ -1,16 +1,17 @@
+package import JSON
 internal import Methods
-internal import JSON
-internal import Training
+package import Training
+internal import VisibleText
 
 /// What a training run is and how far it has come.
-struct RunDescription {
+package struct RunDescription {
     private let run: TrainingCheckpoint
 
-    init(_ run: TrainingCheckpoint) { self.run = run }
+    package init(_ run: TrainingCheckpoint) { self.run = run }
 
     private var configuration: TrainingConfiguration { run.subject.configuration }
 
-    var facts: [String] {
+    package var facts: [String] {
         let c = configuration
         var facts = [
             "\(c.method.rawValue) run on \(run.subject.baseName), step \(run.progress.step) of \(c.steps)",
@@ -30,7 +31,7 @@ struct RunDescription {
         return facts
     }
 
-    var json: JSONValue {
+    package var json: JSONValue {
         let c = configuration
         return [
             "method": .string(c.method.rawValue), "base": .string(run.subject.baseName), "step": .integer(run.progress.step),

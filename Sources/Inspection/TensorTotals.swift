@@ -1,8 +1,8 @@
 internal import Weights
 
 /// How many tensors, elements and bytes there are: all in all, of each element type, and of each role.
-struct TensorTotals {
-    struct Total {
+package struct TensorTotals {
+    package struct Total {
         let name: String
         var tensors = 0
         var elements = 0
@@ -21,7 +21,7 @@ struct TensorTotals {
     /// By role, the largest first.
     private(set) var roles: [Total] = []
 
-    init(_ groups: [FoldedNames<TensorForm>.Group]) {
+    package init(_ groups: [FoldedNames<TensorForm>.Group]) {
         for group in groups {
             let (type, elements) = (group.attributes.type, group.attributes.elementCount * group.count)
             let total = Total(name: type.name, tensors: group.count, elements: elements, bytes: type.byteCount(of: elements))
@@ -41,5 +41,5 @@ struct TensorTotals {
 }
 
 extension FoldedNames<TensorForm>.Group {
-    var role: TensorRole { TensorRole(name: pattern.name { _ in "0" }) }
+    package var role: TensorRole { TensorRole(name: pattern.name { _ in "0" }) }
 }

@@ -1,11 +1,11 @@
 /// Lines as wide as a terminal at least is.
-enum WrappedText {
+public enum WrappedText {
     private static let width = 80
 
     /// Breaks a line between words; those that follow are indented.
     ///
     /// - Parameter head: what stands in front and is never broken, so that it can be searched for.
-    static func lines(_ head: String, _ text: String, indent: Int) -> [String] {
+    public static func lines(_ head: String, _ text: String, indent: Int) -> [String] {
         var lines: [String] = []
         var line = head
         for word in text.split(separator: " ", omittingEmptySubsequences: false) {
@@ -20,7 +20,7 @@ enum WrappedText {
     }
 
     /// How a command is used, an option and its value on one line.
-    static func usage(_ text: String) -> [String] {
+    public static func usage(_ text: String) -> [String] {
         let heads = ["USAGE: ", "Usage: "]
         guard text.count > width, let head = heads.first(where: text.hasPrefix) else { return [text] }
         // Not a blank for the one that breaks lines.
@@ -34,7 +34,7 @@ enum WrappedText {
         return lines(String(head.dropLast()), String(characters), indent: head.count).map { $0.replacing(String(kept), with: " ") }
     }
 
-    static func lines(_ text: String, indent: Int) -> [String] {
+    public static func lines(_ text: String, indent: Int) -> [String] {
         let start = text.firstIndex { $0 != " " } ?? text.startIndex
         return lines(String(text[..<start]).isEmpty ? "" : String(text[..<text.index(before: start)]), String(text[start...]), indent: indent)
     }

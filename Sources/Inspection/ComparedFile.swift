@@ -1,25 +1,26 @@
-internal import Adapters
+package import Adapters
+internal import Execution
 internal import FileIO
 internal import GGUF
-internal import JSON
-internal import NativeCheckpoint
-internal import OrderedCollections
-internal import Packing
+package import JSON
+package import NativeCheckpoint
+package import OrderedCollections
+package import Packing
 internal import Safetensors
 internal import Tensors
 internal import Training
-internal import Weights
+package import Weights
 
 /// A tensor of a file of any kind, with its bytes.
-struct ComparedTensor: Sendable {
-    let type: ElementType
-    let shape: [Int]
-    let bytes: any ByteSource
+package struct ComparedTensor: Sendable {
+    package let type: ElementType
+    package let shape: [Int]
+    package let bytes: any ByteSource
 
-    var elementCount: Int { shape.reduce(1, &*) }
+    package var elementCount: Int { shape.reduce(1, &*) }
 
     /// Some of its elements; `nil` where their bytes are not taken apart here.
-    func part(_ elements: Range<Int>) -> ComparedTensor? {
+    package func part(_ elements: Range<Int>) -> ComparedTensor? {
         guard case .plain(let dtype) = type, dtype.bitWidth % 8 == 0 else { return nil }
         let width = shape.dropFirst().reduce(1, &*)
         let isOfRows = shape.count > 1 && width > 0 && elements.lowerBound % width == 0 && elements.count % width == 0
@@ -32,43 +33,43 @@ struct ComparedTensor: Sendable {
 
 extension ComparedTensor {
     /// The same bytes in another tensor's shape, where it has as many elements.
-    func like(_ other: ComparedTensor) -> ComparedTensor {
+    package func like(_ other: ComparedTensor) -> ComparedTensor {
         elementCount == other.elementCount ? ComparedTensor(type: type, shape: other.shape, bytes: bytes) : self
     }
 }
 
 /// Some of the bytes of a source.
 private struct PartOfBytes: ByteSource {
-    let whole: any ByteSource
-    let range: Range<Int>
+    package let whole: any ByteSource
+    package let range: Range<Int>
 
-    var byteCount: Int { range.count }
+    package var byteCount: Int { range.count }
 
-    func withBytes(in part: Range<Int>, _ body: (RawSpan) throws -> Void) throws { try whole.withBytes(in: place(part), body) }
+    package func withBytes(in part: Range<Int>, _ body: (RawSpan) throws -> Void) throws { try whole.withBytes(in: place(part), body) }
 
-    func release(_ part: Range<Int>) { whole.release(place(part)) }
+    package func release(_ part: Range<Int>) { whole.release(place(part)) }
 
     private func place(_ part: Range<Int>) -> Range<Int> { range.lowerBound + part.lowerBound..<range.lowerBound + part.upperBound }
 }
 
 /// One of the two things that are compared.
-struct ComparedFile {
-    let path: String
+package struct ComparedFile {
+    package let path: String
     /// In the order of the files.
-    let tensors: OrderedDictionary<String, ComparedTensor>
-    let isFolder: Bool
+    package let tensors: OrderedDictionary<String, ComparedTensor>
+    package let isFolder: Bool
     /// The components of a pipeline.
     private let components: [String]
     /// `config.json` of a model's folder.
-    let configuration: JSONValue?
+    package let configuration: JSONValue?
     /// What an adapter's tensors mean; `nil` for anything else, and for adapters that are not read here.
-    let adapter: Adapter?
+    package let adapter: Adapter?
     /// Whether it is a training run, from which an adapter comes.
-    let isRun: Bool
+    package let isRun: Bool
 
     /// - Parameter base: what tensors of packs are stored as differences to.
     /// - Throws: the errors of the format that `path` turns out to be.
-    init(path: String, base: BaseFiles?) throws {
+    package init(path: String, base: BaseFiles?) throws {
         self.path = path
         isFolder = try FileSystem.status(of: path).isFolder
         if !isFolder, CheckpointFile.claims(path) {
@@ -97,13 +98,13 @@ struct ComparedFile {
     }
 
     /// The adapter, also one that a run collapses to.
-    var update: Adapter? { get throws { isRun ? try CollapsedRun(path: path).adapter : adapter } }
+    package var update: Adapter? { get throws { isRun ? try CollapsedRun(path: path).adapter : adapter } }
 
     /// Whether it is an adapter of any kind.
-    var isAdapter: Bool { adapter != nil || isRun || AdapterMethod(tensors: tensors.keys) != nil }
+    package var isAdapter: Bool { adapter != nil || isRun || AdapterMethod(tensors: tensors.keys) != nil }
 
     /// The names and shapes of the tensors.
-    var names: TensorCorrespondence.Model {
+    package var names: TensorCorrespondence.Model {
         TensorCorrespondence.Model(shapes: tensors.mapValues(\.shape), components: components, configuration: configuration)
     }
 
@@ -112,9 +113,9 @@ struct ComparedFile {
         var tensors: OrderedDictionary<String, ComparedTensor> = [:]
         for tensor in file.tensors.values where tensor.path == nil || !tensor.name.isEmpty {
             if tensor.base != nil, base == nil {
-                throw UsageError(
-                    "\(file.path), tensor \(tensor.label): it is stored as the difference to another model; name that with --against",
-                    status: .usage)
+                throw InspectionError(
+                    .differencesWithoutBase, path: file.path,
+                    "tensor \(tensor.label) is stored as the difference to another model, which must be given")
             }
             let folder = tensor.path.map { FileSystem.parent(of: $0) } ?? "."
             let name = folder == "." ? tensor.name : "\(folder.replacing("/", with: ".")).\(tensor.name)"
@@ -144,7 +145,7 @@ struct ComparedFile {
         do {
             return try JSONValue(configuration: try FileSystem.contents(of: path, limit: 16_000_000))
         } catch let error as JSONError {
-            throw UsageError("\(path): \(error)", status: .malformedInput)
+            throw InspectionError(.invalidConfiguration, path: path, "\(error)")
         }
     }
 }

@@ -3,19 +3,19 @@
 ///
 /// There may be a hundred thousand names. A name is compared with the group that followed the last name's group before,
 /// for layers repeat in the same order, and looked up in a table only where it is of another.
-struct FoldedNames<Attributes: Hashable> {
-    struct Group {
+package struct FoldedNames<Attributes: Hashable> {
+    package struct Group {
         let pattern: NamePattern
-        let attributes: Attributes
+        package let attributes: Attributes
         /// How many names are of this group.
-        fileprivate(set) var count = 0
+        package fileprivate(set) var count = 0
         /// The numbers of all its names, each name's in their order.
         fileprivate(set) var numbers: [Int] = []
         /// The group of the name that came after the last one of this group.
         fileprivate var successor = 0
 
         /// The name with what stands in the gaps: `model.layers.{0…29}.self_attn.q_proj.weight`.
-        var name: String {
+        package var name: String {
             let gaps = pattern.gaps
             return pattern.name { position in
                 describe(numbers: stride(from: position, to: numbers.count, by: gaps).map { numbers[$0] })
@@ -29,12 +29,14 @@ struct FoldedNames<Attributes: Hashable> {
     }
 
     /// In the order in which their first names came.
-    private(set) var groups: [Group] = []
+    package private(set) var groups: [Group] = []
     private var indices: [Key: Int] = [:]
     private var last: Int?
     private var numbers: [Int] = []
 
-    mutating func insert(_ name: borrowing String, _ attributes: Attributes) {
+    package init() {}
+
+    package mutating func insert(_ name: borrowing String, _ attributes: Attributes) {
         let text = name.utf8Span.span
         if let last {
             let expected = groups[last].successor
@@ -62,18 +64,18 @@ struct FoldedNames<Attributes: Hashable> {
 }
 
 /// A name with the numbers between its dots left out.
-struct NamePattern: Hashable {
+package struct NamePattern: Hashable {
     /// The name's UTF-8 with each number replaced by `gap`.
     private let bytes: [UInt8]
     /// How many numbers were left out.
-    let gaps: Int
+    package let gaps: Int
 
     /// Stands for a number; never part of UTF-8.
     private static let gap: UInt8 = 0xFF
     private static let dot = UInt8(ascii: ".")
 
     /// - Parameter numbers: takes the numbers that are left out, in order.
-    init(_ name: Span<UInt8>, _ numbers: inout [Int]) {
+    package init(_ name: Span<UInt8>, _ numbers: inout [Int]) {
         numbers.removeAll(keepingCapacity: true)
         var bytes: [UInt8] = []
         bytes.reserveCapacity(name.count)
@@ -95,7 +97,7 @@ struct NamePattern: Hashable {
     /// Whether `name` has this pattern.
     ///
     /// - Parameter numbers: takes the numbers that are left out, in order.
-    func matches(_ name: Span<UInt8>, _ numbers: inout [Int]) -> Bool {
+    package func matches(_ name: Span<UInt8>, _ numbers: inout [Int]) -> Bool {
         numbers.removeAll(keepingCapacity: true)
         let bytes = bytes.span
         var position = 0
@@ -126,7 +128,7 @@ struct NamePattern: Hashable {
     }
 
     /// The name with `text(n)` in the place of the n-th number.
-    func name(_ text: (Int) -> String) -> String {
+    package func name(_ text: (Int) -> String) -> String {
         var name: [UInt8] = []
         var position = 0
         for byte in bytes {
@@ -141,7 +143,7 @@ struct NamePattern: Hashable {
     }
 
     /// What stands before the first number, without the dot between; `nil` where there is no number.
-    var beforeFirstNumber: String? {
+    package var beforeFirstNumber: String? {
         guard let end = bytes.firstIndex(of: Self.gap) else { return nil }
         return String(decoding: bytes[..<max(0, end - 1)], as: UTF8.self)
     }

@@ -1,8 +1,9 @@
 internal import FileIO
-internal import JSON
+package import JSON
+internal import VisibleText
 
 /// What the receipt in a model's folder says of the merge that the model came from.
-struct MergeDescription {
+package struct MergeDescription {
     private struct Part {
         let name: String
         let dialect: String
@@ -14,11 +15,11 @@ struct MergeDescription {
     /// Whether the adapters were taken out.
     private let isTaking: Bool
 
-    static let receiptName = "oplora-merge.json"
+    package static let receiptName = "oplora-merge.json"
     private static let maximumBytes = 1 << 28
 
     /// - Returns: `nil` where the folder has no receipt that can be read.
-    init?(folder: String) {
+    package init?(folder: String) {
         let path = FileSystem.join(folder, Self.receiptName)
         guard FileSystem.exists(path), let text = try? FileSystem.contents(of: path, limit: Self.maximumBytes),
             let receipt = try? JSONValue(parsing: text), let base = receipt["base"]?.stringValue, let adapters = receipt["adapters"]?.arrayValue
@@ -33,7 +34,7 @@ struct MergeDescription {
     }
 
     /// One line.
-    var fact: String {
+    package var fact: String {
         let parts = adapters.map { part in
             // What was taken out has the weight with which it was merged, its sign turned.
             let weight = isTaking ? -part.weight : part.weight
@@ -45,7 +46,7 @@ struct MergeDescription {
             : "a merge, \(source): \(([base] + parts).joined(separator: " + "))"
     }
 
-    var json: JSONValue {
+    package var json: JSONValue {
         [
             "base": .string(base),
             "adapters": .array(adapters.map { ["name": .string($0.name), "dialect": .string($0.dialect), "weight": .real($0.weight)] }),

@@ -1,23 +1,24 @@
-internal import Adapters
+package import Adapters
 internal import FileIO
-internal import GGUF
-internal import JSON
+package import GGUF
+package import JSON
 internal import NativeCheckpoint
-internal import OrderedCollections
+package import OrderedCollections
 internal import Safetensors
 internal import Training
+internal import VisibleText
 internal import Weights
 
 /// What a file or folder is and holds, read from headers alone.
-final class Inspection {
-    enum Kind: String {
+package final class InspectedFile {
+    package enum Kind: String {
         case model, adapter, run, tensors, checkpoint, pack
     }
 
-    let path: String
-    let kind: Kind
-    let source: TensorSource
-    let metadata: OrderedDictionary<String, JSONValue>
+    package let path: String
+    package let kind: Kind
+    package let source: TensorSource
+    package let metadata: OrderedDictionary<String, JSONValue>
     private(set) var model: ModelDescription?
     private(set) var adapter: AdapterDescription?
     private(set) var run: RunDescription?
@@ -26,13 +27,13 @@ final class Inspection {
     private(set) var merge: MergeDescription?
     /// What else there is to say, in sentences or a few words.
     private(set) var remarks: [String] = []
-    let groups: [FoldedNames<TensorForm>.Group]
-    let totals: TensorTotals
+    package let groups: [FoldedNames<TensorForm>.Group]
+    package let totals: TensorTotals
 
     /// Finds out what is at `path`.
     ///
     /// - Throws: the errors of the format that it turns out to be.
-    init(path: String) throws {
+    package init(path: String) throws {
         self.path = path
         let status = try FileSystem.status(of: path)
         let isTensors = !status.isFolder && !CheckpointFile.claims(path)
@@ -142,10 +143,10 @@ final class Inspection {
     }
 
     /// The last component of the path.
-    var name: String { FileSystem.lastComponent(path) }
+    package var name: String { FileSystem.lastComponent(path) }
 
     /// What it is, in lines of a few words each.
-    var facts: [String] {
+    package var facts: [String] {
         (model?.facts ?? []) + [merge?.fact, method.map { "method: \($0)" }].compactMap(\.self) + (adapter?.facts ?? []) + (run?.facts ?? [])
             + remarks
     }
@@ -153,7 +154,7 @@ final class Inspection {
 
 extension AdapterError {
     /// Whether the adapter may be sound and is only of a kind that is not merged here.
-    var isOfWhatIsNotSupported: Bool {
+    package var isOfWhatIsNotSupported: Bool {
         switch code {
         case .unsupportedFeature, .unsupportedDType, .unexpectedTensor: true
         default: false
@@ -163,7 +164,7 @@ extension AdapterError {
 
 extension GGUFValue {
     /// The value as a report gives it; lists that are long are cut.
-    var json: JSONValue {
+    package var json: JSONValue {
         switch self {
         case .unsigned(let value): Int(exactly: value).map { .integer($0) } ?? .real(Double(value))
         case .signed(let value): .integer(Int(value))
