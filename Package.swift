@@ -55,8 +55,8 @@ let package = Package(
         module(
             "Verification",
             [
-                "Execution", "Training", "Methods", "LanguageModel", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors",
-                "Hashing", "VisibleText", orderedCollections,
+                "Execution", "Training", "Methods", "LanguageModel", "Families", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO",
+                "Tensors", "Hashing", "VisibleText", orderedCollections,
             ]),
         module("Execution", ["Training", "Methods", "Adapters", "NativeCheckpoint", "Kernels"]),
         module(

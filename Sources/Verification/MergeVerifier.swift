@@ -1,4 +1,5 @@
 public import Adapters
+internal import Families
 internal import FileIO
 internal import JSON
 internal import Kernels
@@ -160,7 +161,7 @@ public enum MergeVerifier {
     /// Whether the tensor is one that transformers widens to F32 when it loads a model, whatever type is asked for: routers and the like.
     private static func isKeptWide(_ name: String, _ dtype: DType, _ other: DType) -> Bool {
         (dtype == .bf16 || dtype == .f16) && other == .f32
-            && [".gate.weight", ".e_score_correction_bias", ".expert_bias", ".dt_bias", ".sinks"].contains(where: name.hasSuffix)
+            && PrecisionNames.keptWide.contains(where: name.hasSuffix)
     }
 
     /// What is to be measured: the tensors that both models hold alike.

@@ -39,8 +39,7 @@ extension BaseModel {
 
     /// Whether a model of this name is one part beside others, whose layers may have the same names, and no model around the one that is meant.
     private static func isTower(_ name: Substring) -> Bool {
-        name == "encoder" || name == "decoder"
-            || ["vision", "visual", "audio", "image_", "video_", "speech_encoder", "talker", "token2wav"].contains(where: name.hasPrefix)
+        CompositeNames.sides.contains(name) || CompositeNames.towers.contains(where: name.hasPrefix)
     }
 
     /// What the merged model's tensor `name` is made from; for a tied matrix of which the files have another name that one.

@@ -76,8 +76,6 @@ struct MemoryNames: Sendable {
         return found
     }
 
-    /// Models that lie around others in memory or in files.
-    private static let outer: Set<Substring> = ["model", "language_model"]
     /// What compilation, sharding and checkpointing of activations put around a module.
     private static let wrappers: Set<Substring> = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
 
@@ -89,10 +87,10 @@ struct MemoryNames: Sendable {
         var parts = name.split(separator: ".").map { Substring($0) }
         parts.removeAll(where: Self.wrappers.contains)
         if parts.first == "module" { parts.removeFirst() }
-        let own = parts.drop(while: Self.outer.contains)
+        let own = parts.drop(while: CompositeNames.outer.contains)
         var renamed = Array(own)
         for renaming in renamings { renaming.apply(to: &renamed) }
-        return (parts[..<own.startIndex], own, renamed.drop(while: Self.outer.contains))
+        return (parts[..<own.startIndex], own, renamed.drop(while: CompositeNames.outer.contains))
     }
 
     /// Whether `inMemory` gives what transformers has.
@@ -116,9 +114,9 @@ struct MemoryNames: Sendable {
             if !outer.isEmpty, renamed.first != "lm_head" { return outer.joined(separator: ".") + "." + end }
             return keepsFirst || isInner || renamed.first.map(Self.isHead) == true ? end : "\(model).\(end)"
         case .composite(let isInner, let around):
-            let isOfText = outer.contains("language_model") || renamed.first.map(Self.ofText.contains) == true
+            let isOfText = outer.contains("language_model") || renamed.first.map(CompositeNames.ofText.contains) == true
             if isInner { return isOfText ? "language_model." + end : keepsFirst ? end : name }
-            if let head = renamed.first, outer.isEmpty ? Self.isHead(head) : Self.heads.contains(head) { return around + end }
+            if let head = renamed.first, outer.isEmpty ? Self.isHead(head) : CompositeNames.heads.contains(head) { return around + end }
             return around + (isOfText ? "model.language_model." : "model.") + end
         }
     }
@@ -144,15 +142,9 @@ struct MemoryNames: Sendable {
         return .ofFiles(isInner: isInner, model: Substring(family.innerModel))
     }
 
-    /// What lies beside the inner model.
-    private static let heads: Set<Substring> = ["lm_head", "score", "classifier"]
-    /// What does so where it has no other name in front, and may also be a part of an inner model.
-    private static let otherHeads: Set<Substring> = ["head", "projection_head", "qa_outputs"]
-
-    private static func isHead(_ name: Substring) -> Bool { heads.contains(name) || otherHeads.contains(name) }
-
-    /// What a language model begins with.
-    private static let ofText: Set<Substring> = ["layers", "embed_tokens", "embed_tokens_per_layer", "norm"]
+    private static func isHead(_ name: Substring) -> Bool {
+        CompositeNames.heads.contains(name) || CompositeNames.otherHeads.contains(name)
+    }
 }
 
 /// The tensors of a model by the names that theirs have in common with those of adapters.

@@ -19,10 +19,6 @@ struct MLXNames {
     private let isAlone: Bool
 
     private static let (transformers, mlx) = ("model.language_model.", "language_model.model.")
-    /// Modules beside the language model, which mlx-lm leaves out.
-    private static let others: Set<Substring> = [
-        "visual", "vision_tower", "vision_model", "multi_modal_projector", "mm_projector", "audio_tower", "embed_vision", "embed_audio", "connector",
-    ]
 
     /// - Throws: `AdapterError.unsupportedFeature` where only the base tells the names.
     init(_ modules: [AdapterModule], dialect: Adapter.Dialect, base: BaseModel?, path: String) throws(AdapterError) {
@@ -50,7 +46,7 @@ struct MLXNames {
     func name(of module: AdapterModule) throws(AdapterError) -> String {
         var name = module.path.text
         if isInner {
-            if module.path.components.contains(where: Self.others.contains) {
+            if module.path.components.contains(where: CompositeNames.besideText.contains) {
                 throw AdapterError(
                     .unsupportedFeature, path: path, subject: module.label.text,
                     "mlx-lm has the language model alone, and the module is not in it")
