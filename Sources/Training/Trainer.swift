@@ -3,6 +3,7 @@ internal import Hashing
 public import Kernels
 internal import LanguageModel
 public import Methods
+internal import OrderedCollections
 internal import Safetensors
 public import Weights
 
@@ -207,12 +208,16 @@ public final class Trainer {
         return DropoutPlan(rate: Float(configuration.dropout), seed: random.next())
     }
 
-    /// SHA-256 over the weight files in the order of their names: what a run records of its base.
+    /// SHA-256 over the weight files in the order of their names, and over what decides the meaning of codes beside them: what a run records of its base.
     public static func fingerprint(of files: ModelWeights) -> String {
         var digest = SHA256Digest()
         for shard in files.shards {
             let mapped = shard.file
             digest.update(mapped.bytes)
+        }
+        // The bytes of codes do not say alone what they stand for.
+        for (name, weight) in files.tensors {
+            if let encoded = weight.encoded { let line = Array("\(name): \(encoded.meaning)\n".utf8); digest.update(unsafe line.span.bytes) }
         }
         return digest.finishHex()
     }

@@ -56,6 +56,8 @@ public struct Fault: Sendable, Equatable {
         case hashDiffers
         /// A field of `config.json` that describes the architecture has another value.
         case configurationDiffers
+        /// What `config.json` says of codes is not what the weights are.
+        case quantizationDiffers
         /// Files of an adapter lie in the merged folder, and loaders would apply them once more.
         case leftoverAdapter
         /// A file of the merged model is not there itself: a pointer of Git LFS, or what a download that failed has left.

@@ -30,6 +30,7 @@ extension Fault.Code {
         case .gate: "a limit that was set is not kept"
         case .hashDiffers: "a tensor is not the one that was merged"
         case .configurationDiffers: "config.json describes another architecture"
+        case .quantizationDiffers: "what is said of codes does not fit the weights"
         case .leftoverAdapter: "files of an adapter lie beside the merged model"
         case .fileNotFetched: "something stands in the place of a file"
         case .factorDiffers: "a factor is not what the hypernetwork gives"
@@ -70,6 +71,8 @@ extension Fault.Code {
         case .gate: "Merge with `oplora merge` for --max-ulp, into a wider type for --min-survival, or change the limit."
         case .hashDiffers: "The file was changed or damaged after the merge. Merge again, or verify with --base and --adapter to see what is wrong."
         case .configurationDiffers: "Copy config.json from the base."
+        case .quantizationDiffers:
+            "Where the model has full weights, take the field or file out; where it has the base's codes, take over what the base says."
         case .leftoverAdapter: "Remove the files: loaders would apply the adapter once more."
         case .fileNotFetched: "Fetch the file, with `git lfs pull` where it is a pointer of Git LFS, or copy it from the base."
         case .factorDiffers, .scaleDiffers, .missingModule, .extraModule: "Collapse the run again with `oplora collapse --verify`."

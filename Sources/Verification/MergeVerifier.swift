@@ -84,7 +84,9 @@ public enum MergeVerifier {
         var faults: [Fault] = []
         var coverage = MergeVerdict.Coverage()
         var doubts: [Fault] = []
-        let model = try AdaptedModel(base: baseModel, adapters: adapters) { subject, error throws(MergeError) in
+        // A library that decodes a model has it whole in full weights, whatever the adapter changes.
+        let codes = mergedFiles.quantization.hasCodes ? AdaptedModel.Codes.decodedWhereChanged : .decoded
+        let model = try AdaptedModel(base: baseModel, adapters: adapters, codes: codes) { subject, error throws(MergeError) in
             if error.code == .quantizedBase { return doubts.append(Fault(.quantizedBase, subject, error.message)) }
             coverage.adapterUnused.append(subject)
             faults.append(Fault(.adapterUnused, subject, error.message))
@@ -93,7 +95,7 @@ public enum MergeVerifier {
         guard doubts.isEmpty else { return MergeVerdict(faults: [], doubts: Array(doubts.prefix(1)), modules: [], coverage: .init()) }
         let correspondence = TensorCorrespondence(model.names, TensorCorrespondence.Model(mergedFiles, configuration: configuration(merged)))
         let matched = match(model, mergedFiles, correspondence, options: options, faults: &faults, doubts: &doubts, coverage: &coverage)
-        let (works, results, isRoundedFirst) = try judge(matched, of: model, options: options)
+        let (works, results, roundedTo) = try judge(matched, of: model, options: options)
         let named = try search(works, results, options: options)
         let misplaced = try LayoutFaults.misplaced(works, results.map { $0.judgement?.standing == .wrong || $0.outcome.differs }, options: options)
         var modules: OrderedDictionary<ModulePath, [(MergeWork, VerificationTally, MergeStanding)]> = [:]
@@ -121,9 +123,9 @@ public enum MergeVerifier {
         var verdict = MergeVerdict(faults: faults, doubts: doubts, modules: list, coverage: coverage)
         verdict.remarks = model.nameRemarks + receiptRemarks(base: base, adapters: adapters, merged: merged, isProven: verdict.outcome == .pass)
         verdict.remarks += LayoutFaults.remarks(correspondence)
-        if isRoundedFirst {
+        if let roundedTo {
             verdict.remarks.append(
-                "the base's codes were decoded and rounded to \(model.base.statedType) before the update was added, as libraries that dequantize a model do"
+                "the base's codes were decoded and rounded to \(roundedTo) before the update was added, as libraries that dequantize a model do"
             )
         }
         if options.dtype == nil, faults.contains(where: { $0.code == .dtypeMismatch }), let dtype = try? MergeReceipt(ofModel: merged)?.dtype {
@@ -148,6 +150,7 @@ public enum MergeVerifier {
         let named = FileSystem.join(merged, FileSystem.lastComponent(base))
         let isOfFile = FileSystem.isFolder(merged) && !FileSystem.isFolder(base) && FileSystem.exists(named)
         let files = try ModelWeights(path: isOfFile ? named : merged, decodes: false)
+        try files.requireSafetensors()
         try requireModel(files)
         return files
     }
@@ -259,17 +262,31 @@ public enum MergeVerifier {
     /// rounded weights that libraries hold. One of the two must explain the whole model.
     private static func judge(
         _ works: [MergeWork], of model: AdaptedModel, options: Options
-    ) throws -> (works: [MergeWork], results: [(outcome: WorkOutcome, judgement: WorkJudgement?)], isRoundedFirst: Bool) {
+    ) throws -> (works: [MergeWork], results: [(outcome: WorkOutcome, judgement: WorkJudgement?)], roundedTo: DType?) {
         let results = try judge(works, options: options)
-        guard model.decodes else { return (works, results, false) }
-        func unexplained(_ results: [(outcome: WorkOutcome, judgement: WorkJudgement?)]) -> Int {
-            results.count { ($0.judgement?.standing.severity ?? 0) > MergeStanding.replayed(.plain).severity || $0.outcome.differs }
+        guard model.decodes else { return (works, results, nil) }
+        func isUnexplained(_ result: (outcome: WorkOutcome, judgement: WorkJudgement?)) -> Bool {
+            (result.judgement?.standing.severity ?? 0) > MergeStanding.replayed(.plain).severity || result.outcome.differs
         }
-        let count = unexplained(results)
-        guard count > 0 else { return (works, results, false) }
-        let rounded = works.map { $0.roundingSource(to: model.base.statedType) }
-        let others = try judge(rounded, options: options)
-        return unexplained(others) < count ? (rounded, others, true) : (works, results, false)
+        var best = (works: works, results: results, roundedTo: DType?.none)
+        // Libraries hold them in the type that the configuration names, or in the one that they were told and save.
+        let types = Set([model.base.statedType] + works.filter { $0.source.encoded != nil }.map(\.merged.dtype))
+        for type in types.sorted(by: { $0.rawValue < $1.rawValue }) where type == .bf16 || type == .f16 {
+            let count = best.results.count(where: isUnexplained)
+            guard count > 0 else { break }
+            let rounded = works.map { $0.roundingSource(to: type) }
+            let others = try judge(rounded, options: options)
+            if others.count(where: isUnexplained) < count {
+                best = (rounded, others, type)
+                continue
+            }
+            // A weight without its update is the same number rounded once, however the others were merged.
+            for number in works.indices where isUnexplained(best.results[number]) && others[number].judgement?.fault?.code == .notMerged {
+                best.works[number] = rounded[number]
+                best.results[number] = others[number]
+            }
+        }
+        return best
     }
 
     /// Measures and judges works. Those that no likely way of merging explains are measured once more and held against all of them; and
@@ -410,12 +427,7 @@ public enum MergeVerifier {
         }
         let ties = tieFaults(model, before: before, after: after)
         faults += ties
-        for (field, value) in model.changedConfiguration.sorted(by: { $0.key < $1.key }) where value == .null && after[field] != nil {
-            faults.append(
-                Fault(
-                    .configurationDiffers, field,
-                    "config.json has this field, which says how codes are meant, and the model should have full weights"))
-        }
+        faults += codeFaults(model, after: QuantizationSettings(after), merged: merged, files: files)
         // One matrix held under all its names is as well as once, and what is held apart is not tied whatever the base says.
         let holdsAll = model.base.ties.allSatisfy { tie in tie.members.allSatisfy { files.tensors[$0] != nil } }
         for difference in ArchitectureFields.differences(before, after) {
@@ -427,6 +439,27 @@ public enum MergeVerifier {
                     "config.json says \(difference.after.inWords) and should say \(difference.before.inWords)"))
         }
         return faults
+    }
+
+    /// What is said of codes and is not so in the merged model.
+    private static func codeFaults(_ model: AdaptedModel, after: QuantizationSettings, merged: String, files: ModelWeights) -> [Fault] {
+        let before = QuantizationSettings(model.base.configuration)
+        guard !files.quantization.hasCodes else {
+            guard !model.decodes, model.base.files.quantization.hasCodes, let stated = before.disagreement(with: after) else { return [] }
+            return [
+                Fault(
+                    .quantizationDiffers, stated.name,
+                    "the model holds the base's codes, and config.json does not say of them what the base's does: \(stated.value.inWords)")
+            ]
+        }
+        let fields = after.statements.filter { model.decodes || !before.statements.contains($0) }.map { statement in
+            Fault(.quantizationDiffers, statement.name, "config.json says how codes are meant, and the model holds full weights")
+        }
+        let names = model.decodes ? QuantizationSettings.files : []
+        return fields
+            + names.filter { FileSystem.exists(FileSystem.join(merged, $0)) }.map { name in
+                Fault(.quantizationDiffers, name, "this file says how codes are meant, and the model holds full weights")
+            }
     }
 
     /// Fields that call one what the adapter makes differ: some programs drop the head of such a model.

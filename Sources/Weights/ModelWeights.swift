@@ -26,6 +26,8 @@ public final class ModelWeights: Sendable {
     public let isDecoded: Bool
     /// Scales of codes that belong to no weight, such as those of a cache of keys and values, and are not here.
     public let leftOutScales: [String]
+    /// Tensors that are called as scales of codes are, and stand beside none.
+    public let strayScales: [String]
     /// The encodings of the weights that are decoded, and the tensors of codes that are not.
     public let encodings: [WeightEncoding]
     public let unreadCodes: [String]
@@ -101,9 +103,9 @@ public final class ModelWeights: Sendable {
 
     private init(_ files: WeightFiles, decodes: Bool) {
         (path, shards, parts, missingComponents) = (files.path, files.shards, files.parts, files.missingComponents)
-        quantization = QuantizedWeights(files) { Self.statedConfiguration(of: files) }
+        quantization = QuantizedWeights(files) { Self.statedConfiguration(of: $0, in: files) }
         let decoded = decodes ? quantization.decoded() : QuantizedWeights.Decoded()
-        (isDecoded, leftOutScales) = (!decoded.weights.isEmpty, decoded.leftOut)
+        (isDecoded, leftOutScales, strayScales) = (!decoded.weights.isEmpty, decoded.leftOut, decoded.stray)
         (encodings, unreadCodes) = (decoded.encodings, decoded.unread)
         tensors = isDecoded ? Self.decoding(files.tensors, decoded) : files.tensors
         self.files = files
@@ -131,11 +133,10 @@ public final class ModelWeights: Sendable {
         return result
     }
 
-    /// What `config.json` says of the encoding; a file that is not right is for others to complain about.
-    private static func statedConfiguration(of files: WeightFiles) -> JSONValue? {
-        guard FileSystem.isFolder(files.path),
-            let text = try? FileSystem.contents(of: FileSystem.join(files.path, "config.json"), limit: 16_000_000)
-        else { return nil }
+    /// The `config.json` of a part, beside its files; one that is not right is for others to complain about.
+    private static func statedConfiguration(of part: Part, in files: WeightFiles) -> JSONValue? {
+        let folder = FileSystem.isFolder(files.path) ? FileSystem.join(files.path, part.name) : FileSystem.parent(of: files.path)
+        guard let text = try? FileSystem.contents(of: FileSystem.join(folder, "config.json"), limit: 16_000_000) else { return nil }
         return try? JSONValue(configuration: text)
     }
 

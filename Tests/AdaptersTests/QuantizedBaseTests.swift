@@ -161,6 +161,7 @@ struct QuantizedBaseTests {
     private static let untouched = "model.layers.0.mlp.up_proj"
     private static let configuration: JSONValue = [
         "dtype": "bfloat16", "hidden_size": 4, "quantization_config": ["quant_method": "fp8", "weight_block_size": [2, 3]],
+        "text_config": ["quantization_config": ["quant_method": "fp8"]],
     ]
 
     /// Two matrices of codes, and a scale of the serving of attention.
@@ -204,7 +205,11 @@ struct QuantizedBaseTests {
             #expect(try read(name, from: after) == expected, "\(name)")
         }
         let configuration = try JSONValue(parsing: try readAll(FileSystem.join(merged, "config.json")))
-        #expect(configuration["quantization_config"] == nil && configuration["hidden_size"] == 4)
+        #expect(
+            configuration == [
+                "dtype": .string(dtype.map { ["F32": "float32", "F16": "float16"][$0.rawValue] ?? "bfloat16" } ?? "bfloat16"), "hidden_size": 4,
+                "text_config": [:],
+            ])
         let verdict = try MergeVerifier.verify(base: base, adapters: [.init(adapter)], merged: merged, options: .init(dtype: dtype))
         #expect(verdict.passes && verdict.modules.map(\.standing) == [.exact], "\(verdict.faults)")
     }
@@ -236,7 +241,102 @@ struct QuantizedBaseTests {
         // What is left of the codes is a fault.
         try writeText(Self.configuration.serialized(), FileSystem.join(merged, "config.json"))
         let other = try MergeVerifier.verify(base: base, adapters: [.init(try adapter(scale: 0.05))], merged: merged)
-        #expect(other.faults.map(\.code) == [.configurationDiffers] && other.faults[0].module == "quantization_config", "\(other.faults)")
+        #expect(other.faults.map(\.code) == [.quantizationDiffers, .quantizationDiffers], "\(other.faults)")
+        #expect(other.faults.map(\.module) == ["quantization_config", "text_config.quantization_config"])
+        try writeText(#"{"dtype":"bfloat16","hidden_size":4}"#, FileSystem.join(merged, "config.json"))
+        try writeText("{}", FileSystem.join(merged, "hf_quant_config.json"))
+        let file = try MergeVerifier.verify(base: base, adapters: [.init(try adapter(scale: 0.05))], merged: merged)
+        #expect(file.faults.map(\.code) == [.quantizationDiffers] && file.faults[0].module == "hf_quant_config.json", "\(file.faults)")
+    }
+
+    /// Full weights as a library decodes them, each with something added.
+    private func writeDecoded(_ base: String, to path: String, _ dtype: DType, roundedTo held: DType?, adding update: Double) throws {
+        try FileSystem.createFolder(path)
+        let weights = try ModelWeights(path: base)
+        func tensor(_ name: String, adding update: Double) throws -> TestTensor {
+            let values = try read(name, from: weights)
+            let elements = (0..<16).flatMap { index -> [UInt8] in
+                let exact = Double(Float(bitPattern: UInt32(bits(values, .f32, index))))
+                let start = held.map { MergeReference.value(of: MergeReference.bits(of: exact, in: $0), in: $0) } ?? exact
+                return encode(start + update, dtype)
+            }
+            return TestTensor(name, dtype, [4, 4], bytes: elements)
+        }
+        try writeSafetensors(
+            [
+                try tensor(Self.module + ".weight", adding: update), try tensor(Self.untouched + ".weight", adding: 0),
+                TestTensor(Self.norm, dtype, [4], values: [1, 2, 3, 4]),
+            ], to: FileSystem.join(path, "model.safetensors"))
+        try writeText(#"{"dtype":"bfloat16","hidden_size":4}"#, FileSystem.join(path, "config.json"))
+    }
+
+    /// What was loaded in F16, added to, and saved so is as right as what was loaded in the type of the configuration.
+    @Test func mergesIntoWeightsOfAnotherTypeAreRight() throws {
+        let folder = try TemporaryFolder()
+        let (base, merged) = (folder.path("base"), folder.path("merged"))
+        try writeFP8(to: base)
+        try writeDecoded(base, to: merged, .f16, roundedTo: .f16, adding: 0.0513)
+        let verdict = try MergeVerifier.verify(base: base, adapters: [.init(try adapter(scale: 0.0513))], merged: merged)
+        #expect(verdict.passes, "\(verdict.faults)")
+    }
+
+    /// A decoded base to which nothing was added is not merged, and no other adapter's.
+    @Test(arguments: [DType.bf16, .f16, .f32]) func decodedAndNotMerged(dtype: DType) throws {
+        let folder = try TemporaryFolder()
+        let (base, merged) = (folder.path("base"), folder.path("merged"))
+        try writeFP8(to: base)
+        try writeDecoded(base, to: merged, dtype, roundedTo: nil, adding: 0)
+        let verdict = try MergeVerifier.verify(base: base, adapters: [.init(try adapter(scale: 0.05))], merged: merged)
+        #expect(verdict.faults.map(\.code) == [.notMerged], "\(verdict.faults)")
+    }
+
+    /// A library decodes all of a model, whatever the adapter changes; an adapter of nothing leaves the codes.
+    @Test func decodedWhereNothingOfTheCodesChanges() throws {
+        let folder = try TemporaryFolder()
+        let (base, merged) = (folder.path("base"), folder.path("merged"))
+        try writeFP8(to: base)
+        try writeDecoded(base, to: merged, .bf16, roundedTo: nil, adding: 0)
+        let empty = Adapter(path: "adapter", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [], replacements: [])
+        let verdict = try MergeVerifier.verify(base: base, adapters: [.init(empty)], merged: merged)
+        #expect(verdict.passes, "\(verdict.faults)")
+    }
+
+    /// Codes that stay mean what the configuration says, which is a part of the model.
+    @Test(arguments: [nil, "[3,2]", "[2,3]"]) func theConfigurationOfCodesThatStay(block: String?) throws {
+        let folder = try TemporaryFolder()
+        let (base, merged) = (folder.path("base"), folder.path("merged"))
+        try writeFP8(to: base)
+        try FileSystem.createFolder(merged)
+        try TestModels.write(try readAll(FileSystem.join(base, "model.safetensors")), FileSystem.join(merged, "model.safetensors"))
+        let quantization =
+            block.map { #","quantization_config":{"quant_method":"fp8","weight_block_size":\#($0),"modules_to_not_convert":[]}"# } ?? ""
+        try writeText(#"{"dtype":"bfloat16","hidden_size":4\#(quantization)}"#, FileSystem.join(merged, "config.json"))
+        let empty = Adapter(path: "adapter", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [], replacements: [])
+        let verdict = try MergeVerifier.verify(base: base, adapters: [.init(empty)], merged: merged)
+        #expect(verdict.faults.map(\.code) == (block == "[2,3]" ? [] : [.quantizationDiffers]), "\(verdict.faults)")
+    }
+
+    /// No scale makes an infinite weight, whether an adapter changes it or not, and whatever the type of the result.
+    @Test(arguments: [nil, DType.f32, .f16]) func infiniteScales(dtype: DType?) throws {
+        let folder = try TemporaryFolder()
+        let (base, merged) = (folder.path("base"), folder.path("merged"))
+        try writeFP8(to: base)
+        let path = FileSystem.join(base, "model.safetensors")
+        var bytes = try readAll(path)
+        let file = try SafetensorsFile(path: path)
+        let scales = try #require(file.tensors[Self.untouched + ".weight_scale_inv"])
+        // Infinity in BF16.
+        let start = scales.byteRange.lowerBound
+        (bytes[start], bytes[start + 1]) = (0x80, 0x7f)
+        try TestModels.write(bytes, path)
+        do {
+            _ = try MergePlan(base: base, adapters: [.init(try adapter())], dtype: dtype).run(
+                to: merged, options: .init(threads: 1, isDurable: false))
+            Issue.record("it was let pass")
+        } catch let error as MergeError {
+            #expect(error.code == .baseNotFinite && error.tensor == Self.untouched + ".weight", "\(error)")
+        }
+        #expect(!FileSystem.exists(merged))
     }
 
     /// Where no adapter changes a weight of codes, they stay.
@@ -292,6 +392,15 @@ struct QuantizedBaseTests {
             Issue.record("it was let pass")
         } catch let error as MergeError {
             #expect(error.code == .quantizedBase && error.message.contains("the base is a GGUF file"))
+        }
+        // Nor is it a merged model, or a tuned one, that could be held against a base.
+        let base = folder.path("base")
+        try writeFP8(to: base)
+        do {
+            _ = try MergeVerifier.verify(base: base, adapters: [.init(try adapter())], merged: path)
+            Issue.record("it was let pass")
+        } catch let error as MergeError {
+            #expect(error.code == .quantizedBase && error.message.contains("this is a GGUF file"))
         }
         try writeText("GGUF....", path)
         #expect(throws: GGUFError.self) { _ = try BaseModel(path: path) }

@@ -134,18 +134,124 @@ struct EncodingTests {
         #expect(known.indices.map { Float(bitPattern: UInt32(bits(bytes, .f32, $0))) } == known.map { $0.1 / 2 })
     }
 
-    /// A file that names no blocks has those of 128 by 128.
-    @Test func blocksWithoutAConfiguration() throws {
+    /// What `config.json` says, and rows and columns of a block; none where the weight is not read and the sentence has the words.
+    struct Blocks: CustomTestStringConvertible, Sendable {
+        let configuration: String?
+        let size: (Int, Int)?
+        var words = ""
+
+        var testDescription: String { configuration ?? "no config.json" }
+    }
+
+    static let blocks = [
+        Blocks(configuration: #"{"quantization_config":{"quant_method":"fp8","weight_block_size":[100,100]}}"#, size: (100, 100)),
+        // transformers' default.
+        Blocks(configuration: #"{"quantization_config":{"quant_method":"fp8"}}"#, size: (128, 128)),
+        // Wherever a model says it.
+        Blocks(configuration: #"{"text_config":{"quantization_config":{"weight_block_size":[100,128]}}}"#, size: (100, 128)),
+        Blocks(configuration: #"{"thinker_config":{"text_config":{"quantization_config":{"weight_block_size":[100,100]}}}}"#, size: (100, 100)),
+        Blocks(
+            configuration: #"{"quantization_config":null,"language_config":{"quantization_config":{"weight_block_size":[100,100]}}}"#,
+            size: (100, 100)),
+        Blocks(
+            configuration: #"{"quantization_config":{"quant_method":"fp8"},"llm_config":{"quantization_config":{"weight_block_size":[100,100]}}}"#,
+            size: (100, 100)),
+        Blocks(configuration: #"{"compression_config":{"weight_block_size":[100,100]}}"#, size: (100, 100)),
+        Blocks(configuration: #"{"quantization":{"weight_block_size":[100,100]}}"#, size: (100, 100)),
+        // No size is guessed.
+        Blocks(configuration: nil, size: nil, words: "may be of blocks of several sizes"),
+        Blocks(configuration: "{}", size: nil, words: "may be of blocks of several sizes"),
+        Blocks(configuration: #"{"quantization_config":"fp8"}"#, size: nil, words: "may be of blocks of several sizes"),
+        Blocks(configuration: #"{"quantization_config":{"weight_block_size":null}}"#, size: nil, words: "may be of blocks of several sizes"),
+        Blocks(configuration: #"{"quantization_config":{"weight_block_size":[100,100,"x"]}}"#, size: nil, words: "should be two sizes"),
+        Blocks(
+            configuration:
+                #"{"quantization_config":{"weight_block_size":[100,100]},"text_config":{"quantization_config":{"weight_block_size":[128,128]}}}"#,
+            size: nil, words: "config.json gives the weight_block_size"),
+    ]
+
+    /// Scales of 2 by 2 fit blocks of many sizes; only what is stated tells which. A file is read as its folder is.
+    @Test(arguments: blocks) func blocksAreThoseThatAreStated(blocks: Blocks) throws {
+        let folder = try TemporaryFolder()
+        let file = folder.path("model.safetensors")
+        try writeSafetensors(
+            [
+                TestTensor("a.weight", .f8E4M3, [200, 200], bytes: [UInt8](repeating: 0x38, count: 200 * 200)),
+                TestTensor("a.weight_scale_inv", .f32, [2, 2], values: [1, 2, 3, 4]),
+            ], to: file)
+        if let text = blocks.configuration { try writeText(text, folder.path("config.json")) }
+        for path in [folder.path, file] {
+            let weights = try ModelWeights(path: path)
+            guard let size = blocks.size else {
+                #expect(!weights.isDecoded)
+                let sentence = weights.quantization.unread("a.weight", isOfFile: true) { $0 }?.sentence(statement: nil) ?? ""
+                #expect(sentence.contains(blocks.words), "\(sentence)")
+                continue
+            }
+            let weight = try weights.weight(named: "a.weight")
+            var bytes: [UInt8] = []
+            try weight.read(bytes: 0..<weight.byteCount, into: &bytes)
+            func value(_ row: Int, _ column: Int) -> Float { Float(bitPattern: UInt32(bits(bytes, .f32, row * 200 + column))) }
+            let (rows, columns) = size
+            #expect([value(rows - 1, columns - 1), value(rows - 1, columns), value(rows, columns - 1), value(rows, 199)] == [1, 2, 3, 4])
+            #expect(weight.encoded?.meaning == "FP8 in blocks, blocks of \(rows) by \(columns)")
+        }
+    }
+
+    /// Blocks of which there can be only one need no statement: the whole, rows, columns and single elements.
+    @Test(arguments: [[1, 1], [3, 1], [1, 5], [3, 5]]) func blocksThatTheShapesGive(grid: [Int]) throws {
+        let folder = try TemporaryFolder()
+        let count = grid[0] * grid[1]
+        try writeSafetensors(
+            [
+                TestTensor("a.weight", .f8E4M3, [3, 5], bytes: [UInt8](repeating: 0x38, count: 15)),
+                TestTensor("a.weight_scale_inv", .f32, grid, values: (0..<count).map { Float($0 + 1) }),
+            ], to: folder.path("model.safetensors"))
+        let weight = try ModelWeights(path: folder.path).weight(named: "a.weight")
+        var bytes: [UInt8] = []
+        try weight.read(bytes: 0..<weight.byteCount, into: &bytes)
+        for (row, column) in [(0, 0), (2, 0), (0, 4), (2, 4)] {
+            let scale = (grid[0] == 1 ? 0 : row) * grid[1] + (grid[1] == 1 ? 0 : column)
+            #expect(Float(bitPattern: UInt32(bits(bytes, .f32, row * 5 + column))) == Float(scale + 1))
+        }
+    }
+
+    /// Each component of a pipeline has its own configuration.
+    @Test func componentsOfAPipeline() throws {
+        let folder = try TemporaryFolder()
+        try writeText(#"{"_class_name":"P","transformer":["diffusers","T"],"text_encoder":["transformers","E"]}"#, folder.path("model_index.json"))
+        for (name, size) in [("transformer", 100), ("text_encoder", 128)] {
+            try FileSystem.createFolder(folder.path(name))
+            let file = name == "transformer" ? "diffusion_pytorch_model.safetensors" : "model.safetensors"
+            try writeSafetensors(
+                [
+                    TestTensor("a.weight", .f8E4M3, [200, 200], bytes: [UInt8](repeating: 0x38, count: 200 * 200)),
+                    TestTensor("a.weight_scale_inv", .f32, [2, 2], values: [1, 2, 3, 4]),
+                ], to: folder.path("\(name)/\(file)"))
+            try writeText(#"{"quantization_config":{"weight_block_size":[\#(size),\#(size)]}}"#, folder.path("\(name)/config.json"))
+        }
+        let weights = try ModelWeights(path: folder.path)
+        #expect(weights.tensors.keys.sorted() == ["text_encoder.a.weight", "transformer.a.weight"])
+        for (name, size) in [("transformer", 100), ("text_encoder", 128)] {
+            #expect(weights.tensors["\(name).a.weight"]?.encoded?.meaning == "FP8 in blocks, blocks of \(size) by \(size)")
+        }
+    }
+
+    /// Scales of serving are single numbers; a parameter that is called so is the model's. Scales beside no codes are kept, and told.
+    @Test func scalesThatBelongToNoCodes() throws {
         let folder = try TemporaryFolder()
         try writeSafetensors(
             [
-                TestTensor("a.weight", .f8E4M3, [130, 129], bytes: [UInt8](repeating: 0x38, count: 130 * 129)),
-                TestTensor("a.weight_scale_inv", .f32, [2, 2], values: [1, 2, 3, 4]),
+                TestTensor("a.weight", .f8E4M3, [4, 4], bytes: [UInt8](repeating: 0x38, count: 16)),
+                TestTensor("a.weight_scale_inv", .f32, [1, 1], values: [1]),
+                TestTensor("attn.k_scale", .f32, [], values: [1]), TestTensor("attn.v_scale", .f32, [1], values: [1]),
+                TestTensor("attn.q_scale", .bf16, [4], values: [1, 2, 3, 4]),
+                TestTensor("b.weight", .bf16, [2, 2], values: [1, 2, 3, 4]), TestTensor("b.weight_scale_inv", .f32, [1, 1], values: [1]),
+                TestTensor("c.weight_scale", .f32, [1], values: [1]),
             ], to: folder.path("model.safetensors"))
-        let weight = try ModelWeights(path: folder.path("model.safetensors")).weight(named: "a.weight")
-        var bytes: [UInt8] = []
-        try weight.read(bytes: 0..<weight.byteCount, into: &bytes)
-        func value(_ row: Int, _ column: Int) -> Float { Float(bitPattern: UInt32(bits(bytes, .f32, row * 129 + column))) }
-        #expect([value(127, 127), value(127, 128), value(128, 127), value(129, 128)] == [1, 2, 3, 4])
+        let weights = try ModelWeights(path: folder.path)
+        #expect(weights.leftOutScales.sorted() == ["attn.k_scale", "attn.v_scale"])
+        #expect(weights.strayScales.sorted() == ["b.weight_scale_inv", "c.weight_scale"])
+        #expect(weights.tensors.keys.sorted() == ["a.weight", "attn.q_scale", "b.weight", "b.weight_scale_inv", "c.weight_scale"])
     }
 }

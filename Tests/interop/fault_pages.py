@@ -160,6 +160,8 @@ def make_merge_faults(page):
     changed = json.loads((work / "merged/config.json").read_text())
     (work / "merged/config.json").write_text(json.dumps({**changed, "rope_theta": 500000.0}))
     page.fault("configurationDiffers", "writing another rope_theta into config.json")
+    (work / "merged/config.json").write_text(json.dumps({**changed, "quantization_config": {"quant_method": "fp8"}}))
+    page.fault("quantizationDiffers", "leaving the quantization_config of a base in FP8 beside full weights")
     page.merged({})
     (work / "merged/tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123\n")
     page.fault("fileNotFetched", "leaving a pointer of Git LFS in the place of tokenizer.json")

@@ -48,6 +48,15 @@ public struct AdaptedModel: Sendable {
         public let row: Int
     }
 
+    /// What becomes of weights that are stored as codes: all that are read are decoded, or none, so that one configuration
+    /// fits all.
+    public enum Codes: Sendable {
+        /// They become full weights where an adapter changes one of them.
+        case decodedWhereChanged
+        /// They become full weights.
+        case decoded
+    }
+
     /// Takes a module or tensor of an adapter that does not fit, and why.
     public typealias Report = (_ subject: String, _ why: MergeError) throws(MergeError) -> Void
 
@@ -77,12 +86,14 @@ public struct AdaptedModel: Sendable {
     /// Lays the adapters over the base.
     ///
     /// - Parameters:
+    ///   - codes: what becomes of weights that are stored as codes.
     ///   - takesAnyBase: whether an adapter may name another model as the one that it was trained on.
     ///   - report: told each module or tensor of an adapter that does not fit, which is then left out; it may throw to stop at
     ///     the first.
     /// - Throws: what `report` throws, and `MergeError` for adapters that cannot be combined.
     public init(
-        base: BaseModel, adapters: [WeightedAdapter], takesAnyBase: Bool = true, report: Report = { _, error throws(MergeError) in throw error }
+        base: BaseModel, adapters: [WeightedAdapter], codes: Codes = .decodedWhereChanged, takesAnyBase: Bool = true,
+        report: Report = { _, error throws(MergeError) in throw error }
     ) throws(MergeError) {
         self.adapters = adapters
         for item in adapters where !takesAnyBase {
@@ -96,7 +107,7 @@ public struct AdaptedModel: Sendable {
         var overlay = Overlay(base: base)
         for item in adapters { try overlay.addReplacements(of: item.adapter, weight: item.weight, report: report) }
         for item in adapters { try overlay.addUpdates(of: item.adapter, weight: item.weight, report: report) }
-        try overlay.settleCodes(report: report)
+        try overlay.settleCodes(codes, report: report)
         let base = overlay.base
         self.base = base
         try overlay.settleTies()

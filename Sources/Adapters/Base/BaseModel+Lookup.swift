@@ -5,7 +5,7 @@ internal import Kernels
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
-internal import Weights
+public import Weights
 
 /// Where the modules and tensors of adapters lie in the model.
 extension BaseModel {
@@ -156,7 +156,7 @@ extension BaseModel {
 
     /// What else says that the model was quantized.
     private var quantizationStatement: String? {
-        if let method = QuantizedWeights.method(in: configuration) { return "quant_method \(method)" }
+        if let method = QuantizationSettings(configuration).method { return "quant_method \(method)" }
         return files.shards.contains { $0.metadata["_quantization_metadata"] != nil } ? "ComfyUI's _quantization_metadata" : nil
     }
 
@@ -166,5 +166,18 @@ extension BaseModel {
             .quantizedBase, path: files.path,
             "the base is a GGUF file, which is not read as a base yet; name the model that it was made from, in safetensors, and convert what is merged with llama.cpp"
         )
+    }
+}
+
+extension ModelWeights {
+    /// Refuses what cannot be held against a model of safetensors: a GGUF file, which has other names and its rows in
+    /// another order.
+    ///
+    /// - Throws: `MergeError.quantizedBase`.
+    public func requireSafetensors() throws(MergeError) {
+        guard shards.contains(where: { $0.gguf != nil }) else { return }
+        throw MergeError(
+            .quantizedBase, path: path,
+            "this is a GGUF file, which is not compared with a base yet; name the model that it was made from, in safetensors")
     }
 }

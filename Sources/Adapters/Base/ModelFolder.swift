@@ -42,8 +42,8 @@ struct ModelFolder {
         copied.removeAll(where: Set(documents).contains)
         leftOut += documents
         if decodes {
-            leftOut += copied.filter(Self.namesOfCodes.contains)
-            copied.removeAll(where: Self.namesOfCodes.contains)
+            leftOut += copied.filter(QuantizationSettings.files.contains)
+            copied.removeAll(where: QuantizationSettings.files.contains)
         }
         copied.sort { $0.utf8.lexicographicallyPrecedes($1.utf8) }
         leftOut.sort { $0.utf8.lexicographicallyPrecedes($1.utf8) }
@@ -53,9 +53,6 @@ struct ModelFolder {
     private static let documentEndings = [".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".mp4", ".webm"]
 
     private static func isDocument(_ name: String) -> Bool { documentEndings.contains(where: name.lowercased().hasSuffix) }
-
-    /// Files that say how codes are meant.
-    private static let namesOfCodes: Set<String> = ["hf_quant_config.json"]
 
     static func isWeights(_ name: String) -> Bool { weightEndings.contains { name.hasSuffix($0) } }
 
@@ -142,12 +139,15 @@ struct ModelFolder {
         }
     }
 
-    /// `config.json` without members, of itself and of its part for the text.
-    static func configuration(_ value: JSONValue, removing fields: Set<String>) -> JSONValue {
+    /// `config.json` that names an element type in the place of one of codes, which loaders would store full weights in.
+    static func configuration(_ value: JSONValue, inPlaceOfCodes name: String) -> JSONValue {
         guard let members = value.objectValue else { return value }
-        var kept = members.filter { !fields.contains($0.key) }
-        if let text = kept["text_config"] { kept["text_config"] = configuration(text, removing: fields) }
-        return .object(kept)
+        var changed = members
+        for (key, member) in members {
+            let isOfCodes = (key == "torch_dtype" || key == "dtype") && member.stringValue?.contains("float8") == true
+            changed[key] = isOfCodes ? .string(name) : configuration(member, inPlaceOfCodes: name)
+        }
+        return .object(changed)
     }
 
     /// `config.json` with members set; a model of text and images has them in its part for the text as well.

@@ -177,12 +177,11 @@ struct Overlay {
     /// Whether the base's codes become what they stand for: they do where an adapter changes one of their weights.
     private(set) var decodes = false
 
-    /// Decides what becomes of weights that are stored as codes. All that are read are decoded, or none, so that one
-    /// configuration fits all.
-    mutating func settleCodes(report: AdaptedModel.Report) throws(MergeError) {
+    /// Decides what becomes of weights that are stored as codes.
+    mutating func settleCodes(_ codes: AdaptedModel.Codes, report: AdaptedModel.Report) throws(MergeError) {
         guard base.files.isDecoded else { return }
         let touched = updates.keys.first { base.source(of: $0)?.encoded != nil } ?? replaced.keys.first { base.source(of: $0)?.encoded != nil }
-        guard touched ?? rows.keys.first(where: { base.source(of: $0)?.encoded != nil }) != nil else {
+        guard codes == .decoded || touched ?? rows.keys.first(where: { base.source(of: $0)?.encoded != nil }) != nil else {
             base = base.withCodes
             return
         }
@@ -193,19 +192,31 @@ struct Overlay {
                 codes,
                 MergeError(
                     .quantizedBase, path: base.path, tensor: codes,
-                    "the base's weights in \(names) become full weights, and this one is in an encoding that is not read here yet; name the model that was quantized"
+                    "the base's weights in \(names) become full weights, and this one cannot: "
+                        + (base.quantization.unread(codes, isOfFile: true) { $0 }?.sentence(statement: nil) ?? "its encoding is not known")
                 ))
         }
         remarks.append("the base is quantized (\(names)) and the model has full weights in the place of its codes")
         let scales = base.files.leftOutScales
         if let first = scales.first {
             remarks.append(
-                "\(scales.count) scale\(scales.count == 1 ? "" : "s") of a serving setup, such as \(first), belong to no weight and are left out")
+                scales.count == 1
+                    ? "a scale of a serving setup, \(first), belongs to no weight and is left out"
+                    : "\(scales.count) scales of a serving setup, such as \(first), belong to no weight and are left out")
+        }
+        let stray = base.files.strayScales
+        if let first = stray.first {
+            remarks.append(
+                stray.count == 1
+                    ? "\(first) is called as a scale of codes is and stands beside none; it is kept"
+                    : "\(stray.count) tensors, such as \(first), are called as scales of codes are and stand beside none; they are kept")
         }
     }
 
-    /// The fields of `config.json` that say how codes are meant.
-    private var codeFields: Set<String> { decodes ? Set(base.files.encodings.flatMap(\.configurationFields)) : [] }
+    /// What the configuration says of codes that are no more.
+    private var codeStatements: [QuantizationSettings.Statement] {
+        decodes ? QuantizationSettings(base.configuration).statements : []
+    }
 
     // MARK: Result
 
@@ -213,7 +224,7 @@ struct Overlay {
         var changed: [String: JSONValue] = [:]
         if !untiedTowers.isEmpty { changed[BaseModel.tieField] = false }
         if let vocabularySize { changed["vocab_size"] = .integer(vocabularySize) }
-        for field in codeFields { changed[field] = .null }
+        for statement in codeStatements { changed[statement.name] = .null }
         return changed
     }
 
@@ -221,7 +232,10 @@ struct Overlay {
         guard var configuration = base.configuration else { return nil }
         for tower in untiedTowers.sorted() { configuration = BaseModel.untying(configuration, tower: tower) }
         if let vocabularySize { configuration = ModelFolder.configuration(configuration, setting: ["vocab_size": .integer(vocabularySize)]) }
-        if !codeFields.isEmpty { configuration = ModelFolder.configuration(configuration, removing: codeFields) }
+        if decodes {
+            configuration = QuantizationSettings.removed(from: configuration)
+            configuration = ModelFolder.configuration(configuration, inPlaceOfCodes: MergePlan.configurationName(of: base.statedType))
+        }
         return configuration
     }
 

@@ -108,7 +108,7 @@ public struct MergePlan: Sendable {
     }
 
     /// How `config.json` names an element type.
-    private static func configurationName(of dtype: DType) -> String {
+    static func configurationName(of dtype: DType) -> String {
         switch dtype {
         case .bf16: "bfloat16"
         case .f16: "float16"
@@ -183,7 +183,8 @@ struct TensorJob: Sendable {
     var source: StoredWeight { tensor.source }
     var elementCount: Int { source.elementCount }
     /// Whether bytes of the source are bytes of the result where no update and no row of an adapter is.
-    var keepsType: Bool { dtype == source.dtype }
+    /// Whether the stored bytes are the result's where nothing changes; what codes stand for is looked at, since a scale may be anything.
+    var keepsType: Bool { dtype == source.dtype && source.isPlain }
     /// Whether the tensor's bytes are copied as they are.
     var isCopied: Bool { updates.isEmpty && tensor.rows.isEmpty && keepsType }
     /// Whether the result may be another tensor than the base has under this name.

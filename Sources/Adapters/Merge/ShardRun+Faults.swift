@@ -46,6 +46,11 @@ extension ShardRun {
                     .baseNotFinite, path: source.file.path, tensor: source.name,
                     "element \(elements.lowerBound + index) is NaN and cannot be converted")
             }
+            if !before.isFinite, source.encoded != nil {
+                throw MergeError(
+                    .baseNotFinite, path: source.file.path, tensor: source.name,
+                    "element \(elements.lowerBound + index) is infinite, because its scale is or makes it so; no weight is")
+            }
             if before.isFinite, !Self.value(result, dtype, index).isFinite {
                 throw MergeError(
                     .overflow, path: source.file.path, tensor: source.name,

@@ -62,6 +62,7 @@ public struct Extraction: Sendable {
     public init(base basePath: String, tuned tunedPath: String, options: Options) throws {
         let base = try BaseModel(path: basePath)
         let tuned = try ModelWeights(path: tunedPath)
+        try tuned.requireSafetensors()
         var changes: [Change] = []
         var replacements: [Replacement] = []
         var unchanged = 0

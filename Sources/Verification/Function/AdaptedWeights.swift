@@ -24,7 +24,7 @@ public struct AdaptedWeights {
         for item in adapters { try item.adapter.requireFinite() }
         // A model that does not run is refused as such, before the adapters are.
         _ = try TransformerConfiguration(folder: path)
-        try self.init(try AdaptedModel(base: base, adapters: adapters), folder: path, compute: compute)
+        try self.init(try AdaptedModel(base: base, adapters: adapters, codes: .decoded), folder: path, compute: compute)
     }
 
     /// - Parameter folder: of the base, for errors.

@@ -26,7 +26,7 @@ public final class FunctionVerifier {
     /// - Throws: `TransformerError` for a model that does not run here; what `MergeVerifier.verify` throws.
     public init(base path: String, adapters: [WeightedAdapter], compute: Compute) throws {
         self.compute = compute
-        let model = try AdaptedModel(base: try BaseModel(path: path), adapters: adapters)
+        let model = try AdaptedModel(base: try BaseModel(path: path), adapters: adapters, codes: .decoded)
         base = try TransformerWeights(
             configuration: try TransformerConfiguration(folder: path), files: try ModelWeights(path: path), compute: compute)
         adapted = try AdaptedWeights(model, folder: path, compute: compute)

@@ -1,4 +1,4 @@
-public import JSON
+internal import JSON
 internal import OrderedCollections
 internal import Tensors
 
@@ -36,25 +36,29 @@ public struct QuantizedWeights: Sendable {
 
     /// The model's tensors as they are stored, where anything may be quantized; nothing for any other model.
     private let stored: OrderedDictionary<String, StoredTensor>
-    /// `config.json` of the model.
-    private let configuration: JSONValue?
+    /// What `config.json` says, of the model or of each component of a pipeline, by what its names begin with.
+    private let settings: [(prefix: String, settings: QuantizationSettings)]
     /// Tensors in floating point that keep their bits whatever the model's element type becomes: codes would mean
     /// something else.
     private let companions: Set<String>
 
     private var isAny: Bool { !stored.isEmpty }
 
-    /// - Parameter configuration: read only where anything may be quantized.
-    init(_ files: WeightFiles, configuration: () -> JSONValue?) {
+    /// Whether the model holds codes of a weight.
+    public var hasCodes: Bool { stored.contains { isCodesOfWeight($0.key, $0.value) } }
+
+    /// - Parameter configuration: of a part of the model; read only where anything may be quantized.
+    init(_ files: WeightFiles, configuration: (ModelWeights.Part) -> JSONValue?) {
         guard files.tensors.values.contains(where: { Self.codeTypes.contains($0.dtype) && !$0.shape.isEmpty }) else {
-            (stored, self.configuration, companions) = ([:], nil, [])
+            (stored, settings, companions) = ([:], [], [])
             return
         }
-        (stored, self.configuration) = (files.stored, configuration())
-        let codes = stored.values.filter { tensor in
+        stored = files.stored
+        settings = files.parts.map { ($0.prefix, QuantizationSettings(configuration($0))) }
+        let codes = stored.filter { _, tensor in
             tensor.type.dtype.map { Self.codeTypes.contains($0) && !tensor.shape.isEmpty } ?? false
         }
-        let modules = Set(codes.filter { $0.shape.count >= 2 && Self.isCodes($0) }.map { Self.module(of: $0.name) })
+        let modules = Set(codes.filter { $0.value.shape.count >= 2 && Self.isCodes($0.value) }.map { Self.module(of: $0.key) })
         companions =
             modules.isEmpty
             ? []
@@ -90,10 +94,9 @@ public struct QuantizedWeights: Sendable {
     /// Whether a tensor says how codes are meant, and so may not be rounded to another element type.
     public func isCompanion(_ name: String) -> Bool { companions.contains(name) }
 
-    /// What `config.json` calls the way in which the model was quantized.
-    public static func method(in configuration: JSONValue?) -> String? {
-        let text = configuration?["text_config"]?["quantization_config"]
-        return (configuration?["quantization_config"] ?? text)?["quant_method"]?.stringValue
+    /// What `config.json` says of the codes of a tensor.
+    private func settings(of name: String) -> QuantizationSettings {
+        settings.first { name.hasPrefix($0.prefix) }?.settings ?? QuantizationSettings(nil)
     }
 
     // MARK: Encodings
@@ -104,7 +107,7 @@ public struct QuantizedWeights: Sendable {
     private func encoding(
         of stem: String, codes: (String) -> String?
     ) -> (encoding: WeightEncoding, tensors: EncodedTensors, scales: [String])? {
-        let method = Self.method(in: configuration)
+        let method = settings(of: stem).method
         for encoding in WeightEncoding.all {
             guard encoding.method == nil || encoding.method == method, let name = codes(stem + encoding.codes),
                 name.hasSuffix(encoding.codes), let tensor = stored[name], let dtype = tensor.type.dtype,
@@ -135,17 +138,17 @@ public struct QuantizedWeights: Sendable {
         guard isAny else { return nil }
         let stem = name.hasSuffix(".weight") ? String(name.dropLast(".weight".count)) : name
         if let (encoding, tensors, scales) = encoding(of: stem, codes: isOfFile ? { $0 } : resolve) {
-            return Found(encoding: encoding, codes: tensors.codes.name, scales: scales, reason: reason(encoding, tensors))
+            return Found(encoding: encoding, codes: tensors.codes.name, scales: scales, reason: reason(encoding, tensors, settings(of: stem)))
         }
         let scales = Self.scaleEndings.map { $0.hasPrefix(".") ? $0 : ".weight" + $0 }.filter { stored[stem + $0] != nil }
         return scales.isEmpty ? nil : Found(encoding: .unknown, codes: name, scales: scales)
     }
 
     /// Why the tensors of a weight in an encoding that is read are not.
-    private func reason(_ encoding: WeightEncoding, _ tensors: EncodedTensors) -> String? {
+    private func reason(_ encoding: WeightEncoding, _ tensors: EncodedTensors, _ settings: QuantizationSettings) -> String? {
         guard let reader = encoding.reader else { return nil }
         do throws(EncodingError) {
-            _ = try reader(tensors, configuration)
+            _ = try reader(tensors, settings)
             return nil
         } catch {
             return error.message
@@ -156,35 +159,43 @@ public struct QuantizedWeights: Sendable {
     func decoded() -> Decoded {
         var decoded = Decoded()
         guard WeightEncoding.all.contains(where: { $0.reader != nil }) else { return decoded }
-        for tensor in stored.values where isCodesOfWeight(tensor) {
-            for ending in Self.readEndings where tensor.name.hasSuffix(ending) {
-                let stem = String(tensor.name.dropLast(ending.count))
-                guard let (encoding, tensors, scales) = encoding(of: stem, codes: { $0 }), tensors.codes.name == tensor.name,
+        for (key, tensor) in stored where isCodesOfWeight(key, tensor) {
+            for ending in Self.readEndings where key.hasSuffix(ending) {
+                let stem = String(key.dropLast(ending.count))
+                guard let (encoding, tensors, scales) = encoding(of: stem, codes: { $0 }), stem + encoding.codes == key,
                     let reader = encoding.reader
                 else { continue }
-                guard let decoder = try? reader(tensors, configuration) else { break }
-                let name = ending.isEmpty ? tensor.name : stem + ".weight"
-                decoded.weights[tensor.name] = StoredWeight(
+                guard let decoder = try? reader(tensors, settings(of: key)) else { break }
+                let name = ending.isEmpty ? key : stem + ".weight"
+                decoded.weights[key] = StoredWeight(
                     name: name, dtype: .f32, shape: decoder.shape, source: EncodedWeight(encoding, decoder))
                 decoded.companions.formUnion(scales.map { stem + $0 })
                 if !decoded.encodings.contains(where: { $0.name == encoding.name }) { decoded.encodings.append(encoding) }
                 break
             }
-            if decoded.weights[tensor.name] == nil { decoded.unread.append(tensor.name) }
+            if decoded.weights[key] == nil { decoded.unread.append(key) }
         }
         guard !decoded.weights.isEmpty else { return decoded }
-        decoded.leftOut = stored.keys.filter { name in Self.servingEndings.contains(where: name.hasSuffix) }
+        // A parameter of the model may be called so, too, but is more than one number.
+        decoded.leftOut = stored.keys.filter { name in
+            Self.servingEndings.contains(where: name.hasSuffix) && stored[name]?.elementCount == 1
+        }
+        let used = decoded.companions.union(decoded.leftOut)
+        decoded.stray = stored.keys.filter { name in Self.readScaleEndings.contains(where: name.hasSuffix) && !used.contains(name) }
         return decoded
     }
 
-    private func isCodesOfWeight(_ tensor: StoredTensor) -> Bool {
+    private func isCodesOfWeight(_ key: String, _ tensor: StoredTensor) -> Bool {
         guard let dtype = tensor.type.dtype else { return false }
         return tensor.shape.count >= 2 && Self.codeTypes.contains(dtype) && Self.isCodes(tensor)
-            && !Self.scaleEndings.contains(where: tensor.name.hasSuffix)
+            && !Self.scaleEndings.contains(where: key.hasSuffix)
     }
 
     /// The endings of the names of codes that are read.
     private static let readEndings = Set(WeightEncoding.all.filter { $0.reader != nil }.map(\.codes)).sorted { $1.count < $0.count }
+
+    /// The endings of the names of what stands beside them.
+    private static let readScaleEndings = Set(WeightEncoding.all.filter { $0.reader != nil }.flatMap { $0.scales + $0.others } + [".weight_scale"])
 
     /// What becomes of tensors where codes are read.
     struct Decoded {
@@ -194,6 +205,8 @@ public struct QuantizedWeights: Sendable {
         var companions: Set<String> = []
         /// Scales that belong to no weight.
         var leftOut: [String] = []
+        /// Tensors that are called as scales are and stand beside no codes.
+        var stray: [String] = []
         /// Each once, in the order of the files.
         var encodings: [WeightEncoding] = []
         /// Codes in encodings that are not read.

@@ -9,6 +9,8 @@ public protocol WeightDecoder: Sendable {
     var shape: [Int] { get }
     /// The file that holds the codes.
     var file: MappedFile { get }
+    /// What decides the numbers beside the bytes of codes and scales, in words: sizes of blocks that the configuration gives.
+    var parameters: String { get }
 
     /// Decodes rows of the weight seen as a matrix whose columns are its last dimension.
     ///
@@ -35,6 +37,9 @@ public struct EncodedWeight: ElementSource {
     private init(_ encoding: WeightEncoding, _ decoder: any WeightDecoder, isDefined: Bool) {
         (self.encoding, self.decoder, self.isDefined) = (encoding, decoder, isDefined)
     }
+
+    /// The encoding and what decides the numbers beside the bytes of codes and scales.
+    public var meaning: String { "\(encoding.name), \(decoder.parameters)" }
 
     var defined: EncodedWeight { EncodedWeight(encoding, decoder, isDefined: true) }
 

@@ -18,24 +18,24 @@ public struct WeightEncoding: Sendable {
     let others: [String]
     /// The `quant_method` of `config.json`, where only that tells encodings apart.
     let method: String?
-    /// The fields of `config.json` that say how the codes are meant, and mean nothing without them.
-    public let configurationFields: [String]
+    /// The fields of what `config.json` says of the quantization that decide what the codes stand for.
+    let settings: [String]
     /// How to come by a model that can be merged into, where the encoding is not read.
     let remedy: String
     /// Makes the decoder of one weight; `nil` for an encoding that is known and not read.
     let reader: Reader?
 
     /// - Throws: `EncodingError` for tensors that do not fit each other.
-    typealias Reader = @Sendable (_ tensors: EncodedTensors, _ configuration: JSONValue?) throws(EncodingError) -> any WeightDecoder
+    typealias Reader = @Sendable (_ tensors: EncodedTensors, _ settings: QuantizationSettings) throws(EncodingError) -> any WeightDecoder
 
     init(
         _ name: String, codes: String, types: Set<DType>, scaleTypes: Set<DType>? = nil, scales: [String], others: [String] = [],
-        method: String? = nil, configurationFields: [String] = ["quantization_config"], remedy: String = Self.original,
+        method: String? = nil, settings: [String] = [], remedy: String = Self.original,
         reader: Reader? = nil
     ) {
         self.name = name
         (self.codes, self.types, self.scaleTypes, self.scales, self.others) = (codes, types, scaleTypes, scales, others)
-        (self.method, self.configurationFields) = (method, configurationFields)
+        (self.method, self.settings) = (method, settings)
         (self.remedy, self.reader) = (remedy, reader)
     }
 

@@ -7,21 +7,23 @@ internal import Tensors
 ///
 /// Tensors: `X.weight` F8_E4M3 [out, in] and `X.weight_scale_inv` [⌈out/h⌉, ⌈in/w⌉], by which codes are multiplied in spite
 /// of its name; or for a stack of experts `P` [experts, out, in] and `P_scale_inv`. The scales are F32, BF16, or powers of
-/// two in a byte (E8M0). Blocks are those of `weight_block_size`, 128 by 128 without it, or the whole for a single scale.
+/// two in a byte (E8M0). Blocks are those of `weight_block_size`; 128 by 128 where
+/// `quantization_config` leaves it out; the whole for a single scale. Where nothing says it, no size is guessed that the
+/// shapes leave open.
 ///
 /// Source: `finegrained_fp8` of transformers 5.24; files of DeepSeek-V3 and Qwen3.
 struct BlockFP8: WeightDecoder {
     static let encoding = WeightEncoding(
         "FP8 in blocks", codes: ".weight", types: [.f8E4M3], scales: [".weight_scale_inv"],
-        others: [".input_scale", ".activation_scale"], remedy: WeightEncoding.transformers
-    ) { tensors, configuration throws(EncodingError) in
-        try BlockFP8(tensors.codes, tensors.scales[".weight_scale_inv"], configuration)
+        others: [".input_scale", ".activation_scale"], settings: ["weight_block_size"], remedy: WeightEncoding.transformers
+    ) { tensors, settings throws(EncodingError) in
+        try BlockFP8(tensors.codes, tensors.scales[".weight_scale_inv"], settings)
     }
 
     static let stackEncoding = WeightEncoding(
-        "FP8 in blocks", codes: "", types: [.f8E4M3], scales: ["_scale_inv"], remedy: WeightEncoding.transformers
-    ) { tensors, configuration throws(EncodingError) in
-        try BlockFP8(tensors.codes, tensors.scales["_scale_inv"], configuration)
+        "FP8 in blocks", codes: "", types: [.f8E4M3], scales: ["_scale_inv"], settings: ["weight_block_size"], remedy: WeightEncoding.transformers
+    ) { tensors, settings throws(EncodingError) in
+        try BlockFP8(tensors.codes, tensors.scales["_scale_inv"], settings)
     }
 
     let codes: StoredTensor
@@ -32,8 +34,9 @@ struct BlockFP8: WeightDecoder {
 
     var shape: [Int] { codes.shape }
     var file: MappedFile { codes.file }
+    var parameters: String { "blocks of \(block.rows) by \(block.columns)" }
 
-    private init(_ codes: StoredTensor, _ scales: StoredTensor?, _ configuration: JSONValue?) throws(EncodingError) {
+    private init(_ codes: StoredTensor, _ scales: StoredTensor?, _ settings: QuantizationSettings) throws(EncodingError) {
         guard let scales, let type = scales.type.dtype, Self.scaleTypes.contains(type) else {
             throw EncodingError("whose scales are \(scales?.type.name ?? "missing") and can be F32, BF16 or powers of two in a byte")
         }
@@ -41,34 +44,52 @@ struct BlockFP8: WeightDecoder {
             throw EncodingError("whose codes are \(describe(shape: codes.shape)) and can only be matrices")
         }
         (self.codes, self.scales, scaleType) = (codes, scales, type)
-        let (rows, columns) = (codes.shape[codes.shape.count - 2], codes.shape[codes.shape.count - 1])
-        let stated = try Self.statedBlock(configuration)
-        func grid(_ block: (rows: Int, columns: Int)) -> [Int] {
-            codes.shape.dropLast(2) + [(rows - 1) / block.rows + 1, (columns - 1) / block.columns + 1]
-        }
-        if scales.shape == grid(stated) {
-            block = stated
-        } else if scales.elementCount == 1 {
+        let size = (rows: codes.shape[codes.shape.count - 2], columns: codes.shape[codes.shape.count - 1])
+        guard scales.elementCount > 1 else {
             // One scale for all, even for a stack.
-            block = (rows, columns)
-        } else {
+            block = size
+            return
+        }
+        let stated = try Self.statedBlock(settings)
+        guard let block = stated ?? Self.onlyBlock(of: size, scales: scales.shape) else {
             throw EncodingError(
-                "whose scales are \(describe(shape: scales.shape)) and blocks of \(stated.rows) by \(stated.columns) in \(describe(shape: codes.shape)) want \(describe(shape: grid(stated)))"
+                "whose scales \(describe(shape: scales.shape)) may be of blocks of several sizes; have the config.json whose quantization_config says weight_block_size beside it"
             )
         }
+        let grid = codes.shape.dropLast(2) + [(size.rows - 1) / block.rows + 1, (size.columns - 1) / block.columns + 1]
+        guard scales.shape == Array(grid) else {
+            throw EncodingError(
+                "whose scales are \(describe(shape: scales.shape)) and blocks of \(block.rows) by \(block.columns) in \(describe(shape: codes.shape)) want \(describe(shape: Array(grid)))"
+            )
+        }
+        self.block = block
     }
 
     private static let scaleTypes: Set<DType> = [.f32, .bf16, .u8, .f8E8M0]
 
-    /// `weight_block_size` of the configuration.
-    private static func statedBlock(_ configuration: JSONValue?) throws(EncodingError) -> (rows: Int, columns: Int) {
-        let own = configuration?["quantization_config"] ?? configuration?["text_config"]?["quantization_config"]
-        guard let sizes = own?["weight_block_size"], !sizes.isNull else { return (128, 128) }
-        let numbers = sizes.arrayValue?.compactMap(\.integerValue) ?? []
-        guard numbers.count == 2, numbers.allSatisfy({ (1...(1 << 20)).contains($0) }) else {
+    /// What `config.json` says, or what transformers takes where that says nothing of blocks; `nil` where nothing tells.
+    private static func statedBlock(_ settings: QuantizationSettings) throws(EncodingError) -> (rows: Int, columns: Int)? {
+        let stated = settings.values(of: "weight_block_size")
+        guard let sizes = stated.first else { return settings.leavesOut("weight_block_size") ? (128, 128) : nil }
+        guard stated.count == 1 else {
+            throw EncodingError(
+                "and config.json gives the weight_block_size \(stated[0].inWords) and \(stated[1].inWords); leave the one in that is right")
+        }
+        let elements = sizes.arrayValue ?? []
+        let numbers = elements.compactMap(\.integerValue)
+        guard elements.count == 2, numbers.count == 2, numbers.allSatisfy({ (1...(1 << 20)).contains($0) }) else {
             throw EncodingError("and weight_block_size of config.json is \(sizes.inWords) and should be two sizes")
         }
         return (numbers[0], numbers[1])
+    }
+
+    /// The size of blocks of which there can be only one: each side is the whole or one element.
+    private static func onlyBlock(of size: (rows: Int, columns: Int), scales: [Int]) -> (rows: Int, columns: Int)? {
+        func side(_ length: Int, _ count: Int) -> Int? { count == 1 ? length : count == length ? 1 : nil }
+        guard scales.count >= 2, let rows = side(size.rows, scales[scales.count - 2]),
+            let columns = side(size.columns, scales[scales.count - 1])
+        else { return nil }
+        return (rows, columns)
     }
 
     // MARK: Decoding
