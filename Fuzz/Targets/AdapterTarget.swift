@@ -5,6 +5,7 @@ import OrderedCollections
 import Safetensors
 import Tensors
 import Verification
+import Weights
 
 /// A folder of the process with a file of weights and a configuration.
 private struct ModelInput {
@@ -128,7 +129,7 @@ private func requireUse(of tensors: [SafetensorsWriter.Entry], in adapter: Adapt
         let matrices = [module.loraA, module.loraB] + [module.magnitude?.values, module.bias].compactMap { $0 }
         for matrix in matrices { used[matrix.name, default: 0] += 1 }
     }
-    for replacement in adapter.replacements { used[replacement.values.info.name, default: 0] += 1 }
+    for replacement in adapter.replacements { used[replacement.values.name, default: 0] += 1 }
     for tensor in tensors { require(used[tensor.name] == 1, "\(tensor.name) is used \(used[tensor.name] ?? 0) times") }
 }
 
