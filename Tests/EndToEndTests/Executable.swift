@@ -85,6 +85,15 @@ struct Executable {
         return (try wait(), peak)
     }
 
+    /// Whether the program has come so far that it holds a signal back for its own thread, as the kernel says it.
+    func waits(forSignal signal: Int32) -> Bool {
+        guard let status = try? String(contentsOfFile: "/proc/\(process.processIdentifier)/status", encoding: .utf8),
+            let line = status.split(separator: "\n").first(where: { $0.hasPrefix("SigBlk:") }),
+            let mask = UInt64(line.dropFirst("SigBlk:".count).drop(while: \.isWhitespace), radix: 16)
+        else { return false }
+        return mask >> UInt64(signal - 1) & 1 == 1
+    }
+
     var isRunning: Bool { process.isRunning }
 
     func send(signal number: Int32) { kill(process.processIdentifier, number) }

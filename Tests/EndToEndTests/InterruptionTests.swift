@@ -65,7 +65,9 @@ struct InterruptionTests {
         let before = try names
         for command in longCommands() {
             let program = try Executable(command)
-            usleep(150_000)
+            while program.isRunning, !program.waits(forSignal: signal) { usleep(500) }
+            // Into the work, of which none takes less than several times as long.
+            usleep(10_000)
             #expect(program.isRunning, "\(command[0]) was done before it could be interrupted")
             program.send(signal: signal)
             let started = Date()
