@@ -54,16 +54,16 @@ struct CollapseCommand: ParsableCommand {
             options: AdapterOptions(
                 baseModel: adapter.baseModel, dtype: dtype.dtype, dropout: configuration?.dropout ?? 0,
                 taskType: adapter.taskType, isReplacing: written.force))
-        let factors = adapter.modules.reduce(0) { $0 + $1.rank * ($1.inputs + $1.outputs) }
+        let parameters = adapter.modules.reduce(0) { $0 + $1.parameterCount }
         let rank = adapter.modules.map(\.rank).max() ?? 0
         output.say(
-            "\(written.out): \(adapter.modules.count) modules, rank \(rank), \(Format.count(factors)) parameters"
+            "\(written.out): \(adapter.modules.count) modules, rank \(rank), \(Format.count(parameters)) parameters"
                 + (collapsed.map { " of \(Format.count($0.parameters.parameterCount)) that were trained" } ?? ""))
         for note in notes { output.say(note) }
         if output.json {
             Terminal.json([
                 "schema": "oplora.collapse/1", "modules": .integer(adapter.modules.count), "rank": .integer(rank),
-                "parameters": .integer(factors),
+                "parameters": .integer(parameters),
             ])
         }
         if verify, let collapsed {

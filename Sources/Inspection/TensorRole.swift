@@ -41,7 +41,7 @@ package enum TensorRole: String, CaseIterable {
         self = role == .other ? .adapter : role
     }
 
-    private static let adapterWords = ["lora_", "hypernetwork", "dora_scale", "hada_w", "lokr_w", "oft_", "vera_lambda", "ia3_"]
+    private static let adapterWords = ["lora_", "hypernetwork", "dora_scale", "hada_w", "lokr_w", "oft_", "vera_lambda", "ia3_", ".magnitude."]
 }
 
 /// A name in small letters with a dot before and after it, so that a word between dots is a whole component.

@@ -77,7 +77,7 @@ public struct CollapseVerdict: Sendable {
     public var summary: String {
         guard passes else { return "fail: \(faults.count) fault\(faults.count == 1 ? "" : "s") in \(modules.count) modules" }
         let share = ((modules.map(\.worstShareOfBound).max() ?? 0) * 1000).rounded() / 10
-        return "pass: \(modules.count) modules are what their hypernetworks give, at most \(share)% of the rounding bound off"
+        return "pass: \(modules.count) modules are what the run gives, at most \(share)% of the rounding bound off"
     }
 
     /// The report that `oplora verify --run --json` prints.

@@ -33,7 +33,7 @@ extension Fault.Code {
         case .quantizationDiffers: "what is said of codes does not fit the weights"
         case .leftoverAdapter: "files of an adapter lie beside the merged model"
         case .fileNotFetched: "something stands in the place of a file"
-        case .factorDiffers: "a factor is not what the hypernetwork gives"
+        case .factorDiffers: "a factor is not what the run gives"
         case .scaleDiffers: "a scale is not that of the run"
         case .missingModule: "a module of the run is missing"
         case .extraModule: "a module is not in the run"

@@ -150,7 +150,7 @@ public enum MergeVerifier {
         let named = FileSystem.join(merged, FileSystem.lastComponent(base))
         let isOfFile = FileSystem.isFolder(merged) && !FileSystem.isFolder(base) && FileSystem.exists(named)
         let files = try ModelWeights(path: isOfFile ? named : merged, decodes: false)
-        try files.requireSafetensors()
+        try files.requireComparable()
         try requireModel(files)
         return files
     }
@@ -245,13 +245,20 @@ public enum MergeVerifier {
             faults.append(Fault(.extraTensor, gap.tensor, "\(rows) should be \(gap.missing), which neither the base nor an adapter holds"))
         }
         let names = Set(doubled.map { renamed[$0.name] ?? $0.name }).union(correspondence.counterparts)
+        let storedNames = model.decodes ? Set(model.base.files.stored.keys) : []
         for name in merged.tensors.keys where !names.contains(name) {
             if strangers.contains(name) {
                 doubts.append(LayoutFaults.doubt(name, of: "the base"))
                 continue
             }
             coverage.extra.append(name)
-            faults.append(Fault(.extraTensor, name, "neither the base nor an adapter holds the tensor"))
+            let isOfCodes = model.decodes && storedNames.contains(name)
+            faults.append(
+                Fault(
+                    .extraTensor, name,
+                    isOfCodes
+                        ? "it belongs to the codes of the base, and the model should have full weights"
+                        : "neither the base nor an adapter holds the tensor"))
         }
         return works
     }
@@ -269,22 +276,21 @@ public enum MergeVerifier {
             (result.judgement?.standing.severity ?? 0) > MergeStanding.replayed(.plain).severity || result.outcome.differs
         }
         var best = (works: works, results: results, roundedTo: DType?.none)
+        let decoded = works.indices.filter { works[$0].source.encoded != nil }
         // Libraries hold them in the type that the configuration names, or in the one that they were told and save.
-        let types = Set([model.base.statedType] + works.filter { $0.source.encoded != nil }.map(\.merged.dtype))
+        let types = Set([model.base.statedType] + decoded.map { works[$0].merged.dtype })
         for type in types.sorted(by: { $0.rawValue < $1.rawValue }) where type == .bf16 || type == .f16 {
-            let count = best.results.count(where: isUnexplained)
+            let count = decoded.count { isUnexplained(best.results[$0]) }
             guard count > 0 else { break }
-            let rounded = works.map { $0.roundingSource(to: type) }
+            let rounded = decoded.map { works[$0].roundingSource(to: type) }
             let others = try judge(rounded, options: options)
-            if others.count(where: isUnexplained) < count {
-                best = (rounded, others, type)
-                continue
-            }
+            let isBetter = others.count(where: isUnexplained) < count
             // A weight without its update is the same number rounded once, however the others were merged.
-            for number in works.indices where isUnexplained(best.results[number]) && others[number].judgement?.fault?.code == .notMerged {
-                best.works[number] = rounded[number]
-                best.results[number] = others[number]
+            for (number, (work, other)) in zip(decoded, zip(rounded, others))
+            where isBetter || isUnexplained(best.results[number]) && other.judgement?.fault?.code == .notMerged {
+                (best.works[number], best.results[number]) = (work, other)
             }
+            if isBetter { best.roundedTo = type }
         }
         return best
     }
@@ -445,12 +451,25 @@ public enum MergeVerifier {
     private static func codeFaults(_ model: AdaptedModel, after: QuantizationSettings, merged: String, files: ModelWeights) -> [Fault] {
         let before = QuantizationSettings(model.base.configuration)
         guard !files.quantization.hasCodes else {
-            guard !model.decodes, model.base.files.quantization.hasCodes, let stated = before.disagreement(with: after) else { return [] }
-            return [
-                Fault(
-                    .quantizationDiffers, stated.name,
-                    "the model holds the base's codes, and config.json does not say of them what the base's does: \(stated.value.inWords)")
-            ]
+            guard !model.decodes, model.base.files.quantization.hasCodes else { return [] }
+            if let stated = before.missing(in: after) {
+                return [
+                    Fault(
+                        .quantizationDiffers, stated.name,
+                        "the model holds the base's codes, and config.json does not say of them what the base's does: \(stated.value.inWords)")
+                ]
+            }
+            // The same words with others beside them may mean other numbers.
+            let (base, other) = (model.base.files.decoded.tensors, files.decoded.tensors)
+            for (name, weight) in base {
+                guard let meaning = weight.encoded?.meaning, let found = other[name], found.encoded?.meaning != meaning else { continue }
+                return [
+                    Fault(
+                        .quantizationDiffers, name,
+                        "its codes are \(meaning), and in the merged model \(found.encoded?.meaning ?? "nothing that can be read")")
+                ]
+            }
+            return []
         }
         let fields = after.statements.filter { model.decodes || !before.statements.contains($0) }.map { statement in
             Fault(.quantizationDiffers, statement.name, "config.json says how codes are meant, and the model holds full weights")

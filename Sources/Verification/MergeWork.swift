@@ -47,7 +47,7 @@ struct MergeWork: Sendable {
     /// A tensor, cut where other updates begin, where an adapter brings whole rows, and where the merged model has it in another tensor.
     static func parts(of tensor: AdaptedModel.Tensor, merged targets: [Target]) -> [MergeWork] {
         let active = tensor.updates.filter { !$0.isZero }
-        let columns = active.first?.columns ?? (tensor.rows.isEmpty ? 1 : tensor.shape.last ?? 1)
+        let columns = active.first?.columns ?? (tensor.rows.isEmpty && tensor.source.isPlain ? 1 : tensor.shape.last ?? 1)
         let count = tensor.source.elementCount
         return targets.flatMap { target in
             let rows = target.elements.lowerBound / max(columns, 1)..<target.elements.upperBound / max(columns, 1)

@@ -43,7 +43,7 @@ public enum ReceiptVerifier {
     ) throws -> Verdict {
         let hashes = try hashes(in: path)
         let files = try ModelWeights(path: merged ?? FileSystem.parent(of: path), decodes: false)
-        try files.requireSafetensors()
+        try files.requireComparable()
         var faults: [Fault] = []
         var works: [(name: String, weight: StoredWeight, hash: String)] = []
         for (name, hash) in hashes {

@@ -118,17 +118,16 @@ public final class ModelWeights: Sendable {
         isDecoded ? ModelWeights(files, decodes: false) : self
     }
 
+    /// The same model with its codes as what they stand for.
+    public var decoded: ModelWeights { isDecoded ? self : ModelWeights(files, decodes: true) }
+
     private static func decoding(
         _ tensors: OrderedDictionary<String, StoredWeight>, _ decoded: QuantizedWeights.Decoded
     ) -> OrderedDictionary<String, StoredWeight> {
         let leftOut = decoded.companions.union(decoded.leftOut)
         var result: OrderedDictionary<String, StoredWeight> = [:]
         for (name, weight) in tensors where !leftOut.contains(name) {
-            guard let read = decoded.weights[name] else {
-                result[name] = weight
-                continue
-            }
-            result[read.name] = read
+            result[name] = decoded.weights[name] ?? weight
         }
         return result
     }

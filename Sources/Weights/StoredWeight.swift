@@ -41,14 +41,6 @@ public struct StoredWeight: Sendable {
         self.init(name: info.name, dtype: info.dtype, shape: info.shape, storage: .plain(file.file, info.byteRange))
     }
 
-    /// Bytes of a file of any format.
-    ///
-    /// - Precondition: the file has them, and they are as many as the shape asks for.
-    public init(name: String, dtype: DType, shape: [Int], file: MappedFile, range: Range<Int>) {
-        precondition(range.upperBound <= file.count && CheckedSize.byteCount(of: shape, dtype: dtype) == range.count)
-        self.init(name: name, dtype: dtype, shape: shape, storage: .plain(file, range))
-    }
-
     /// A tensor whose elements each stand for themselves; `nil` for one in blocks.
     public init?(_ tensor: StoredTensor) {
         guard let dtype = tensor.type.dtype else { return nil }

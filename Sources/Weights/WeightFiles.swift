@@ -19,7 +19,9 @@ struct WeightFiles: Sendable {
     var stored: OrderedDictionary<String, StoredTensor> {
         var stored: OrderedDictionary<String, StoredTensor> = [:]
         for part in parts {
-            for shard in shards[part.shards] { for tensor in shard.stored { stored[part.prefix + tensor.name] = tensor } }
+            for shard in shards[part.shards] {
+                for tensor in shard.stored { stored[part.prefix + tensor.name] = tensor.named(part.prefix + tensor.name) }
+            }
         }
         return stored
     }

@@ -316,6 +316,79 @@ struct QuantizedBaseTests {
         #expect(verdict.faults.map(\.code) == (block == "[2,3]" ? [] : [.quantizationDiffers]), "\(verdict.faults)")
     }
 
+    /// A default and the same written out are one thing; a size where the base has the default of another is not.
+    @Test(arguments: [("[128,128]", true), ("[1,1]", false)]) func aDefaultThatIsWrittenOut(block: String, isSame: Bool) throws {
+        let folder = try TemporaryFolder()
+        let (base, merged) = (folder.path("base"), folder.path("merged"))
+        for (path, more) in [(base, ""), (merged, #","weight_block_size":\#(block),"modules_to_not_convert":null"#)] {
+            try FileSystem.createFolder(path)
+            try writeSafetensors(
+                [
+                    TestTensor(Self.module + ".weight", .f8E4M3, [130, 130], bytes: [UInt8](repeating: 0x38, count: 130 * 130)),
+                    TestTensor(Self.module + ".weight_scale_inv", .f32, [2, 2], values: [1, 2, 3, 4]),
+                ], to: FileSystem.join(path, "model.safetensors"))
+            try writeText(#"{"quantization_config":{"quant_method":"fp8"\#(more)}}"#, FileSystem.join(path, "config.json"))
+        }
+        let empty = Adapter(path: "adapter", dialect: .peft, weightsPath: nil, baseModel: nil, targets: [], modules: [], replacements: [])
+        let verdict = try MergeVerifier.verify(base: base, adapters: [.init(empty)], merged: merged)
+        #expect(verdict.faults.map(\.code) == (isSame ? [] : [.quantizationDiffers]), "\(verdict.faults)")
+    }
+
+    /// Scales that stayed in a model of full weights are named as what they are.
+    @Test func scalesThatAreLeftOver() throws {
+        let folder = try TemporaryFolder()
+        let (base, merged) = (folder.path("base"), folder.path("merged"))
+        try writeFP8(to: base)
+        try writeDecoded(base, to: merged, .bf16, roundedTo: .bf16, adding: 0.0513)
+        let path = FileSystem.join(merged, "model.safetensors")
+        let file = try SafetensorsFile(path: path)
+        let tensors = try file.tensors.values.map { info in
+            TestTensor(info.name, info.dtype, info.shape, bytes: try read(info.name, from: try ModelWeights(path: path)))
+        }
+        let scales = TestTensor(Self.module + ".weight_scale_inv", .f32, [2, 2], values: [1, 2, 3, 4])
+        try writeSafetensors(tensors + [scales], to: path)
+        let verdict = try MergeVerifier.verify(base: base, adapters: [.init(try adapter(scale: 0.0513))], merged: merged)
+        #expect(verdict.faults.map(\.code) == [.extraTensor] && verdict.faults[0].message.contains("codes of the base"), "\(verdict.faults)")
+    }
+
+    /// One file of a model finds its element type and blocks in the configuration beside it.
+    @Test func theTypeOfAFile() throws {
+        let folder = try TemporaryFolder()
+        let (base, merged) = (folder.path("base"), folder.path("merged"))
+        try writeFP8(to: base)
+        let text = Self.configuration.serialized().replacing("bfloat16", with: "float16")
+        try writeText(text, FileSystem.join(base, "config.json"))
+        let file = FileSystem.join(base, "model.safetensors")
+        _ = try MergePlan(base: file, adapters: [.init(try adapter())]).run(to: merged, options: .init(threads: 1, isDurable: false))
+        #expect(try ModelWeights(path: merged).weight(named: Self.untouched + ".weight").dtype == .f16)
+    }
+
+    /// The components of a pipeline have settings of their own, and are merged one by one.
+    @Test func aPipelineOfCodes() throws {
+        let folder = try TemporaryFolder()
+        let base = folder.path("pipeline")
+        try FileSystem.createFolder(base)
+        try writeText(#"{"_class_name":"P","transformer":["diffusers","T"]}"#, FileSystem.join(base, "model_index.json"))
+        try writeFP8(to: FileSystem.join(base, "transformer"))
+        let adapter = try adapter()
+        do {
+            _ = try MergePlan(base: base, adapters: [.init(adapter)])
+            Issue.record("it was let pass")
+        } catch let error as MergeError {
+            #expect(error.code == .quantizedBase && error.message.contains("name its folder as the base"), "\(error)")
+        }
+    }
+
+    /// What a library made of codes is the base of what it trained: rounding is no update.
+    @Test func extractionFromALoadedBase() throws {
+        let folder = try TemporaryFolder()
+        let (base, tuned) = (folder.path("base"), folder.path("tuned"))
+        try writeFP8(to: base)
+        try writeDecoded(base, to: tuned, .bf16, roundedTo: .bf16, adding: 0.5)
+        let extraction = try Extraction(base: base, tuned: tuned, options: .init(choice: RankChoice(rank: 1)))
+        #expect(extraction.adapter.modules.map(\.path.text) == [Self.module])
+    }
+
     /// No scale makes an infinite weight, whether an adapter changes it or not, and whatever the type of the result.
     @Test(arguments: [nil, DType.f32, .f16]) func infiniteScales(dtype: DType?) throws {
         let folder = try TemporaryFolder()

@@ -22,7 +22,12 @@ struct TrainingMethodTests {
         try space.succeed(arguments(method, out: "run.opck", "--targets", "q_proj,down_proj", "--schedule", "constant"))
         let inspected = try JSONValue(parsing: try space.succeed(["inspect", space.path("run.opck"), "--json"]).output)
         #expect(inspected["run"]?["method"]?.stringValue == method.rawValue)
-        try space.succeed(["collapse", space.path("run.opck"), "--out", space.path("adapter"), "--verify"])
+        let collapsed = try space.succeed(["collapse", space.path("run.opck"), "--out", space.path("adapter"), "--verify"])
+        let text = collapsed.output + collapsed.errors
+        #expect(text.contains("modules are what the run gives"), "\(text)")
+        // What is trained is the adapter, magnitudes and all, or what makes it.
+        let counts = try #require(text.firstMatch(of: /([0-9,]+) parameters of ([0-9,]+) that were trained/), "\(text)")
+        #expect((counts.1 == counts.2) == !method.type.hasHypernetworks, "\(text)")
         try space.succeed([
             "merge", "--base", Repository.tinyLlama, "--adapter", space.path("adapter"), "--out", space.path("merged"), "--dtype", "f32",
             "--no-fsync",

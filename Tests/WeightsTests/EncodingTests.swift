@@ -115,6 +115,17 @@ struct EncodingTests {
         }
     }
 
+    /// A tensor of scales without elements is no single scale: nothing is read beyond it.
+    @Test(arguments: rows, [[0], [0, 1], [1, 0], [0, 0]]) func scalesWithoutElements(row: Row, shape: [Int]) throws {
+        var random = SeededGenerator(seed: 8)
+        var sample = row.make(&random)
+        sample.tensors[1].shape = sample.tensors[0].shape.dropLast(2) + shape
+        sample.tensors[1].bytes = []
+        let weights = try Self.open(sample, in: try TemporaryFolder())
+        #expect(!weights.isDecoded)
+        #expect(weights.quantization.unread(sample.tensors[0].name, isOfFile: true) { $0 } != nil)
+    }
+
     // MARK: FP8 in blocks
 
     /// Values of the format's tables, times a scale that changes none of their digits.
@@ -158,7 +169,11 @@ struct EncodingTests {
             size: (100, 100)),
         Blocks(configuration: #"{"compression_config":{"weight_block_size":[100,100]}}"#, size: (100, 100)),
         Blocks(configuration: #"{"quantization":{"weight_block_size":[100,100]}}"#, size: (100, 100)),
-        // No size is guessed.
+        // No size is guessed: the default is that of this method alone.
+        Blocks(configuration: #"{"quantization":{"bits":4,"group_size":64}}"#, size: nil, words: "may be of blocks of several sizes"),
+        Blocks(
+            configuration: #"{"quantization_config":{"quant_method":"fp8"},"text_config":{"quantization_config":{"weight_block_size":null}}}"#,
+            size: nil, words: "may be of blocks of several sizes"),
         Blocks(configuration: nil, size: nil, words: "may be of blocks of several sizes"),
         Blocks(configuration: "{}", size: nil, words: "may be of blocks of several sizes"),
         Blocks(configuration: #"{"quantization_config":"fp8"}"#, size: nil, words: "may be of blocks of several sizes"),
@@ -214,6 +229,18 @@ struct EncodingTests {
             let scale = (grid[0] == 1 ? 0 : row) * grid[1] + (grid[1] == 1 ? 0 : column)
             #expect(Float(bitPattern: UInt32(bits(bytes, .f32, row * 5 + column))) == Float(scale + 1))
         }
+    }
+
+    /// Scales that no size of blocks explains are no matter of the configuration.
+    @Test(arguments: [[5, 1], [3], [1, 3, 5], [3, 6]]) func scalesOfNoBlocks(grid: [Int]) throws {
+        let folder = try TemporaryFolder()
+        try writeSafetensors(
+            [
+                TestTensor("a.weight", .f8E4M3, [3, 5], bytes: [UInt8](repeating: 0x38, count: 15)),
+                TestTensor("a.weight_scale_inv", .f32, grid, values: [Float](repeating: 1, count: grid.reduce(1, *))),
+            ], to: folder.path("model.safetensors"))
+        let sentence = try ModelWeights(path: folder.path).quantization.unread("a.weight", isOfFile: true) { $0 }?.sentence(statement: nil) ?? ""
+        #expect(sentence.contains("no blocks of [3,5] have so many"), "\(sentence)")
     }
 
     /// Each component of a pipeline has its own configuration.

@@ -10,14 +10,12 @@ verify` must pass it. Then base and adapter are rounded to BF16, and the merge m
 merge_definition.py. One line a case; exits 1 if any fails.
 """
 
-import argparse
 import hashlib
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # everything is a local folder
@@ -252,29 +250,14 @@ def check(oplora, case, folder):
     return error, "" if error <= BOUND and untouched > 1e-3 else f"the adapter changes the outputs by {untouched:.3g} only" if error <= BOUND else "outputs differ"
 
 
+def judge(oplora, folder, case):
+    error, wrong = check(oplora, case, folder)
+    return f"{error:.1e}", wrong
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--oplora", required=True)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--keep", type=pathlib.Path)
-    options = parser.parse_args()
-    failed = 0
-    if options.markdown:
-        print("| PEFT | outputs of the merged model against base + adapter in torch |\n|---|---|")
-    for case in CASES:
-        if options.only.lower() not in case[0].lower():
-            continue
-        folder = pathlib.Path(tempfile.mkdtemp(dir=options.keep))
-        error, wrong = check(options.oplora, case, folder)
-        failed += bool(wrong)
-        text = wrong or f"{error:.1e}"
-        print(f"| {case[0]} | {text} |" if options.markdown else f"{'FAIL' if wrong else 'ok  '}  {case[0]}: {text}", flush=True)
-        if not options.keep:
-            shutil.rmtree(folder)
-        elif wrong:
-            print(f"      {folder}")
-    sys.exit(1 if failed else 0)
+    heading = ("PEFT", "outputs of the merged model against base + adapter in torch")
+    cases.run(__doc__, heading, [(case[0], (case,)) for case in CASES], judge)
 
 
 if __name__ == "__main__":

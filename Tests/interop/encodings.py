@@ -15,14 +15,11 @@ Each case is a small random model whose matrices are quantized here, with numpy,
 One line a case; exits 1 if any fails.
 """
 
-import argparse
 import json
-import pathlib
 import shutil
-import sys
-import tempfile
 
 import adapters  # sets the environment before the libraries are imported
+import cases
 import numpy as np
 import torch
 import transformers as hf
@@ -205,7 +202,7 @@ def out_file(folder):
     return folder / "model.safetensors"
 
 
-def check(oplora, case, folder):
+def check(oplora, folder, case):
     values = make(case, folder)
     wrong = check_values(oplora, folder, values)
     if wrong or not case["library"]:
@@ -215,26 +212,8 @@ def check(oplora, case, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--oplora", required=True)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--keep", type=pathlib.Path)
-    options = parser.parse_args()
-    failed = 0
-    if options.markdown:
-        print("| base | against numpy, and transformers with PEFT where it decodes the base |\n|---|---|")
-    for case in CASES:
-        if options.only.lower() not in case["name"].lower():
-            continue
-        folder = pathlib.Path(tempfile.mkdtemp(dir=options.keep))
-        text, wrong = check(options.oplora, case, folder)
-        failed += bool(wrong)
-        text = wrong or text
-        print(f"| {case['name']} | {text} |" if options.markdown else f"{'FAIL' if wrong else 'ok  '}  {case['name']}: {text}", flush=True)
-        if not options.keep:
-            shutil.rmtree(folder)
-    sys.exit(1 if failed else 0)
+    heading = ("base", "against numpy, and transformers with PEFT where it decodes the base")
+    cases.run(__doc__, heading, [(case["name"], (case,)) for case in CASES], check)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,13 @@
 The data are one batch, so that every step sees all of it. One line a case; exits 1 if any fails.
 """
 
-import argparse
 import json
 import pathlib
-import shutil
 import subprocess
 import sys
-import tempfile
 
 import adapters  # sets the environment before the libraries are imported
+import cases
 import numpy as np
 import torch
 import transformers as hf
@@ -87,7 +85,7 @@ def peft_name(key, method):
     return f"base_model.model.{module}.{part}.default.weight"
 
 
-def check(oplora, name, method, folder):
+def check(oplora, folder, name, method):
     """Returns a text and what is wrong."""
     model, ids = make(name, folder)
     # A run whose factors have moved: B is zero at the start, and the gradient of A with it.
@@ -157,28 +155,8 @@ def check(oplora, name, method, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--oplora", required=True)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--keep", type=pathlib.Path)
-    options = parser.parse_args()
-    failed = 0
-    if options.markdown:
-        print("| trained | against PEFT and torch, relative |\n|---|---|")
-    for name in FAMILIES:
-        for method in METHODS:
-            title = f"{method}, {name}"
-            if options.only.lower() not in title.lower():
-                continue
-            folder = pathlib.Path(tempfile.mkdtemp(dir=options.keep))
-            text, wrong = check(options.oplora, name, method, folder)
-            failed += bool(wrong)
-            text = f"{wrong}: {text}" if wrong else text
-            print(f"| {title} | {text} |" if options.markdown else f"{'FAIL' if wrong else 'ok  '}  {title}: {text}", flush=True)
-            if not options.keep:
-                shutil.rmtree(folder)
-    sys.exit(1 if failed else 0)
+    pairs = [(f"{method}, {name}", (name, method)) for name in FAMILIES for method in METHODS]
+    cases.run(__doc__, ("trained", "against PEFT and torch, relative"), pairs, check)
 
 
 if __name__ == "__main__":

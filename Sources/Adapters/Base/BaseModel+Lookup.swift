@@ -159,25 +159,19 @@ extension BaseModel {
         if let method = QuantizationSettings(configuration).method { return "quant_method \(method)" }
         return files.shards.contains { $0.metadata["_quantization_metadata"] != nil } ? "ComfyUI's _quantization_metadata" : nil
     }
-
-    static func refuseGGUF(_ files: ModelWeights) throws(MergeError) {
-        guard files.shards.contains(where: { $0.gguf != nil }) else { return }
-        throw MergeError(
-            .quantizedBase, path: files.path,
-            "the base is a GGUF file, which is not read as a base yet; name the model that it was made from, in safetensors, and convert what is merged with llama.cpp"
-        )
-    }
 }
 
 extension ModelWeights {
-    /// Refuses what cannot be held against a model of safetensors: a GGUF file, which has other names and its rows in
-    /// another order.
+    /// Refuses a GGUF file, which has other names, and the rows of some weights in another order.
     ///
     /// - Throws: `MergeError.quantizedBase`.
-    public func requireSafetensors() throws(MergeError) {
+    public func requireSafetensors(_ sentence: String) throws(MergeError) {
         guard shards.contains(where: { $0.gguf != nil }) else { return }
-        throw MergeError(
-            .quantizedBase, path: path,
-            "this is a GGUF file, which is not compared with a base yet; name the model that it was made from, in safetensors")
+        throw MergeError(.quantizedBase, path: path, sentence)
+    }
+
+    /// Likewise, of a model that is held against a base.
+    public func requireComparable() throws(MergeError) {
+        try requireSafetensors("this is a GGUF file, which is not compared with a base yet; name the model that it was made from, in safetensors")
     }
 }

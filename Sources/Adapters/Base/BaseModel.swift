@@ -54,7 +54,9 @@ public struct BaseModel: Sendable {
     /// - Throws: `SafetensorsError`, `FileError`, or `MergeError.invalidConfiguration`.
     public init(path: String) throws {
         let files = try ModelWeights(path: path)
-        try Self.refuseGGUF(files)
+        try files.requireSafetensors(
+            "the base is a GGUF file, which is not read as a base yet; name the model that it was made from, in safetensors, and convert what is merged with llama.cpp"
+        )
         self.init(files, configuration: try Self.configuration(of: path))
     }
 
@@ -74,9 +76,7 @@ public struct BaseModel: Sendable {
 
     /// The element type that the model's numbers have, as far as its configuration says it: what takes the place of codes.
     public var statedType: DType {
-        let places = [configuration, configuration?["text_config"]]
-        let names = places.flatMap { place in ["dtype", "torch_dtype"].compactMap { place?[$0]?.stringValue } }
-        return names.lazy.compactMap { DType.writable(named: $0) }.first ?? .bf16
+        files.quantization.elementTypes.lazy.compactMap { DType.writable(named: $0) }.first ?? .bf16
     }
 
     /// The modules by every name that a tool may give them.

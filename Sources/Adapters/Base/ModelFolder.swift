@@ -122,32 +122,23 @@ struct ModelFolder {
         try output.publish(durable: isDurable)
     }
 
-    /// `config.json` with every field that names the element type of the weights set to `name`.
-    static func configuration(_ value: JSONValue, dtype name: String) -> JSONValue {
+    /// `config.json` with the fields that name the element type of the weights set to `name`.
+    ///
+    /// - Parameter replaces: takes the type that a field names.
+    static func configuration(_ value: JSONValue, dtype name: String, replacing replaces: (String) -> Bool = { _ in true }) -> JSONValue {
         switch value {
         case .object(let members):
             var changed = members
             for (key, member) in members {
-                let isTypeName = (key == "torch_dtype" || key == "dtype") && member.stringValue != nil
-                changed[key] = isTypeName ? .string(name) : configuration(member, dtype: name)
+                let own = key == "torch_dtype" || key == "dtype" ? member.stringValue : nil
+                changed[key] = own.map { replaces($0) ? .string(name) : member } ?? configuration(member, dtype: name, replacing: replaces)
             }
             return .object(changed)
         case .array(let elements):
-            return .array(elements.map { configuration($0, dtype: name) })
+            return .array(elements.map { configuration($0, dtype: name, replacing: replaces) })
         default:
             return value
         }
-    }
-
-    /// `config.json` that names an element type in the place of one of codes, which loaders would store full weights in.
-    static func configuration(_ value: JSONValue, inPlaceOfCodes name: String) -> JSONValue {
-        guard let members = value.objectValue else { return value }
-        var changed = members
-        for (key, member) in members {
-            let isOfCodes = (key == "torch_dtype" || key == "dtype") && member.stringValue?.contains("float8") == true
-            changed[key] = isOfCodes ? .string(name) : configuration(member, inPlaceOfCodes: name)
-        }
-        return .object(changed)
     }
 
     /// `config.json` with members set; a model of text and images has them in its part for the text as well.

@@ -180,10 +180,16 @@ struct Overlay {
     /// Decides what becomes of weights that are stored as codes.
     mutating func settleCodes(_ codes: AdaptedModel.Codes, report: AdaptedModel.Report) throws(MergeError) {
         guard base.files.isDecoded else { return }
-        let touched = updates.keys.first { base.source(of: $0)?.encoded != nil } ?? replaced.keys.first { base.source(of: $0)?.encoded != nil }
-        guard codes == .decoded || touched ?? rows.keys.first(where: { base.source(of: $0)?.encoded != nil }) != nil else {
+        let changed = [Array(updates.keys), Array(replaced.keys), Array(rows.keys)].joined()
+        guard codes == .decoded || changed.contains(where: { base.source(of: $0)?.encoded != nil }) else {
             base = base.withCodes
             return
+        }
+        guard !base.files.isPipeline else {
+            throw MergeError(
+                .quantizedBase, path: base.path,
+                "a component of this pipeline is quantized, and only a component by itself is read as full weights; name its folder as the base"
+            )
         }
         decodes = true
         let names = base.files.encodings.map(\.name).joined(separator: ", ")
@@ -197,20 +203,12 @@ struct Overlay {
                 ))
         }
         remarks.append("the base is quantized (\(names)) and the model has full weights in the place of its codes")
-        let scales = base.files.leftOutScales
-        if let first = scales.first {
-            remarks.append(
-                scales.count == 1
-                    ? "a scale of a serving setup, \(first), belongs to no weight and is left out"
-                    : "\(scales.count) scales of a serving setup, such as \(first), belong to no weight and are left out")
+        func tell(_ what: String, of names: [String]) {
+            guard let first = names.first else { return }
+            remarks.append("\(what): \(first)\(names.count > 1 ? " and \(names.count - 1) more" : "")")
         }
-        let stray = base.files.strayScales
-        if let first = stray.first {
-            remarks.append(
-                stray.count == 1
-                    ? "\(first) is called as a scale of codes is and stands beside none; it is kept"
-                    : "\(stray.count) tensors, such as \(first), are called as scales of codes are and stand beside none; they are kept")
-        }
+        tell("scales of a serving setup belong to no weight and are left out", of: base.files.leftOutScales)
+        tell("tensors are named as scales of codes are, stand beside none, and are kept", of: base.files.strayScales)
     }
 
     /// What the configuration says of codes that are no more.
@@ -234,7 +232,10 @@ struct Overlay {
         if let vocabularySize { configuration = ModelFolder.configuration(configuration, setting: ["vocab_size": .integer(vocabularySize)]) }
         if decodes {
             configuration = QuantizationSettings.removed(from: configuration)
-            configuration = ModelFolder.configuration(configuration, inPlaceOfCodes: MergePlan.configurationName(of: base.statedType))
+            // Loaders would store full weights in a type of codes.
+            configuration = ModelFolder.configuration(configuration, dtype: MergePlan.configurationName(of: base.statedType)) {
+                $0.contains("float8")
+            }
         }
         return configuration
     }

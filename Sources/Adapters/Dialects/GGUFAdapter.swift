@@ -75,11 +75,10 @@ public enum GGUFAdapter {
                 throw fault(
                     .unexpectedTensor, tensor.name, "it is no factor of a matrix; nothing of an adapter may be left out")
             }
-            guard let dtype = tensor.type.dtype, dtype.isFloat else {
+            guard let weight = StoredWeight(StoredTensor(tensor, in: file)), weight.dtype.isFloat else {
                 throw fault(.unsupportedDType, tensor.name, "a factor in \(tensor.type) is not supported; F32, BF16, F16 and F64 are")
             }
-            let matrix = FactorMatrix(
-                StoredWeight(name: tensor.name, dtype: dtype, shape: tensor.shape, file: file.file, range: tensor.byteRange))
+            let matrix = FactorMatrix(weight)
             let name = tensor.name.dropLast(ending.count)
             if ending == endings.a { parts[name, default: (nil, nil)].a = matrix } else { parts[name, default: (nil, nil)].b = matrix }
         }

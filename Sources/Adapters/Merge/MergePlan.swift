@@ -182,7 +182,6 @@ struct TensorJob: Sendable {
 
     var source: StoredWeight { tensor.source }
     var elementCount: Int { source.elementCount }
-    /// Whether bytes of the source are bytes of the result where no update and no row of an adapter is.
     /// Whether the stored bytes are the result's where nothing changes; what codes stand for is looked at, since a scale may be anything.
     var keepsType: Bool { dtype == source.dtype && source.isPlain }
     /// Whether the tensor's bytes are copied as they are.

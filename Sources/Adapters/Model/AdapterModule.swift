@@ -66,6 +66,11 @@ public struct AdapterModule: Sendable {
     /// Whether A is one that modules share and of which this one takes the first columns, as many as its weight has inputs (VeRA).
     public internal(set) var sharesInputs: Bool
 
+    /// How many numbers it consists of.
+    public var parameterCount: Int {
+        (factors.flatMap { [$0.a, $0.b] } + [magnitude?.values, bias].compactMap(\.self)).reduce(0) { $0 + $1.rows * $1.columns }
+    }
+
     /// - Precondition: there are factors.
     public init(
         component: String? = nil, path: ModulePath, parameter: String = "weight", kind: Kind, factors: [Factors], alpha: Double, scale: Double,

@@ -196,7 +196,8 @@ public struct FactorMatrix: Sendable {
     /// What is larger is no factor, and is looked at where it lies.
     private static let largestCopy = 1 << 24
 
-    /// Bytes of a weight; `nil` where they cannot be read, which whoever reads through the mapping then finds out.
+    /// Bytes of a weight; `nil` where they cannot be read. Whoever reads through the mapping then finds out; what is computed has no
+    /// mapping, and becomes NaN, which no merge passes.
     private static func copy(of weight: StoredWeight, _ first: Int, _ count: Int) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0, count: count)
         return (try? weight.read(bytes: first..<first + count, into: &bytes)) == nil ? nil : bytes

@@ -62,7 +62,7 @@ public struct Extraction: Sendable {
     public init(base basePath: String, tuned tunedPath: String, options: Options) throws {
         let base = try BaseModel(path: basePath)
         let tuned = try ModelWeights(path: tunedPath)
-        try tuned.requireSafetensors()
+        try tuned.requireComparable()
         var changes: [Change] = []
         var replacements: [Replacement] = []
         var unchanged = 0
@@ -101,12 +101,13 @@ public struct Extraction: Sendable {
         for (tunedName, after) in tuned.tensors where names[tunedName] != nil || !counterparts.contains(tunedName) {
             let name = names[tunedName] ?? tunedName
             guard let before = base.source(of: name) else { throw misfit(name, "the base has") }
-            try compare(name, WeightDifference.Tensors(before: before, after: after))
+            try compare(name, WeightDifference.Tensors(before: before.loaded(as: after.dtype), after: after))
         }
         for (name, pieces) in correspondence.pieces {
             guard let before = base.source(of: name) else { throw misfit(name, "the base has") }
             let parts = try pieces.map { piece in (try tuned.weight(named: piece.second), piece.secondElements) }
-            guard let difference = WeightDifference.Tensors(before: before, parts: parts) else {
+            let loaded = parts.first.map { before.loaded(as: $0.0.dtype) } ?? before
+            guard let difference = WeightDifference.Tensors(before: loaded, parts: parts) else {
                 throw AdapterError(
                     .unsupportedDType, path: tunedPath, subject: name,
                     "the fine-tuned model has its parts in several element types (\(Set(parts.map { "\($0.0.dtype)" }).sorted().joined(separator: ", "))), and one is needed"

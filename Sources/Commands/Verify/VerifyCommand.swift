@@ -10,7 +10,7 @@ internal import Verification
 struct VerifyCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "verify",
-        abstract: "Prove that a merged model is base + adapter, or that an adapter is what its hypernetworks give.",
+        abstract: "Prove that a merged model is base + adapter, or that an adapter is what its run gives.",
         usage: """
             oplora verify --base <dir> --adapter <adapter> ... --merged <dir>
             oplora verify --run <run.opck> --adapter <adapter>

@@ -19,10 +19,13 @@ public struct QuantizationSettings: Sendable {
 
     /// Outermost first.
     public let statements: [Statement]
+    /// The names of the element type that the model's numbers have, outermost first.
+    let elementTypes: [String]
 
     /// - Parameter configuration: of a model or a component; `nil` where there is none.
     public init(_ configuration: JSONValue?) {
         statements = configuration.map { Self.statements(in: $0, path: []) } ?? []
+        elementTypes = configuration.map { Self.elementTypes(in: $0, depth: 0) } ?? []
     }
 
     /// What the library calls the way in which the model was quantized.
@@ -35,21 +38,15 @@ public struct QuantizationSettings: Sendable {
         return values
     }
 
-    /// Whether a statement leaves a field to the default of the library.
-    func leavesOut(_ field: String) -> Bool { statements.contains { $0.value.objectValue.map { $0[field] == nil } ?? false } }
+    /// Whether a statement of this method leaves a field to the default of the library, and none says that it is null.
+    func leavesOut(_ field: String, method: String) -> Bool {
+        statements.contains { $0.value["quant_method"]?.stringValue == method && $0.value[field] == nil }
+            && !statements.contains { $0.value[field]?.isNull == true }
+    }
 
-    /// The first statement of another configuration that means other codes than these, and what it should be: the fields
-    /// that are stated here must be there. Libraries add more when they save a model.
-    public func disagreement(with other: QuantizationSettings) -> Statement? {
-        if let missing = statements.first(where: { statement in
-            !other.statements.contains { Self.isContained(statement.value, in: $0.value) }
-        }) {
-            return missing
-        }
-        let added = WeightEncoding.all.flatMap(\.settings).first { !other.values(of: $0).isEmpty && values(of: $0) != other.values(of: $0) }
-        return added.map { field in
-            Statement(path: [field], value: values(of: field).first ?? .null)
-        }
+    /// The first statement that another configuration does not make. Libraries add fields when they save a model.
+    public func missing(in other: QuantizationSettings) -> Statement? {
+        statements.first { statement in !other.statements.contains { Self.isContained(statement.value, in: $0.value) } }
     }
 
     /// The configuration without what says it.
@@ -77,6 +74,12 @@ public struct QuantizationSettings: Sendable {
         return own + inner
     }
 
+    private static func elementTypes(in value: JSONValue, depth: Int) -> [String] {
+        guard depth < maximumDepth, let members = value.objectValue else { return [] }
+        return ["dtype", "torch_dtype"].compactMap { members[$0]?.stringValue }
+            + members.filter { !isStatement($0.key, $0.value) }.flatMap { elementTypes(in: $0.value, depth: depth + 1) }
+    }
+
     private static func removed(from value: JSONValue, depth: Int) -> JSONValue {
         guard depth < maximumDepth, let members = value.objectValue else { return value }
         let kept = members.filter { !isStatement($0.key, $0.value) }
@@ -85,6 +88,6 @@ public struct QuantizationSettings: Sendable {
 
     private static func isContained(_ statement: JSONValue, in other: JSONValue) -> Bool {
         guard let members = statement.objectValue else { return statement == other }
-        return members.allSatisfy { $0.value.isNull || other[$0.key] == $0.value }
+        return members.allSatisfy { key, value in value.isNull || other[key].map { isContained(value, in: $0) } ?? false }
     }
 }

@@ -94,6 +94,9 @@ public struct QuantizedWeights: Sendable {
     /// Whether a tensor says how codes are meant, and so may not be rounded to another element type.
     public func isCompanion(_ name: String) -> Bool { companions.contains(name) }
 
+    /// What `config.json` calls the element type of the model's numbers, the model's own before that of its parts.
+    public var elementTypes: [String] { settings.flatMap(\.settings.elementTypes) }
+
     /// What `config.json` says of the codes of a tensor.
     private func settings(of name: String) -> QuantizationSettings {
         settings.first { name.hasPrefix($0.prefix) }?.settings ?? QuantizationSettings(nil)
@@ -158,7 +161,6 @@ public struct QuantizedWeights: Sendable {
     /// The weights that are read as what their codes stand for, and the tensors that they take the place of.
     func decoded() -> Decoded {
         var decoded = Decoded()
-        guard WeightEncoding.all.contains(where: { $0.reader != nil }) else { return decoded }
         for (key, tensor) in stored where isCodesOfWeight(key, tensor) {
             for ending in Self.readEndings where key.hasSuffix(ending) {
                 let stem = String(key.dropLast(ending.count))
@@ -166,9 +168,8 @@ public struct QuantizedWeights: Sendable {
                     let reader = encoding.reader
                 else { continue }
                 guard let decoder = try? reader(tensors, settings(of: key)) else { break }
-                let name = ending.isEmpty ? key : stem + ".weight"
                 decoded.weights[key] = StoredWeight(
-                    name: name, dtype: .f32, shape: decoder.shape, source: EncodedWeight(encoding, decoder))
+                    name: key, dtype: .f32, shape: decoder.shape, source: EncodedWeight(encoding, decoder))
                 decoded.companions.formUnion(scales.map { stem + $0 })
                 if !decoded.encodings.contains(where: { $0.name == encoding.name }) { decoded.encodings.append(encoding) }
                 break

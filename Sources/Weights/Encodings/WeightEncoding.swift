@@ -18,8 +18,6 @@ public struct WeightEncoding: Sendable {
     let others: [String]
     /// The `quant_method` of `config.json`, where only that tells encodings apart.
     let method: String?
-    /// The fields of what `config.json` says of the quantization that decide what the codes stand for.
-    let settings: [String]
     /// How to come by a model that can be merged into, where the encoding is not read.
     let remedy: String
     /// Makes the decoder of one weight; `nil` for an encoding that is known and not read.
@@ -30,12 +28,12 @@ public struct WeightEncoding: Sendable {
 
     init(
         _ name: String, codes: String, types: Set<DType>, scaleTypes: Set<DType>? = nil, scales: [String], others: [String] = [],
-        method: String? = nil, settings: [String] = [], remedy: String = Self.original,
+        method: String? = nil, remedy: String = Self.original,
         reader: Reader? = nil
     ) {
         self.name = name
         (self.codes, self.types, self.scaleTypes, self.scales, self.others) = (codes, types, scaleTypes, scales, others)
-        (self.method, self.settings) = (method, settings)
+        self.method = method
         (self.remedy, self.reader) = (remedy, reader)
     }
 

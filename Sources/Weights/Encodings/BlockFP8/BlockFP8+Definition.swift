@@ -8,28 +8,31 @@ extension BlockFP8 {
         let (height, width) = (dimensions[dimensions.count - 2], dimensions[dimensions.count - 1])
         let size = scaleType.bitWidth / 8
         var line = [UInt8](repeating: 0, count: width)
-        var scaleLine: [UInt8] = []
+        let (scaleRows, scaleColumns) = isSingle ? (1, 1) : (scales.shape[scales.shape.count - 2], scales.shape[scales.shape.count - 1])
+        var scaleLine = [UInt8](repeating: 0, count: scaleColumns * size)
         var (index, known) = (0, -1)
         for row in rows {
             try Self.copy(codes, row * width, into: &line)
             // Which line of scales belongs to the row, all matrices of a stack counted.
-            let scaleColumns = scales.elementCount == 1 ? 1 : scales.shape[scales.shape.count - 1]
-            let scaleRows = scales.elementCount == 1 ? 1 : scales.shape[scales.shape.count - 2]
-            let scaleRow = scales.elementCount == 1 ? 0 : row / height * scaleRows + row % height / block.rows
+            let scaleRow = isSingle ? 0 : row / height * scaleRows + row % height / block.rows
             if scaleRow != known {
-                scaleLine = [UInt8](repeating: 0, count: scaleColumns * size)
                 try Self.copy(scales, scaleRow * scaleColumns * size, into: &scaleLine)
                 known = scaleRow
             }
-            for column in 0..<width {
-                let number = scales.elementCount == 1 ? 0 : column / block.columns
+            for number in 0..<scaleColumns {
                 let scale = Self.scale(scaleLine[number * size..<(number + 1) * size], scaleType)
-                // Both have at most 24 significant digits, so that binary64 holds the product exactly before it is rounded.
-                target[index] = Float(Self.e4m3(line[column]) * scale)
-                index += 1
+                let end = isSingle ? width : min(width, (number + 1) * block.columns)
+                for column in (isSingle ? 0 : number * block.columns)..<end {
+                    // Both have at most 24 significant digits, so that binary64 holds the product exactly before it is rounded.
+                    target[index] = Float(Self.numbers[Int(line[column])] * scale)
+                    index += 1
+                }
             }
         }
     }
+
+    /// What each code stands for.
+    private static let numbers = (0..<256).map { e4m3(UInt8($0)) }
 
     /// (−1)^s · 2^(e − 7) · (1 + m/8); without the one, and with e = 1, where e is 0; NaN where all other bits are set.
     private static func e4m3(_ code: UInt8) -> Double {

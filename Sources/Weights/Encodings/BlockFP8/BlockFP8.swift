@@ -13,17 +13,15 @@ internal import Tensors
 ///
 /// Source: `finegrained_fp8` of transformers 5.24; files of DeepSeek-V3 and Qwen3.
 struct BlockFP8: WeightDecoder {
-    static let encoding = WeightEncoding(
-        "FP8 in blocks", codes: ".weight", types: [.f8E4M3], scales: [".weight_scale_inv"],
-        others: [".input_scale", ".activation_scale"], settings: ["weight_block_size"], remedy: WeightEncoding.transformers
-    ) { tensors, settings throws(EncodingError) in
-        try BlockFP8(tensors.codes, tensors.scales[".weight_scale_inv"], settings)
-    }
+    static let encoding = make(codes: ".weight", scales: ".weight_scale_inv", others: [".input_scale", ".activation_scale"])
+    static let stackEncoding = make(codes: "", scales: "_scale_inv")
 
-    static let stackEncoding = WeightEncoding(
-        "FP8 in blocks", codes: "", types: [.f8E4M3], scales: ["_scale_inv"], settings: ["weight_block_size"], remedy: WeightEncoding.transformers
-    ) { tensors, settings throws(EncodingError) in
-        try BlockFP8(tensors.codes, tensors.scales["_scale_inv"], settings)
+    private static func make(codes: String, scales: String, others: [String] = []) -> WeightEncoding {
+        WeightEncoding(
+            "FP8 in blocks", codes: codes, types: [.f8E4M3], scales: [scales], others: others, remedy: WeightEncoding.transformers
+        ) { tensors, settings throws(EncodingError) in
+            try BlockFP8(tensors.codes, tensors.scales[scales], settings)
+        }
     }
 
     let codes: StoredTensor
@@ -31,6 +29,8 @@ struct BlockFP8: WeightDecoder {
     let scaleType: DType
     /// Rows and columns of a block.
     let block: (rows: Int, columns: Int)
+    /// Whether one scale is for all, even of a stack.
+    var isSingle: Bool { scales.elementCount == 1 }
 
     var shape: [Int] { codes.shape }
     var file: MappedFile { codes.file }
@@ -45,12 +45,15 @@ struct BlockFP8: WeightDecoder {
         }
         (self.codes, self.scales, scaleType) = (codes, scales, type)
         let size = (rows: codes.shape[codes.shape.count - 2], columns: codes.shape[codes.shape.count - 1])
-        guard scales.elementCount > 1 else {
-            // One scale for all, even for a stack.
+        guard scales.elementCount != 1 else {
             block = size
             return
         }
         let stated = try Self.statedBlock(settings)
+        guard Self.fit(scales.shape, codes.shape) else {
+            throw EncodingError(
+                "whose scales are \(describe(shape: scales.shape)), and no blocks of \(describe(shape: codes.shape)) have so many")
+        }
         guard let block = stated ?? Self.onlyBlock(of: size, scales: scales.shape) else {
             throw EncodingError(
                 "whose scales \(describe(shape: scales.shape)) may be of blocks of several sizes; have the config.json whose quantization_config says weight_block_size beside it"
@@ -67,10 +70,11 @@ struct BlockFP8: WeightDecoder {
 
     private static let scaleTypes: Set<DType> = [.f32, .bf16, .u8, .f8E8M0]
 
-    /// What `config.json` says, or what transformers takes where that says nothing of blocks; `nil` where nothing tells.
+    /// What `config.json` says, or what transformers takes where its own `quantization_config` says nothing of blocks; `nil`
+    /// where nothing tells.
     private static func statedBlock(_ settings: QuantizationSettings) throws(EncodingError) -> (rows: Int, columns: Int)? {
         let stated = settings.values(of: "weight_block_size")
-        guard let sizes = stated.first else { return settings.leavesOut("weight_block_size") ? (128, 128) : nil }
+        guard let sizes = stated.first else { return settings.leavesOut("weight_block_size", method: "fp8") ? (128, 128) : nil }
         guard stated.count == 1 else {
             throw EncodingError(
                 "and config.json gives the weight_block_size \(stated[0].inWords) and \(stated[1].inWords); leave the one in that is right")
@@ -83,11 +87,16 @@ struct BlockFP8: WeightDecoder {
         return (numbers[0], numbers[1])
     }
 
+    /// Whether scales can be of blocks of any size: one for each block of each matrix.
+    private static func fit(_ scales: [Int], _ codes: [Int]) -> Bool {
+        scales.count == codes.count && scales.dropLast(2) == codes.dropLast(2)
+            && zip(scales, codes).allSatisfy { (1...$1).contains($0) }
+    }
+
     /// The size of blocks of which there can be only one: each side is the whole or one element.
     private static func onlyBlock(of size: (rows: Int, columns: Int), scales: [Int]) -> (rows: Int, columns: Int)? {
         func side(_ length: Int, _ count: Int) -> Int? { count == 1 ? length : count == length ? 1 : nil }
-        guard scales.count >= 2, let rows = side(size.rows, scales[scales.count - 2]),
-            let columns = side(size.columns, scales[scales.count - 1])
+        guard let rows = side(size.rows, scales[scales.count - 2]), let columns = side(size.columns, scales[scales.count - 1])
         else { return nil }
         return (rows, columns)
     }
@@ -96,7 +105,7 @@ struct BlockFP8: WeightDecoder {
 
     /// Where the scales of a row begin, and in steps of how many columns they go on.
     private func scales(ofRow row: Int) -> (first: Int, width: Int) {
-        guard scales.elementCount > 1 else { return (0, shape[shape.count - 1]) }
+        guard !isSingle else { return (0, shape[shape.count - 1]) }
         let rows = shape[shape.count - 2]
         let (matrix, line) = (row / rows, row % rows)
         let perMatrix = (rows - 1) / block.rows + 1
@@ -110,7 +119,7 @@ struct BlockFP8: WeightDecoder {
         var bytes: [UInt8] = []
         try read(codes, rows.lowerBound * columns..<rows.upperBound * columns, into: &bytes)
         let first = scales(ofRow: rows.lowerBound).first
-        let count = scales.elementCount > 1 ? scales(ofRow: rows.upperBound - 1).first - first + blocksPerRow : 1
+        let count = isSingle ? 1 : scales(ofRow: rows.upperBound - 1).first - first + blocksPerRow
         let factors = try factors(first..<first + count)
         var place = 0
         for row in rows {
@@ -148,10 +157,8 @@ struct BlockFP8: WeightDecoder {
         var span = buffer.mutableSpan
         // Sound: every bit pattern of a byte may be written.
         var target = unsafe span.mutableBytes
-        try file(of: tensor).copyBytes(in: tensor.range.lowerBound + bytes.lowerBound..<tensor.range.lowerBound + bytes.upperBound, to: &target)
+        try tensor.file.copyBytes(in: tensor.range.lowerBound + bytes.lowerBound..<tensor.range.lowerBound + bytes.upperBound, to: &target)
     }
-
-    private func file(of tensor: StoredTensor) -> MappedFile { tensor.file }
 
     /// E4M3 by its bits, moved to where binary32 has them: the bias of 7 becomes one of 127, and what is subnormal is scaled
     /// there.
