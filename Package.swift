@@ -65,10 +65,10 @@ let package = Package(
                 "Methods", "LanguageModel", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "Kernels", "JSON", "FileIO",
                 "Tensors", "Hashing", orderedCollections,
             ]),
-        module("Methods", ["Kernels", "Tensors"]),
+        module("Methods", ["Weights", "Safetensors", "Kernels", "FileIO", "Tensors"]),
         module("LanguageModel", ["Families", "Kernels", "Weights", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("Tokenizer", ["JSON", "FileIO", orderedCollections]),
-        module("Adapters", ["Families", "Weights", "Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module("Adapters", ["Families", "Methods", "Weights", "Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Packing", ["NativeCheckpoint", "Weights", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("NativeCheckpoint", ["Kernels", "CKernels", "CZlib", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("GGUF", ["FileIO", "Tensors", orderedCollections]),
@@ -109,7 +109,7 @@ let package = Package(
         tests(
             "AdaptersTests",
             [
-                "TestModels", "TestSupport", "Adapters", "Verification", "Weights", "GGUF", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO",
+                "TestModels", "TestSupport", "Methods", "Adapters", "Verification", "Weights", "GGUF", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO",
                 "Tensors",
                 "Hashing",
                 orderedCollections,
@@ -117,7 +117,7 @@ let package = Package(
         tests(
             "VerificationTests",
             [
-                "TestModels", "TestSupport", "Verification", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing",
+                "TestModels", "TestSupport", "Verification", "Methods", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing",
                 orderedCollections,
             ]),
         tests(

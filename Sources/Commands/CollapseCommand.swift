@@ -84,7 +84,7 @@ struct CollapseCommand: ParsableCommand {
         }
         if !Input.holdsHypernetworks(runPath) {
             let adapter = try Adapter.read(path: runPath, alpha: alphaChoice)
-            guard adapter.modules.contains(where: \.sharesInputs) else {
+            guard adapter.modules.contains(where: \.takesInputsOfWeight) else {
                 throw UsageError(
                     "\(runPath): this is an adapter of \(adapter.dialect.rawValue) and needs no collapsing; use oplora convert", status: .usage)
             }

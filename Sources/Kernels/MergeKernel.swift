@@ -170,6 +170,22 @@ public enum MergeKernel {
     }
 }
 
+extension MergeKernel {
+    /// Rounds rows of y, which updates have made of W in binary64, into the stored type.
+    ///
+    /// - Parameters:
+    ///   - wide: y [rows, columns], row-major.
+    ///   - weights: the rows of W, for the sums that are returned, in which d is y − W.
+    public static func round(
+        _ wide: [Double], weights: RawSpan, weightType: DType, into merged: inout MutableRawSpan, mergedType: DType, rows: Int, columns: Int
+    ) -> MergeSums {
+        // A product with one is the number itself.
+        let ones = [Double](repeating: 1, count: columns)
+        return MagnitudeKernel.scaleColumns(
+            wide, by: ones.span, weights: weights, weightType: weightType, into: &merged, mergedType: mergedType, rows: rows)
+    }
+}
+
 /// The merge with a magnitude (DoRA): W′ = round((m/‖u‖)·u) with u = W + s·B·A in binary64, the norms taken of rows or of
 /// columns. The squares of a norm are added in eight lanes, lane j taking the elements i ≡ j mod 8 in ascending order, then
 /// the lanes pairwise.

@@ -78,7 +78,7 @@ public enum VerificationKernel {
                 }
                 if let magnitude {
                     for row in 0..<count {
-                        workspace.factors[row] = scale(row: first + row, at: row * stride, width: width, magnitude, updates[0], &workspace)
+                        workspace.factors[row] = scale(row: first + row, at: row * stride, width: width, magnitude, firstRow: updates[0].firstRow, &workspace)
                     }
                 }
                 judge(shape, rows: first..<first + count, column: column, width: width, updates, &workspace, &tally)
@@ -155,8 +155,73 @@ public enum VerificationKernel {
         for row in rows {
             widen(base, baseType.floatElement, (row - rows.lowerBound) * columns, rows: 1, columns, columns, columns, into: &workspace.weights, path)
             sums(updates, rows: row..<row + 1, column: 0, width: columns, stride: columns, &workspace, path)
-            if let magnitude { _ = scale(row: row, at: 0, width: columns, magnitude, updates[0], &workspace) }
+            if let magnitude { _ = scale(row: row, at: 0, width: columns, magnitude, firstRow: updates[0].firstRow, &workspace) }
             body(row, workspace.result[0..<columns])
+        }
+    }
+
+    /// What the updates of a weight make of a row of it, which is W at first.
+    ///
+    /// `errors` takes, for each element, what the row may be off by where it is computed in binary32.
+    public typealias Evaluation = (_ row: Int, _ result: inout [Double], _ errors: inout [Double]) -> Void
+
+    /// Measures rows whose updates are evaluated one row after the other.
+    ///
+    /// - Parameters:
+    ///   - firstRow: the row that takes the first magnitude.
+    ///   - adapters: how many updates there are.
+    public static func measure(
+        base: RawSpan, baseType: DType, merged: RawSpan, mergedType: DType, rows: Range<Int>, columns: Int, index: Int? = nil,
+        magnitude: VerificationMagnitude? = nil, firstRow: Int, adapters: Int, workspace: inout Workspace, tally: inout VerificationTally,
+        path: MergePath = .best, evaluate: Evaluation
+    ) {
+        let (from, to) = (baseType.floatElement, mergedType.floatElement)
+        precondition(path.isSupported && base.byteCount == rows.count * columns * baseType.bitWidth / 8)
+        precondition(merged.byteCount == rows.count * columns * mergedType.bitWidth / 8)
+        let stride = (columns + 15) / 16 * 16
+        workspace.grow(to: stride)
+        if workspace.bound.count < columns { workspace.bound = [Double](repeating: 0, count: columns) }
+        let shape = Block(
+            type: to, stride: stride, columns: columns, offset: index.map { $0 - rows.lowerBound * columns } ?? 0, isScaled: magnitude != nil,
+            isThorough: false, path: path)
+        let one = [1.0]
+        for row in rows {
+            let start = (row - rows.lowerBound) * columns
+            widen(base, from, start, rows: 1, columns, columns, stride, into: &workspace.weights, path)
+            widen(merged, to, start, rows: 1, columns, columns, stride, into: &workspace.merged, path)
+            evaluateRow(row, columns, magnitude, firstRow: firstRow, &workspace, evaluate)
+            call(
+                shape, rows: row..<row + 1, at: 0, column: 0, width: columns, one.span, workspace.bound.span, scale: 0, roundings: adapters, workspace,
+                &tally)
+        }
+    }
+
+    /// Computes rows of y whose updates are evaluated, one after the other.
+    public static func forEachEvaluatedRow(
+        base: RawSpan, baseType: DType, rows: Range<Int>, columns: Int, magnitude: VerificationMagnitude? = nil, firstRow: Int,
+        workspace: inout Workspace, path: MergePath = .best, evaluate: Evaluation, _ body: (_ row: Int, _ result: ArraySlice<Double>) -> Void
+    ) {
+        precondition(path.isSupported && base.byteCount == rows.count * columns * baseType.bitWidth / 8)
+        workspace.grow(to: (columns + 15) / 16 * 16)
+        if workspace.bound.count < columns { workspace.bound = [Double](repeating: 0, count: columns) }
+        for row in rows {
+            widen(base, baseType.floatElement, (row - rows.lowerBound) * columns, rows: 1, columns, columns, columns, into: &workspace.weights, path)
+            evaluateRow(row, columns, magnitude, firstRow: firstRow, &workspace, evaluate)
+            body(row, workspace.result[0..<columns])
+        }
+    }
+
+    /// y of a row that is in `weights`, what it is above W, and the bound of both.
+    private static func evaluateRow(
+        _ row: Int, _ columns: Int, _ magnitude: VerificationMagnitude?, firstRow: Int, _ workspace: inout Workspace, _ evaluate: Evaluation
+    ) {
+        for i in 0..<columns { (workspace.result[i], workspace.bound[i]) = (workspace.weights[i], 0) }
+        evaluate(row, &workspace.result, &workspace.bound)
+        if let magnitude {
+            workspace.factors[0] = scale(row: row, at: 0, width: columns, magnitude, firstRow: firstRow, &workspace)
+        } else {
+            workspace.factors[0] = 1
+            for i in 0..<columns { workspace.total[i] = workspace.result[i] - workspace.weights[i] }
         }
     }
 
@@ -203,7 +268,7 @@ public enum VerificationKernel {
     ///
     /// - Returns: by how much y moves for what u is off by, at most.
     private static func scale(
-        row: Int, at start: Int, width: Int, _ magnitude: VerificationMagnitude, _ update: VerificationUpdate, _ workspace: inout Workspace
+        row: Int, at start: Int, width: Int, _ magnitude: VerificationMagnitude, firstRow: Int, _ workspace: inout Workspace
     ) -> Double {
         var largest = 0.0
         switch magnitude {
@@ -213,7 +278,7 @@ public enum VerificationKernel {
                 let u = workspace.result[start + column]
                 lanes[column % 8] += u * u
             }
-            let ratio = magnitudes[row - update.firstRow] / norm(lanes)
+            let ratio = magnitudes[row - firstRow] / norm(lanes)
             for column in 0..<width { workspace.result[start + column] *= ratio }
             largest = ratio.magnitude
         case .ofColumns(let ratios):

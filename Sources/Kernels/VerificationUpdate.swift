@@ -14,6 +14,8 @@ public struct VerificationUpdate: Sendable {
     /// What d of row r and column i is off by in binary32, at most, is rowErrors[r]·columnNorms[i].
     let rowErrors: [Double]
     let columnNorms: [Double]
+    /// What `rowErrors` has of each norm of a row of `left`.
+    private let relativeError: Double
     /// `packed` and the norms, rounded up, in binary32; empty where factors are not finite in binary32.
     let packedNarrow: [Float]
     let columnNormsNarrow: [Float]
@@ -40,6 +42,7 @@ public struct VerificationUpdate: Sendable {
         self.packed = packed
         // A chain of r terms in binary32 and two more roundings, of the scale and of the product with it.
         let error = Double(rank + 4) * 0x1p-24 * 1.01 * scale.magnitude
+        relativeError = error
         rowErrors = (0..<left.count / rank).map { row in
             var square = 0.0
             for k in row * rank..<(row + 1) * rank { square += left[k] * left[k] }
@@ -60,6 +63,42 @@ public struct VerificationUpdate: Sendable {
         unsafe packedNarrow.withUnsafeBufferPointer { right in
             unsafe columnNormsNarrow.withUnsafeBufferPointer { norms in unsafe body(right.baseAddress, norms.baseAddress) }
         }
+    }
+
+    /// A row of d.
+    ///
+    /// - Parameter row: its number in the weight.
+    public func row(_ row: Int, path: MergePath = .best) -> [Double] {
+        let panel = Int(oplora_verify_panel)
+        let padded = (columns + panel - 1) / panel * panel
+        let zeros = [Double](repeating: 0, count: padded)
+        var total = zeros
+        let start = (row - firstRow) * rank
+        precondition(start >= 0 && start + rank <= left.count)
+        // Sound: the sizes have been checked, and the pointers are used only during the call.
+        unsafe left.withUnsafeBufferPointer { left in
+            unsafe packed.withUnsafeBufferPointer { right in
+                var description = unsafe oplora_verify_update(
+                    left: left.baseAddress.unsafelyUnwrapped + start, right: right.baseAddress, rank: rank, scale: scale,
+                    products_are_exact: productsAreExact ? 1 : 0, right_narrow: nil, norms_narrow: nil, largest_norm: 0)
+                unsafe zeros.withUnsafeBufferPointer { weights in
+                    unsafe total.withUnsafeMutableBufferPointer { total in
+                        unsafe oplora_verify_sums(
+                            path.rawValue, &description, 1, 1, 0, columns, padded, weights.baseAddress, total.baseAddress, nil)
+                    }
+                }
+            }
+        }
+        return total
+    }
+
+    /// What d is off by where it is computed in binary32, at most.
+    public func error(row: Int, column: Int) -> Double { rowErrors[row - firstRow] * columnNorms[column] }
+
+    /// What an element of left·right, and any part of its sum, is not larger than: the norm of the row of `left` times that of the column
+    /// of `right`.
+    public func size(row: Int, column: Int) -> Double {
+        relativeError > 0 ? rowErrors[row - firstRow] / relativeError * columnNorms[column] : 0
     }
 
     /// right [rank, columns], row-major, as it was given.

@@ -1,5 +1,6 @@
 public import Adapters
 public import JSON
+internal import Methods
 internal import Tensors
 
 /// The hypernetwork of one adapted module, as a training run holds it: v = W2·relu(W1·z + c1) + c2, of which the first
@@ -193,8 +194,8 @@ public enum CollapseVerifier {
         case (nil, nil): return nil
         case (nil, _?): return fault("the adapter has magnitudes (DoRA) and the run has none")
         case (_?, nil): return fault("the run has magnitudes (DoRA) and the adapter has none")
-        case (let expected?, .ofInputs?): return fault("the adapter has magnitudes of inputs, and the run \(expected.count) of outputs")
-        case (let expected?, .ofOutputs(let matrix)?):
+        case (let expected?, .ofColumns?): return fault("the adapter has magnitudes of inputs, and the run \(expected.count) of outputs")
+        case (let expected?, .ofRows(let matrix)?):
             let stored = matrix.doubles()
             guard stored.count == expected.count else {
                 return fault("the adapter has \(stored.count) magnitudes and the run \(expected.count)")

@@ -1,19 +1,23 @@
 internal import Adapters
 internal import Kernels
+internal import Methods
 internal import Tensors
 
 /// Finds the name of what is wrong with a weight that no rounding explains: what else than the update may be in it.
 struct FaultSearch {
     let work: MergeWork
     let tally: VerificationTally
-    let updates: [VerificationUpdate]
+    let updates: [MeasuredUpdate]
     private let hasMagnitude: Bool
+    /// Whether what the updates add to the weight is known without the weight.
+    private let areSums: Bool
 
-    init(_ work: MergeWork, _ tally: VerificationTally) throws {
+    init(_ work: MergeWork, _ tally: VerificationTally) {
         self.work = work
         self.tally = tally
-        updates = try work.updates.map { try MeasuredUpdate($0, of: work).kernel }
+        updates = work.updates.map { MeasuredUpdate($0) }
         hasMagnitude = work.updates.contains { $0.magnitude != nil }
+        areSums = work.updates.allSatisfy(\.update.isSum)
     }
 
     private var projection: Double { tally.updateTimesChange / tally.updateSquared }
@@ -32,7 +36,7 @@ struct FaultSearch {
                 return try missingComponents() ?? fault(.wrongScale, text + nameOfScale(factor))
             }
         }
-        if !hasMagnitude {
+        if !hasMagnitude, areSums {
             let transposed = try confirmed { rows in
                 try transposedProjection(rows).flatMap { $0 > 0.5 * survival && $0 > 2 * projection.magnitude ? $0 : nil }
             }
@@ -74,9 +78,9 @@ struct FaultSearch {
     }
 
     private func nameOfScale(_ factor: Double) -> String {
-        guard updates.count == 1, !hasMagnitude else { return "" }
-        let rank = Double(updates[0].rank)
-        let scale = updates[0].scale
+        guard work.updates.count == 1, !hasMagnitude, areSums, work.updates[0].rank > 0 else { return "" }
+        let rank = Double(work.updates[0].rank)
+        let scale = work.updates[0].scale
         let names: [(value: Double, meaning: String)] = [
             (1 / scale, "the scale was ignored, B·A was added as it is"),
             (1 / (scale * rank), "alpha was ignored, the scale is one over the rank"),
@@ -110,18 +114,16 @@ struct FaultSearch {
 
     /// ⟨ΔWᵀ, W′ − W⟩ / ‖ΔWᵀ‖², over rows of a square weight that one update meets whole.
     private func transposedProjection(_ rows: [Int]) throws -> Double? {
-        guard work.rows == 0..<work.columns, updates.count == 1, updates[0].firstRow == 0 else { return nil }
-        let update = updates[0]
-        let right = update.right
+        guard work.rows == 0..<work.columns, work.updates.count == 1, work.updates[0].rows == work.rows, work.updates[0].firstRow == 0 else {
+            return nil
+        }
+        let transpose = MeasuredUpdate(work.updates[0].transposed)
         var (numerator, square) = (0.0, 0.0)
         try forEachChange(of: rows) { row, change in
-            // ΔWᵀ[row,i] = s·Σ over k of left[i,k]·right[k,row].
+            let update = transpose.row(row)
             for i in 0..<work.columns {
-                var value = 0.0
-                for k in 0..<update.rank { value += update.left[i * update.rank + k] * right[k * work.columns + row] }
-                value *= update.scale
-                numerator += value * change[i]
-                square += value * value
+                numerator += update[i] * change[i]
+                square += update[i] * update[i]
             }
         }
         return square > 0 ? numerator / square : nil
@@ -137,8 +139,7 @@ struct FaultSearch {
     /// Solves for what each component of the update is in the change times, over some rows; if all are in it once or not at all, how many
     /// are.
     private func truncation(_ rows: [Int]) throws -> (kept: Int, rank: Int)? {
-        guard updates.count == 1 else { return nil }
-        let update = updates[0]
+        guard updates.count == 1, case .kernel(let update) = updates[0].form else { return nil }
         let rank = update.rank
         let right = update.right
         let firstRow = update.firstRow
@@ -202,7 +203,7 @@ struct FaultSearch {
     private func owner(among others: [MergeWork]) throws -> MergeWork? {
         let candidates = others.filter {
             ($0.name, $0.rows) != (work.name, work.rows) && $0.rows.count == work.rows.count && $0.columns == work.columns && $0.updates.count == 1
-                && $0.updates[0].magnitude == nil
+                && $0.updates[0].magnitude == nil && $0.updates[0].update.isSum
         }
         guard !candidates.isEmpty else { return nil }
         let count = 8
@@ -217,9 +218,25 @@ struct FaultSearch {
             sketch += [Double](repeating: 0, count: count)
             for i in 0..<work.columns { for v in 0..<count { sketch[start + v] += change[i] * signs[i * count + v] } }
         }
+        /// Of an update that is evaluated row by row.
+        func ownLikeness(_ candidate: MergeWork) -> Double {
+            let update = MeasuredUpdate(candidate.updates[0])
+            var (product, square, own) = (0.0, 0.0, 0.0)
+            for (number, row) in rows.enumerated() {
+                let values = update.row(candidate.rows.lowerBound + row - work.rows.lowerBound)
+                for v in 0..<count {
+                    let value = (0..<work.columns).reduce(0.0) { $0 + values[$1] * signs[$1 * count + v] }
+                    product += value * sketch[number * count + v]
+                    square += value * value
+                    own += sketch[number * count + v] * sketch[number * count + v]
+                }
+            }
+            return square > 0 && own > 0 ? product / (square * own).squareRoot() : 0
+        }
         func likeness(_ candidate: MergeWork) -> Double {
             let update = candidate.updates[0]
-            let (left, right, rank) = (update.left.doubles(), update.right.doubles(), update.rank)
+            guard let factors = update.lowRank else { return ownLikeness(candidate) }
+            let (left, right, rank) = (factors.b.doubles(), factors.a.doubles(), factors.rank)
             var inner = [Double](repeating: 0, count: rank * count)
             for k in 0..<rank {
                 for i in 0..<work.columns {

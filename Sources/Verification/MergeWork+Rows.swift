@@ -35,11 +35,7 @@ extension MergeWork {
         var workspace = VerificationKernel.Workspace()
         for row in rows {
             try read(row..<row + 1, into: &buffers)
-            var tally = VerificationTally()
-            VerificationKernel.measure(
-                base: buffers.source.bytes, baseType: source.dtype, merged: buffers.merged.bytes, mergedType: merged.dtype,
-                rows: row..<row + 1, columns: columns, updates: measured.map(\.kernel), magnitude: measured[0].magnitude, workspace: &workspace,
-                tally: &tally)
+            guard case .measured(let tally) = try measure(row..<row + 1, measured, nil, isThorough: false, buffers, &workspace) else { continue }
             body(row, tally)
         }
     }
@@ -59,9 +55,7 @@ extension MergeWork {
                 }
                 continue
             }
-            VerificationKernel.forEachUpdatedRow(
-                base: buffer.bytes, baseType: source.dtype, rows: range, updates: measured.map(\.kernel), magnitude: measured[0].magnitude,
-                workspace: &workspace, body)
+            measured.forEachRow(of: range, base: buffer.bytes, source.dtype, columns: columns, &workspace, body)
         }
     }
 }

@@ -86,49 +86,6 @@ struct MergeWork: Sendable {
     static let pieceElements = 1 << 17
 }
 
-/// One adapter's update of a weight, ready for the kernel.
-struct MeasuredUpdate: Sendable {
-    let kernel: VerificationUpdate
-    let magnitude: VerificationMagnitude?
-
-    init(_ update: TensorUpdate, of work: MergeWork) throws {
-        kernel = VerificationUpdate(
-            firstRow: update.rows.lowerBound, left: update.left.doubles(), right: update.right.doubles(), rank: update.rank, scale: update.scale,
-            columns: update.columns, productsAreExact: update.left.dtype != .f64 && update.right.dtype != .f64)
-        switch update.magnitude {
-        case nil: magnitude = nil
-        case .ofRows(let values)?: magnitude = .ofRows(values.doubles())
-        case .ofColumns(let values)?: magnitude = .ofColumns(try Self.columnRatios(to: values.doubles(), kernel, work, rows: update.rows))
-        }
-    }
-
-    /// What brings the norms of the columns of weight + update to those of `values`, which are each for one column or for as many
-    /// as there are positions in a kernel. Lane j of eight takes the rows i ≡ j mod 8 in their order; the lanes of the columns
-    /// with one norm are added in the columns' order.
-    private static func columnRatios(to values: [Double], _ update: VerificationUpdate, _ work: MergeWork, rows: Range<Int>) throws -> [Double] {
-        let columns = update.columns
-        var lanes = [[Double]](repeating: [Double](repeating: 0, count: columns), count: 8)
-        var buffer = ByteBuffer()
-        var workspace = VerificationKernel.Workspace()
-        let step = max(1, MergeWork.pieceElements / max(columns, 1))
-        for first in stride(from: rows.lowerBound, to: rows.upperBound, by: step) {
-            let range = first..<min(first + step, rows.upperBound)
-            try buffer.read(work.source, work.source.bytes(of: range.lowerBound * columns..<range.upperBound * columns))
-            VerificationKernel.forEachUpdatedRow(
-                base: buffer.bytes, baseType: work.source.dtype, rows: range, updates: [update], workspace: &workspace
-            ) { row, result in
-                for column in 0..<columns { lanes[(row - rows.lowerBound) % 8][column] += result[column] * result[column] }
-            }
-        }
-        let group = columns / values.count
-        return values.indices.flatMap { input in
-            let norm = VerificationKernel.norm(
-                lanes.map { lane in (1..<group).reduce(lane[input * group]) { $0 + lane[input * group + $1] } })
-            return [Double](repeating: values[input] / norm, count: group)
-        }
-    }
-}
-
 /// What was found of a work.
 enum WorkOutcome: Sendable {
     case measured(VerificationTally)
@@ -149,7 +106,7 @@ extension MergeWork {
 
     /// The ways of merging that may have made it.
     func recipes(_ recipes: Recipes) -> Set<MergeRecipe> {
-        guard updates.count == 1, updates[0].magnitude == nil else { return [.plain] }
+        guard updates.count == 1, updates[0].magnitude == nil, updates[0].lowRank != nil else { return [.plain] }
         switch (recipes, merged.dtype) {
         case (.all, _): return Set(MergeRecipe.allCases)
         case (.likely, .bf16): return [.plain, .updateInBF16]
@@ -211,8 +168,9 @@ extension MergeWork {
         return totals
     }
 
-    private func measure(
-        _ range: Range<Int>, _ updates: [MeasuredUpdate], _ recipes: Recipes, isThorough: Bool, _ buffers: RowBuffers,
+    /// - Parameter recipes: `nil` where elements are held against none.
+    func measure(
+        _ range: Range<Int>, _ updates: [MeasuredUpdate], _ recipes: Recipes?, isThorough: Bool, _ buffers: RowBuffers,
         _ workspace: inout VerificationKernel.Workspace
     ) throws -> WorkOutcome {
         if isCopy {
@@ -220,12 +178,20 @@ extension MergeWork {
                 buffers.source.bytes, buffers.merged.bytes, width: max(1, source.dtype.bitWidth / 8), start: range.lowerBound * columns)
         }
         var tally = VerificationTally()
+        let magnitude = updates.first?.magnitude
+        guard let kernels = updates.kernels else {
+            VerificationKernel.measure(
+                base: buffers.source.bytes, baseType: source.dtype, merged: buffers.merged.bytes, mergedType: merged.dtype, rows: range,
+                columns: columns, index: range.lowerBound * columns, magnitude: magnitude, firstRow: updates[0].firstRow, adapters: updates.count,
+                workspace: &workspace, tally: &tally, evaluate: updates.evaluate)
+            return .measured(tally)
+        }
         // What is only converted is one row.
         let isRow = updates.isEmpty
         VerificationKernel.measure(
             base: buffers.source.bytes, baseType: source.dtype, merged: buffers.merged.bytes, mergedType: merged.dtype,
             rows: isRow ? 0..<1 : range, columns: isRow ? range.count * columns : columns, index: range.lowerBound * columns,
-            updates: updates.map(\.kernel), magnitude: updates.first?.magnitude, recipes: self.recipes(recipes),
+            updates: kernels, magnitude: magnitude, recipes: recipes.map(self.recipes) ?? [],
             isThorough: isThorough,
             workspace: &workspace, tally: &tally)
         return .measured(tally)

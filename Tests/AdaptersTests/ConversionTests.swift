@@ -2,6 +2,7 @@ import Adapters
 import FileIO
 import GGUF
 import JSON
+import Methods
 import OrderedCollections
 import Safetensors
 import Tensors
@@ -147,7 +148,7 @@ struct ConversionTests {
 
     @Test func gateAndUpProjectionsOfExpertsMoveBetweenTheirForms() throws {
         var generator = SeededGenerator(seed: 4)
-        func factors(_ outputs: Int) -> [AdapterModule.Factors] {
+        func factors(_ outputs: Int) -> [LowRankFactors] {
             (0..<2).map { expert in
                 .init(
                     a: FactorMatrix(name: "a\(expert)", rows: 2, columns: 4, values: generator.values(8, spread: 1)),
@@ -306,7 +307,7 @@ struct ConversionTests {
             [TestTensor("l.0.mlp.experts.gate_up_proj", .f32, [3, 4, 2], values: [Float](repeating: 1, count: 24))], to: folder.path("e.safetensors"))
         let experts = try BaseModel(path: folder.path("e.safetensors"))
         let factors = (0..<3).map { number in
-            AdapterModule.Factors(
+            LowRankFactors(
                 a: FactorMatrix(name: "a", rows: 1, columns: 2, values: [Float(number), 1]),
                 b: FactorMatrix(name: "b", rows: 4, columns: 1, values: [Float](repeating: Float(number), count: 4)))
         }

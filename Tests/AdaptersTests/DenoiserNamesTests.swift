@@ -1,5 +1,6 @@
 import Adapters
 import FileIO
+import Methods
 import OrderedCollections
 import Safetensors
 import Tensors

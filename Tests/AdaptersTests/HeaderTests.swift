@@ -1,6 +1,7 @@
 import Adapters
 import FileIO
 import JSON
+import Methods
 import OrderedCollections
 import Safetensors
 import Tensors
@@ -112,8 +113,8 @@ struct HeaderTests {
         for (ending, shape, isOfOutputs) in [(".dora_scale", [5, 1], true), (".dora_scale", [1, 3], false), (".magnitude", [5], true)] {
             let module = try read(pair("unet.a.to_q") + [tensor("unet.a.to_q" + ending, shape)]).modules[0]
             switch try #require(module.magnitude) {
-            case .ofOutputs(let values): #expect(isOfOutputs && values.columns == 5)
-            case .ofInputs(let values): #expect(!isOfOutputs && values.columns == 3)
+            case .ofRows(let values): #expect(isOfOutputs && values.columns == 5)
+            case .ofColumns(let values): #expect(!isOfOutputs && values.columns == 3)
             }
         }
         #expect(throws: AdapterError.self) { try read(pair("unet.a.to_q") + [tensor("unet.b.to_q.dora_scale", [5, 1])]) }

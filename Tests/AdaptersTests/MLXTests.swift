@@ -1,6 +1,7 @@
 import Adapters
 import FileIO
 import JSON
+import Methods
 import OrderedCollections
 import Safetensors
 import Tensors
@@ -96,7 +97,7 @@ struct MLXTests {
             FactorMatrix(name: "a", rows: 2, columns: 4, values: [Float](repeating: 1, count: 8)),
             FactorMatrix(name: "b", rows: 4, columns: 2, values: [Float](repeating: 1, count: 8))
         )
-        let factors = [AdapterModule.Factors](repeating: .init(a: a, b: b), count: isExperts ? 2 : 1)
+        let factors = [LowRankFactors](repeating: .init(a: a, b: b), count: isExperts ? 2 : 1)
         return AdapterModule(
             path: try #require(ModulePath(name)), parameter: isExperts ? "up_proj" : "weight", kind: isExperts ? .experts : .linear, factors: factors,
             alpha: 2, scale: 1)

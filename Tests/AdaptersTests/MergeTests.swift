@@ -2,6 +2,7 @@ import Adapters
 import FileIO
 import JSON
 import Kernels
+import Methods
 import OrderedCollections
 import Safetensors
 import Synchronization

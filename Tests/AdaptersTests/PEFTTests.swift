@@ -1,6 +1,7 @@
 import Adapters
 import FileIO
 import JSON
+import Methods
 import OrderedCollections
 import Safetensors
 import Tensors

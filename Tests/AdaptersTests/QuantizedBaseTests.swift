@@ -3,6 +3,7 @@ import FileIO
 import GGUF
 import JSON
 import Kernels
+import Methods
 import OrderedCollections
 import Safetensors
 import Tensors

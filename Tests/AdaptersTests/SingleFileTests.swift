@@ -1,6 +1,7 @@
 import Adapters
 import FileIO
 import JSON
+import Methods
 import Safetensors
 import Tensors
 import TestModels
@@ -60,8 +61,8 @@ struct SingleFileTests {
                     tensor("lora_unet_c.dora_scale", shape),
                 ]).modules.first)
             switch try #require(module.magnitude) {
-            case .ofOutputs(let values): #expect(isOfOutputs && values.columns == 4)
-            case .ofInputs(let values): #expect(!isOfOutputs && values.columns == 3)
+            case .ofRows(let values): #expect(isOfOutputs && values.columns == 4)
+            case .ofColumns(let values): #expect(!isOfOutputs && values.columns == 3)
             }
         }
     }

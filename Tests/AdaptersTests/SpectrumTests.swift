@@ -2,6 +2,7 @@ import Adapters
 import FileIO
 import JSON
 import Kernels
+import Methods
 import OrderedCollections
 import Safetensors
 import Tensors
@@ -175,7 +176,7 @@ struct SpectrumTests {
     @Test func layersThatChangeDifferentParameters() throws {
         func experts(_ layer: Int, _ parameter: String) throws -> AdapterModule {
             let values: [Float] = [1, 2]
-            let factors = AdapterModule.Factors(
+            let factors = LowRankFactors(
                 a: FactorMatrix(name: "a", rows: 1, columns: 2, values: values), b: FactorMatrix(name: "b", rows: 2, columns: 1, values: values))
             return AdapterModule(
                 path: try #require(ModulePath("model.layers.\(layer).mlp.experts")), parameter: parameter, kind: .experts,
@@ -404,7 +405,7 @@ struct SpectrumTests {
         let stack = TestTensor("experts.up_proj", .bf16, [3, 4, 6], values: generator.values(72, spread: 1))
         try writeSafetensors([stack], to: folder.path("stack.safetensors"))
         let factors = (0..<3).map { expert in
-            AdapterModule.Factors(
+            LowRankFactors(
                 a: FactorMatrix(name: "A", rows: 1, columns: 6, values: generator.values(6, spread: 1).map(Double.init)),
                 b: FactorMatrix(name: "B", rows: 4, columns: 1, values: generator.values(4, spread: 1).map { expert == 1 ? 0 : Double($0) }))
         }

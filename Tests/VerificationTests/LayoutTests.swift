@@ -1,6 +1,7 @@
 import Adapters
 import FileIO
 import Kernels
+import Methods
 import OrderedCollections
 import Safetensors
 import Tensors

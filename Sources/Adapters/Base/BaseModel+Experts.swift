@@ -1,4 +1,5 @@
 internal import Families
+internal import Methods
 internal import JSON
 internal import OrderedCollections
 internal import Safetensors
@@ -25,14 +26,14 @@ extension BaseModel {
 
     /// The updates of a stack of experts: of one tensor that holds the stack, or of the tensors of each expert.
     func expertUpdates(of module: AdapterModule, scale: Double, adapter: String) throws(MergeError) -> [TensorUpdate] {
-        let count = module.factors.count
+        let count = module.updates.count
         if let name = resolve(module.parameterName) {
             let (_, weight) = try tensor(name, adapter: adapter)
             if count == 1, weight.shape == [module.outputs, module.inputs] {
                 return [
                     TensorUpdate(
-                        tensor: name, module: module.label, rows: 0..<module.outputs, left: module.loraB, right: module.loraA, scale: scale,
-                        magnitude: nil, bIsRight: false, adapterPath: adapter)
+                        tensor: name, module: module.label, rows: 0..<module.outputs, update: module.update, scale: scale,
+                        adapterPath: adapter)
                 ]
             }
             let straight = [count, module.outputs, module.inputs]
@@ -45,12 +46,11 @@ extension BaseModel {
                 )
             }
             let isTransposed = weight.shape != straight || (straight == transposed && marksExpertsTransposed)
-            return module.factors.enumerated().map { number, factors in
-                let left = isTransposed ? factors.a.transposed : factors.b
-                let right = isTransposed ? factors.b.transposed : factors.a
+            return module.updates.enumerated().map { number, update in
+                let stored: any UpdateMethod = isTransposed ? update.transposed : update
                 return TensorUpdate(
-                    tensor: name, module: module.label, rows: number * left.rows..<(number + 1) * left.rows, left: left, right: right, scale: scale,
-                    magnitude: nil, bIsRight: isTransposed, adapterPath: adapter)
+                    tensor: name, module: module.label, rows: number * stored.outputs..<(number + 1) * stored.outputs, update: stored, scale: scale,
+                    isTransposed: isTransposed, adapterPath: adapter)
             }
         }
         let path = module.path.text
@@ -78,7 +78,7 @@ extension BaseModel {
         of module: AdapterModule, in path: String, matrices: [String], scale: Double, adapter: String
     ) throws(MergeError) -> [TensorUpdate] {
         var updates: [TensorUpdate] = []
-        for (number, factors) in module.factors.enumerated() {
+        for (number, update) in module.updates.enumerated() {
             var row = 0
             for matrix in matrices {
                 let (name, weight) = try tensor("\(path).\(number).\(matrix).weight", adapter: adapter)
@@ -90,8 +90,8 @@ extension BaseModel {
                 }
                 updates.append(
                     TensorUpdate(
-                        tensor: name, module: module.label, rows: 0..<weight.shape[0], left: factors.b.rows(from: row, count: weight.shape[0]),
-                        right: factors.a, scale: scale, magnitude: nil, bIsRight: false, adapterPath: adapter))
+                        tensor: name, module: module.label, rows: 0..<weight.shape[0], update: update, from: row, scale: scale,
+                        adapterPath: adapter))
                 row += weight.shape[0]
             }
             guard row == module.outputs else {

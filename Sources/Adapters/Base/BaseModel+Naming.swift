@@ -1,5 +1,6 @@
 internal import Families
 internal import JSON
+internal import Methods
 internal import Safetensors
 internal import Weights
 
@@ -37,11 +38,14 @@ extension BaseModel {
                 let component = files.component(of: place.tensor) ?? (isDenoiser ? nil : place.component) ?? module.component
                 // The name is the base's, and so is the order of the rows.
                 let own = place.relation == .exchanged ? module.withHalvesExchanged ?? module : module
+                guard let part = update.ofModule else {
+                    throw MergeError(
+                        .unsupportedCombination, path: adapter.path, tensor: module.parameterName,
+                        "the module is several matrices of the base, and the update of a \(module.methodName) cannot be cut into theirs; merge the adapter instead"
+                    )
+                }
                 named.append(
-                    own.changing {
-                        ($0.component, $0.path, $0.factors) = (component, path, [update.lowRankFactors])
-                        ($0.isInterleaved, $0.sharesInputs) = (false, false)
-                    })
+                    own.changing { ($0.component, $0.path, $0.updates, $0.isInterleaved) = (component, path, [part.lowRank.map { LoRA($0) } ?? part], false) })
             }
         }
         // PEFT stores what an adapted embedding has itself beside the update.
@@ -56,13 +60,15 @@ extension BaseModel {
 
     // MARK: Rows of ggml
 
-    /// B with its rows in the order of the model's files: in ggml's, the n-th row of the first half of a head and the n-th of the
-    /// second one stand together.
-    func straightened(_ module: AdapterModule, adapter: String) throws(MergeError) -> FactorMatrix {
-        guard module.isInterleaved else { return module.loraB }
+    /// The update with its rows in the order of the model's files: in ggml's, the n-th row of the first half of a head and the n-th of
+    /// the second one stand together.
+    func straightened(_ module: AdapterModule, adapter: String) throws(MergeError) -> any UpdateMethod {
+        guard module.isInterleaved, let factors = module.update.lowRank else { return module.update }
         let (heads, half) = try heads(of: module, adapter: adapter)
-        return .stacked(
-            (0..<heads).flatMap { head in (0..<2).map { module.loraB.rows(from: head * 2 * half + $0, step: 2, count: half) } })
+        return LoRA(
+            LowRankFactors(
+                a: factors.a,
+                b: .stacked((0..<heads).flatMap { head in (0..<2).map { factors.b.rows(from: head * 2 * half + $0, step: 2, count: half) } })))
     }
 
     /// B with its rows in ggml's order.

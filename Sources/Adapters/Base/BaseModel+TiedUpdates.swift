@@ -1,3 +1,4 @@
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Weights
@@ -53,12 +54,12 @@ extension BaseModel {
 extension AdapterModule {
     /// The update of an embedding as that of another module with the same matrix.
     func sharing(_ other: ModulePath?, isHead: Bool) -> AdapterModule {
-        let factors = isHead ? factors.map { Factors(a: $0.b.transposed, b: $0.a.transposed) } : factors
-        return AdapterModule(path: other ?? path, kind: isHead ? .linear : .embedding, factors: factors, alpha: alpha, scale: scale)
+        let updates: [any UpdateMethod] = isHead ? updates.map { $0.transposed } : updates
+        return AdapterModule(path: other ?? path, kind: isHead ? .linear : .embedding, updates: updates, alpha: alpha, scale: scale)
     }
 
     fileprivate func hasSameUpdate(as other: AdapterModule) -> Bool {
-        scale == other.scale && magnitude == nil && other.magnitude == nil && bias == nil && factors.count == other.factors.count
-            && zip(factors, other.factors).allSatisfy { $0.a.hasSameBytes(as: $1.a) && $0.b.hasSameBytes(as: $1.b) }
+        scale == other.scale && magnitude == nil && other.magnitude == nil && bias == nil && updates.count == other.updates.count
+            && zip(updates, other.updates).allSatisfy { $0.isSame(as: $1) }
     }
 }

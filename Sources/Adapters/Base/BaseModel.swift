@@ -1,6 +1,7 @@
 internal import Families
 internal import FileIO
 public import JSON
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Synchronization
@@ -151,10 +152,16 @@ public struct BaseModel: Sendable {
                 .unsupportedCombination, path: adapter, tensor: module.parameterName,
                 "the module has a magnitude (DoRA), which cannot be weighted by \(weight); merge it with weight 1")
         }
+        if weight != 1, let update = module.updates.first(where: { !$0.isSum }) {
+            throw MergeError(
+                .unsupportedCombination, path: adapter, tensor: module.parameterName,
+                "what \(type(of: update).name) does to a weight is no sum, and cannot be weighted by \(weight); merge it with weight 1")
+        }
         if module.kind == .experts { return try expertUpdates(of: module, scale: scale, adapter: adapter) }
         let placement = Placement(model: self, module: module, scale: scale, adapter: adapter, replaced: replaced)
         var updates = try placement.weightUpdates()
         if let bias = module.bias { updates.append(try placement.biasUpdate(bias)) }
+        if let bias = module.update.ofBias { updates += try placement.updateOfBias(bias) }
         return updates
     }
 }

@@ -1,4 +1,5 @@
 internal import JSON
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
@@ -112,8 +113,7 @@ extension Overlay {
         a.count == b.count
             && zip(a, b).allSatisfy { a, b in
                 a.rows == b.rows && a.scale == b.scale && a.magnitude == nil && b.magnitude == nil
-                    && a.left.hasSameBytes(as: b.left)
-                    && a.right.hasSameBytes(as: b.right)
+                    && a.firstRow == b.firstRow && a.update.isSame(as: b.update)
             }
     }
 }

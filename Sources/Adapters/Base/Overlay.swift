@@ -1,5 +1,6 @@
 internal import JSON
 internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
@@ -148,6 +149,9 @@ struct Overlay {
         let others = (updates[update.tensor] ?? []).filter { $0.rows.overlaps(update.rows) }
         if !others.isEmpty, update.magnitude != nil || others.contains(where: { $0.magnitude != nil }) {
             throw refuse("an adapter with magnitudes (DoRA) scales the whole weight and cannot be added to another; merge them one by one")
+        }
+        if !others.isEmpty, let method = ([update] + others).first(where: { !$0.update.isSum })?.update {
+            throw refuse("what \(type(of: method).name) does to a weight is no sum and cannot be added to another; merge the adapters one by one")
         }
         if let other = replaced[update.tensor], other.adapter != update.adapterPath {
             throw refuse("\(other.adapter) puts other values in the place of the tensor to which this adapter belongs; merge only one of the two")

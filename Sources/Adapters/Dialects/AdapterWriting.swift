@@ -39,11 +39,12 @@ extension Adapter {
                 .unsupportedFeature, path: self.path, subject: module.label.text,
                 "ggml has interleaved the rows of each head, and only the base tells how many heads there are; name it with --base")
         }
-        if let module = modules.first(where: \.sharesInputs) {
+        if let module = modules.first(where: \.takesInputsOfWeight) {
             throw AdapterError(
                 .unsupportedFeature, path: self.path, subject: module.label.text,
                 "its A is as wide as the widest module's (VeRA), and only the base tells how many inputs it has; name it with --base")
         }
+        try requireLowRank()
         try requireFinite()
         switch layout {
         case .peft:
@@ -60,6 +61,14 @@ extension Adapter {
         case .safetensors: return try Diffusers.writeSingleModel(self, to: path, options: options) + roundedScales
         case .gguf: return try GGUFAdapter.write(self, to: path, base: base, options: options)
         }
+    }
+
+    /// - Throws: `AdapterError.unsupportedFeature` for an update that has no factors.
+    func requireLowRank() throws(AdapterError) {
+        guard let module = modules.first(where: { !$0.isLowRank }) else { return }
+        throw AdapterError(
+            .unsupportedFeature, path: path, subject: module.label.text,
+            "it is a \(module.methodName), and only the factors of a LoRA are written; resize makes a LoRA of it")
     }
 
     /// What happens to scales that no alpha gives: alpha/rank, or alpha/√rank for all modules, is what PEFT computes.

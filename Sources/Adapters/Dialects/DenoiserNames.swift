@@ -1,5 +1,6 @@
 internal import Families
 internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
@@ -278,6 +279,9 @@ struct DenoiserNames {
         guard present.allSatisfy({ $0.kind == .linear && $0.inputs == first.inputs && $0.bias == nil }) else {
             throw fault(first, "it and the other parts of \(path) are not linear layers of the same inputs")
         }
+        guard present.allSatisfy(\.isLowRank) else {
+            throw fault(first, "the updates of the parts of \(path) are of \(first.methodName), and cannot be joined")
+        }
         guard present.allSatisfy({ $0.magnitude == nil }) else {
             throw fault(first, "the magnitudes (DoRA) of the parts of \(path) cannot be joined")
         }
@@ -300,27 +304,28 @@ extension AdapterModule {
     /// The part of a linear module that has some of its outputs; `nil` where its magnitudes are of inputs.
     fileprivate func taking(rows first: Int, count: Int) -> AdapterModule? {
         guard first != 0 || count != outputs else { return self }
+        guard isLowRank else { return nil }
         return changing {
             $0.factors = [.init(a: loraA, b: loraB.rows(from: first, count: count))]
             switch magnitude {
-            case .ofOutputs(let values)?: $0.magnitude = .ofOutputs(values.columns(from: first, count: count))
-            case .ofInputs?, nil: break
+            case .ofRows(let values)?: $0.magnitude = .ofRows(values.columns(from: first, count: count))
+            case .ofColumns?, nil: break
             }
         }.nilIfOfInputs
     }
 
     /// The linear module with the two halves of its outputs exchanged; `nil` where they are not two, or not of a linear layer.
     var withHalvesExchanged: AdapterModule? {
-        guard kind == .linear, factors.count == 1, outputs % 2 == 0 else { return nil }
+        guard kind == .linear, isLowRank, factors.count == 1, outputs % 2 == 0 else { return nil }
         func columns(_ row: FactorMatrix) -> FactorMatrix { row.transposed.withHalvesExchanged.transposed }
         return changing {
             $0.factors = [.init(a: loraA, b: .stacked([loraB.withHalvesExchanged]))]
-            if case .ofOutputs(let values)? = magnitude { $0.magnitude = .ofOutputs(columns(values)) }
+            if case .ofRows(let values)? = magnitude { $0.magnitude = .ofRows(columns(values)) }
             $0.bias = bias.map(columns)
         }
     }
 
-    private var nilIfOfInputs: AdapterModule? { if case .ofInputs? = magnitude { nil } else { self } }
+    private var nilIfOfInputs: AdapterModule? { if case .ofColumns? = magnitude { nil } else { self } }
 
     /// Linear modules as one that has all their outputs: with the A that they share, or with all of them and a B that keeps them apart.
     /// Outputs of parts without an update are zeros in B.

@@ -2,6 +2,7 @@ internal import Families
 internal import GGUF
 internal import JSON
 internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Tensors
 internal import Weights
@@ -133,7 +134,7 @@ public enum GGUFAdapter {
                 "\(layout) has one alpha in F32, in which zero means a scale of one, and the adapter's is \(alphas.first ?? 0)")
         }
         var tensors: [OutputTensor] = []
-        for (module, own) in zip(adapter.modules, alphas) {
+        for (module, moduleAlpha) in zip(adapter.modules, alphas) {
             try module.require([.linear, .embedding], path: path, layout: layout)
             guard let name = tensorName(of: module.path, in: family) else {
                 throw AdapterError(
@@ -145,10 +146,11 @@ public enum GGUFAdapter {
             }
             let isInterleaved = family.interleaved.contains(where: { name.hasSuffix("." + $0) })
             let straight = try base.straightened(module, adapter: adapter.path)
-            let b = isInterleaved ? try base.interleaved(straight, of: module, adapter: adapter.path) : straight
+            let own = straight.lowRank?.b ?? module.loraB
+            let b = isInterleaved ? try base.interleaved(own, of: module, adapter: adapter.path) : own
             let a = module.kind == .embedding ? module.loraA.transposed : module.loraA
             tensors.append(OutputTensor(name + endings.a, a.shape, a))
-            tensors.append(OutputTensor(name + endings.b, b.shape, b, factor: own / alpha))
+            tensors.append(OutputTensor(name + endings.b, b.shape, b, factor: moduleAlpha / alpha))
         }
         let baked = tensors.filter { $0.factor != 1 }
         let metadata: OrderedDictionary<String, GGUFValue> = [

@@ -1,4 +1,5 @@
 internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors

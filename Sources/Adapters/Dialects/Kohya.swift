@@ -1,5 +1,6 @@
 internal import Families
 internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
@@ -18,8 +19,6 @@ public enum Kohya {
         ("lora_te_", "text_encoder"), ("lora_transformer_", "transformer"), ("lycoris_", nil),
     ]
     private static let parts = [".lora_down.weight", ".lora_up.weight", ".lora_mid.weight", ".alpha", ".dora_scale"]
-    /// The most elements that the factor of a LoCon with a middle one may have; half a gigabyte.
-    private static let maximumComposedCount = 1 << 26
 
     /// Whether a file may be of this dialect, by the names of its tensors.
     static func claims(_ file: SafetensorsFile) -> Bool {
@@ -27,6 +26,9 @@ public enum Kohya {
     }
 
     private struct Parts {
+        /// Those of a method of the table, by its names for them.
+        var method: (any UpdateMethod.Type)?
+        var own: [String: FactorMatrix] = [:]
         var down: TensorInfo?
         var up: TensorInfo?
         var mid: TensorInfo?
@@ -40,13 +42,23 @@ public enum Kohya {
     static func read(_ file: SafetensorsFile, path: String, alpha: AlphaChoice) throws(AdapterError) -> Adapter {
         var modules: OrderedDictionary<String, Parts> = [:]
         for tensor in file.tensors.values {
-            guard let part = parts.first(where: tensor.name.hasSuffix), prefixes.contains(where: { tensor.name.hasPrefix($0.prefix) }) else {
-                throw unexpected(tensor.name, path: file.path)
-            }
+            let claim = UpdateMethods.claim(tensor.name)
+            guard let part = claim?.part ?? parts.first(where: tensor.name.hasSuffix), prefixes.contains(where: { tensor.name.hasPrefix($0.prefix) })
+            else { throw unexpected(tensor.name, path: file.path) }
             guard tensor.dtype.isFloat else {
                 throw AdapterError(
                     .unsupportedDType, path: file.path, subject: tensor.name,
                     "a factor in \(tensor.dtype) is not supported; F32, BF16, F16 and F64 are")
+            }
+            if let (method, module, part) = claim {
+                let name = String(module)
+                guard modules[name]?.method.map({ $0 == method }) ?? true else {
+                    throw AdapterError(
+                        .unexpectedTensor, path: file.path, subject: tensor.name, "the module has tensors of another method than \(method.name), too")
+                }
+                modules[name, default: Parts()].method = method
+                modules[name, default: Parts()].own[part] = FactorMatrix(tensor, in: file)
+                continue
             }
             let name = String(tensor.name.dropLast(part.count))
             switch part {
@@ -99,6 +111,29 @@ public enum Kohya {
         }
         // The trainers call every denoiser a U-Net.
         let component = meant == "unet" && !DiffusionFamily.isOfUNet(flattened: path.text) ? "diffusion_model" : meant
+        if let method = parts.method {
+            if let other = parts.down ?? parts.up ?? parts.mid {
+                throw fault(.unexpectedTensor, other.name, "the module has tensors of another method, \(method.name), too")
+            }
+            let update: any UpdateMethod
+            do throws(UpdateFault) {
+                update = try method.init(UpdateParts(module: name, parts.own))
+            } catch {
+                throw AdapterError(error, path: file.path)
+            }
+            let own = try parts.alpha.map { alpha throws(AdapterError) in try scalar(alpha, in: file) }
+            // Without a rank LyCORIS takes the scale one, whatever the alpha is.
+            let (alpha, scale) = try update.rank.map { rank throws(AdapterError) in
+                try alphas.alpha(own: own, rank: rank, component: component, module: name)
+            } ?? (1, 1)
+            return AdapterModule(
+                component: component, path: path, kind: .linear, updates: [update], alpha: alpha, scale: scale,
+                magnitude: try parts.doraScale.map { scale throws(AdapterError) in
+                    // The inputs of a convolution are not told from the positions of its kernel.
+                    let inputs = update.mayBeOfConvolution ? scale.shape.dropFirst().first.flatMap { $0 > 0 && update.inputs % $0 == 0 ? $0 : nil } : nil
+                    return try magnitude(scale, outputs: update.outputs, inputs: inputs ?? update.inputs, in: file)
+                })
+        }
         guard let down = parts.down, let up = parts.up else {
             throw fault(.missingFactor, name, "the module has \(parts.down == nil ? "no lora_down" : "a lora_down and no lora_up")")
         }
@@ -118,13 +153,11 @@ public enum Kohya {
                     "lora_mid \(describe(shape: mid.shape)) does not stand between lora_up and lora_down \(describe(shape: down.shape))")
             }
             kernel = Array(mid.shape.dropFirst(2))
-            guard let count = CheckedSize.elementCount(of: [mid.shape[0], down.shape[1]] + kernel), count <= maximumComposedCount else {
-                throw fault(
-                    .invalidShape, mid.name,
-                    "lora_mid \(describe(shape: mid.shape)) and lora_down \(describe(shape: down.shape)) make a factor that is larger than any convolution's"
-                )
+            do throws(UpdateFault) {
+                a = try LowRankFactors.composed(core: FactorMatrix(mid, in: file), inner: a)
+            } catch {
+                throw AdapterError(error, path: file.path)
             }
-            a = composed(FactorMatrix(mid, in: file), a, positions: kernel.reduce(1, &*))
         }
         guard a.rows == b.columns else {
             throw fault(
@@ -156,37 +189,20 @@ public enum Kohya {
         return value
     }
 
-    /// The A of a LoCon with a middle factor: A[m, (i, p)] = Σₙ mid[m, (n, p)]·down[n, i], p being a position of the kernel;
-    /// n from first to last, in binary64.
-    private static func composed(_ mid: FactorMatrix, _ down: FactorMatrix, positions: Int) -> FactorMatrix {
-        let (outer, inner, inputs) = (mid.rows, down.rows, down.columns)
-        let (midValues, downValues) = (mid.doubles(), down.doubles())
-        var values = [Double](repeating: 0, count: outer * inputs * positions)
-        for m in 0..<outer {
-            for n in 0..<inner {
-                for p in 0..<positions {
-                    let factor = midValues[(m * inner + n) * positions + p]
-                    for i in 0..<inputs { values[(m * inputs + i) * positions + p] += factor * downValues[n * inputs + i] }
-                }
-            }
-        }
-        return FactorMatrix(name: mid.name, rows: outer, columns: inputs * positions, values: values)
-    }
-
     /// `dora_scale` is [out], [out,1,…] or [1,in,…]; which of the two axes is never guessed.
     static func magnitude(
         _ tensor: TensorInfo, outputs: Int, inputs: Int, in file: SafetensorsFile
-    ) throws(AdapterError) -> AdapterModule.Magnitude {
+    ) throws(AdapterError) -> Magnitude {
         let values = FactorMatrix(tensor, in: file)
         let isFlat = tensor.shape.count >= 2 && tensor.shape.dropFirst(2).allSatisfy { $0 == 1 }
         if tensor.shape == [outputs] || isFlat && tensor.shape[0] == outputs && tensor.shape[1] == 1 {
-            return .ofOutputs(values.reshaped(rows: 1, columns: outputs))
+            return .ofRows(values.reshaped(rows: 1, columns: outputs))
         }
         guard isFlat, tensor.shape[0] == 1, tensor.shape[1] == inputs else {
             throw AdapterError(
                 .invalidShape, path: file.path, subject: tensor.name,
                 "its shape \(describe(shape: tensor.shape)) is neither one norm for each of \(outputs) outputs nor one for each of \(inputs) inputs")
         }
-        return .ofInputs(values)
+        return .ofColumns(values)
     }
 }

@@ -1,3 +1,4 @@
+internal import Methods
 internal import OrderedCollections
 
 extension Kohya {
@@ -34,8 +35,8 @@ extension Kohya {
             let number = FactorMatrix(name: name + ".alpha", rows: 1, columns: 1, values: [Float(alpha)])
             tensors.append(OutputTensor("\(name).alpha", [], number, keepsType: true))
             switch module.magnitude {
-            case .ofOutputs(let values)?: tensors.append(OutputTensor("\(name).dora_scale", [module.outputs, 1] + ones, values))
-            case .ofInputs(let values)?: tensors.append(OutputTensor("\(name).dora_scale", [1, inputs] + ones, values))
+            case .ofRows(let values)?: tensors.append(OutputTensor("\(name).dora_scale", [module.outputs, 1] + ones, values))
+            case .ofColumns(let values)?: tensors.append(OutputTensor("\(name).dora_scale", [1, inputs] + ones, values))
             case nil: break
             }
         }

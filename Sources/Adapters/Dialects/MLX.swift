@@ -1,6 +1,7 @@
 internal import FileIO
 internal import JSON
 internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
@@ -185,7 +186,7 @@ public enum MLX {
         return AdapterModule(
             path: path, kind: isEmbedding ? .embedding : .linear, factors: [.init(a: a.transposed, b: b.transposed)],
             alpha: configuration.scale * Double(a.columns), scale: configuration.scale,
-            magnitude: magnitude.map { .ofOutputs(FactorMatrix($0, in: file)) })
+            magnitude: magnitude.map { .ofRows(FactorMatrix($0, in: file)) })
     }
 
     /// A layer of experts, which mlx-lm mostly calls `switch_mlp`, and has one matrix of each kind in.
@@ -202,7 +203,7 @@ public enum MLX {
         let (allA, allB) = (FactorMatrix(a, in: file), FactorMatrix(b, in: file))
         let (rank, inputs, outputs) = (a.shape[1], a.shape[2], b.shape[1])
         let factors = (0..<a.shape[0]).map { expert in
-            AdapterModule.Factors(
+            LowRankFactors(
                 a: allA.rows(from: expert, count: 1).reshaped(rows: rank, columns: inputs),
                 b: allB.rows(from: expert, count: 1).reshaped(rows: outputs, columns: rank))
         }

@@ -1,5 +1,6 @@
 internal import FileIO
 internal import JSON
+internal import Methods
 
 extension MLX {
     /// Writes a folder that mlx-lm loads.
@@ -32,7 +33,7 @@ extension MLX {
                     .unsupportedFeature, path: path, subject: module.label.text,
                     "other modules have magnitudes (DoRA) and this one has none; in an adapter of mlx-lm all have or none")
             }
-            if case .ofInputs = module.magnitude {
+            if case .ofColumns = module.magnitude {
                 throw AdapterError(
                     .unsupportedFeature, path: path, subject: module.label.text,
                     "its magnitudes are the norms of inputs, and an adapter of mlx-lm has those of outputs")

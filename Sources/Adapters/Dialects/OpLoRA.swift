@@ -1,4 +1,5 @@
 internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
@@ -39,16 +40,16 @@ public enum OpLoRA {
             throw fault(
                 .invalidConfiguration, "rank_stabilized", "the header's field must be true or false and is \(file.metadata["rank_stabilized"] ?? "")")
         }
-        let isRankStabilised = file.metadata["rank_stabilized"] == "true"
+        let isRankStabilized = file.metadata["rank_stabilized"] == "true"
         var modules: [AdapterModule] = []
         for name in tensors.modules.keys {
             let isOfVeRA = tensors.modules[name]?["d.weight"] != nil
             modules.append(
                 try isOfVeRA
-                    ? veraModule(name, tensors, shared: shared) : module(name, tensors, alpha: alpha, isRankStabilised: isRankStabilised))
+                    ? veraModule(name, tensors, shared: shared) : module(name, tensors, alpha: alpha, isRankStabilized: isRankStabilized))
         }
         guard !modules.isEmpty else { throw AdapterError(.empty, path: file.path, "the file holds no module") }
-        if let unused = shared.keys.min(), !modules.contains(where: \.sharesInputs) {
+        if let unused = shared.keys.min(), !modules.contains(where: \.takesInputsOfWeight) {
             throw fault(.unexpectedTensor, unused, "no module of the file is an OP-VeRA, which alone has frozen projections")
         }
         return Adapter(
@@ -70,7 +71,7 @@ public enum OpLoRA {
     }
 
     private static func module(
-        _ name: String, _ tensors: ModuleTensors, alpha: Double, isRankStabilised: Bool
+        _ name: String, _ tensors: ModuleTensors, alpha: Double, isRankStabilized: Bool
     ) throws(AdapterError) -> AdapterModule {
         var parts: Set<String> = ["z", "trunk.weight", "trunk.bias", "a.weight", "a.bias", "b.weight", "b.bias"]
         let hasMagnitude = tensors.modules[name]?["m.weight"] != nil
@@ -93,14 +94,14 @@ public enum OpLoRA {
                 weight: try tensors.tensor(name, "m.weight", dimensions: 2).matrix, bias: try tensors.tensor(name, "m.bias", dimensions: 1).matrix)
             magnitude = try sum(norm, change, outputs: outputs, path: tensors.file.path)
         }
-        let scale = isRankStabilised ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
+        let scale = isRankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
         return AdapterModule(
             path: try path(name, in: tensors.file), kind: .linear,
             factors: [
                 .init(
                     a: FactorMatrix(name: name + ".lora_A", rows: rank, columns: inputs, values: loraA),
                     b: FactorMatrix(name: name + ".lora_B", rows: outputs, columns: rank, values: loraB))
-            ], alpha: alpha, scale: scale, magnitude: magnitude.map { .ofOutputs($0) })
+            ], alpha: alpha, scale: scale, magnitude: magnitude.map { .ofRows($0) })
     }
 
     /// m = norm + Δm, rounded to F32.
@@ -125,12 +126,19 @@ public enum OpLoRA {
                 .invalidShape, path: file.path, subject: info.name, "it must be a matrix and is \(info.dtype) \(describe(shape: info.shape))")
         }
         let (a, b) = (FactorMatrix(infoA, in: file), FactorMatrix(infoB, in: file))
-        func head(_ part: String) throws(AdapterError) -> [Double] {
-            try trunk.head(
+        func head(_ part: String) throws(AdapterError) -> FactorMatrix {
+            let values = try trunk.head(
                 weight: try tensors.tensor(name, part + ".weight", dimensions: 2).matrix,
-                bias: try tensors.tensor(name, part + ".bias", dimensions: 1).matrix
-            ).map { Double($0) }
+                bias: try tensors.tensor(name, part + ".bias", dimensions: 1).matrix)
+            return FactorMatrix(name: "\(name).\(part)", rows: 1, columns: values.count, values: values)
         }
-        return try VeRA.module(try path(name, in: file), d: head("d"), b: head("l"), sharedA: a, sharedB: b, path: file.path)
+        let (d, l) = (try head("d"), try head("l"))
+        let path = try path(name, in: file)
+        do throws(UpdateFault) {
+            let update = try VeRA(d: d, b: l, sharedA: a, sharedB: b, module: name)
+            return AdapterModule(path: path, kind: .linear, updates: [update], alpha: Double(a.rows), scale: 1)
+        } catch {
+            throw AdapterError(error, path: file.path)
+        }
     }
 }

@@ -1,3 +1,4 @@
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
@@ -60,10 +61,10 @@ enum OpLoRAPrototype {
     ) throws(AdapterError) -> AdapterModule {
         guard let path = ModulePath(name) else { throw AdapterError(.unexpectedTensor, path: file, subject: name, "this is not a module's name") }
         // There A is [in, rank] and B [rank, out].
-        let factors = AdapterModule.Factors(
+        let factors = LowRankFactors(
             a: FactorMatrix(name: name + ".lora_A", rows: a.count / rank, columns: rank, values: a).transposed,
             b: FactorMatrix(name: name + ".lora_B", rows: rank, columns: b.count / rank, values: b).transposed)
-        return AdapterModule(path: path, kind: .linear, factors: [factors], alpha: alpha, scale: scale, magnitude: magnitude.map { .ofOutputs($0) })
+        return AdapterModule(path: path, kind: .linear, factors: [factors], alpha: alpha, scale: scale, magnitude: magnitude.map { .ofRows($0) })
     }
 
     private static func plain(_ name: String, _ tensors: ModuleTensors, base: BaseModel?) throws(AdapterError) -> AdapterModule {

@@ -5,8 +5,8 @@ internal import Safetensors
 enum OtherMethods {
     /// What the last parts of the names of tensors begin with, and the method.
     private static let parts: [(part: String, method: String)] = [
-        ("hada_", "LoHa"), ("lokr_", "LoKr"), ("oft_", "OFT"), ("boft_", "BOFT"), ("a1.", "GLoRA"), ("a2.", "GLoRA"), ("b1.", "GLoRA"),
-        ("b2.", "GLoRA"), ("w_norm", "trained norms"), ("b_norm", "trained norms"), ("on_input", "IA³"), ("t1", "LoHa"), ("t2", "LoHa"),
+        ("oft_", "OFT"), ("boft_", "BOFT"), ("a1.", "GLoRA"), ("a2.", "GLoRA"), ("b1.", "GLoRA"),
+        ("b2.", "GLoRA"), ("w_norm", "trained norms"), ("b_norm", "trained norms"), ("on_input", "IA³"),
         ("bias_", "sparse biases"), ("set_weight", "whole weights"), ("reshape_weight", "grown weights"), ("ia3_", "IA³"),
     ]
     private static let differences: Set<Substring> = ["diff", "diff_b"]

@@ -1,5 +1,6 @@
 internal import FileIO
 internal import Kernels
+internal import Methods
 internal import Safetensors
 public import Tensors
 

@@ -13,6 +13,8 @@ public enum PEFT {
     public static let weightsName = "adapter_model.safetensors"
     public static let configurationName = PEFTConfiguration.fileName
     static let keyPrefix = "base_model.model."
+    /// What the names of tensors begin with that all modules share.
+    static let sharedPrefix = "base_model."
 
     /// Opens an adapter. Every tensor of the file is part of a module, or the error names it.
     ///
@@ -44,15 +46,7 @@ public enum PEFT {
                     : "the folder has no \(weightsName)")
         }
         let fields = try PEFTConfiguration.fields(path: configurationPath)
-        // The fields of another type are none of LoRA's.
-        if let kind = fields["peft_type"]?.stringValue, kind != "LORA", kind != VeRA.kind {
-            throw AdapterError(
-                .unsupportedFeature, path: configurationPath, subject: "peft_type", "adapters of type \(kind) are not supported, only LORA and VERA")
-        }
         let file = try AdapterFile.open(weightsPath)
-        if fields["peft_type"]?.stringValue == VeRA.kind {
-            return try VeRA.read(file, configuration: fields, configurationPath: configurationPath, path: path)
-        }
         let configuration = try PEFTConfiguration(fields, path: configurationPath)
         var reading = try PEFTReading(file: file, configuration: configuration)
         try reading.read()

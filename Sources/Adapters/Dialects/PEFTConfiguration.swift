@@ -1,5 +1,6 @@
 internal import FileIO
 internal import JSON
+internal import Methods
 internal import OrderedCollections
 
 /// What an `adapter_config.json` says of the arithmetic. Reading one refuses everything that would change the result and
@@ -9,9 +10,12 @@ struct PEFTConfiguration {
     /// The largest configuration that is read, in bytes.
     private static let maximumBytes = 16_000_000
 
+    /// The method, where it is one of the table of methods; `nil` for LoRA, whose factors have names of PEFT's own.
+    let method: (any UpdateMethod.Type)?
     let rank: Int
-    let alpha: Double
-    let isRankStabilised: Bool
+    /// `nil` for a method whose scale is one.
+    private let alpha: Double?
+    let isRankStabilized: Bool
     /// In the order of the file, which decides between keys that match the same module.
     let rankPattern: [(pattern: PEFTPattern, rank: Int)]
     let alphaPattern: [(pattern: PEFTPattern, alpha: Double)]
@@ -65,16 +69,20 @@ struct PEFTConfiguration {
             return pattern
         }
         guard let kind = fields["peft_type"]?.stringValue else { throw wrong("peft_type", "a string") }
-        guard kind == "LORA" else {
-            throw AdapterError(
-                .unsupportedFeature, path: path, subject: "peft_type", "adapters of type \(kind) are not supported, only LORA and VERA")
-        }
-        for (name, value) in fields { try Self.check(name, value, path: path) }
+        method = UpdateMethods.all.first { $0.peft?.type == kind }
+        guard method != nil || kind == Self.lora else { throw Self.unsupported(kind, path: path) }
+        let known = method?.peft
+        let rules = known.map { Self.rules($0) } ?? Self.commonRules.merging(Self.loraRules) { $1 }
+        for (name, value) in fields { try Self.check(name, value, rules[name], path: path) }
         guard let rank = fields["r"]?.integerValue, rank > 0 else { throw wrong("r", "a positive integer") }
-        guard let alpha = fields["lora_alpha"]?.doubleValue else { throw wrong("lora_alpha", "a number") }
         self.rank = rank
-        self.alpha = alpha
-        isRankStabilised = fields["use_rslora"]?.boolValue ?? false
+        if let name = known == nil ? "lora_alpha" : known?.alpha {
+            guard let alpha = fields[name]?.doubleValue else { throw wrong(name, "a number") }
+            self.alpha = alpha
+        } else {
+            alpha = nil
+        }
+        isRankStabilized = fields["use_rslora"]?.boolValue ?? false
         var rankPattern: [(PEFTPattern, Int)] = []
         for (key, value) in fields["rank_pattern"]?.objectValue ?? [:] {
             guard let number = value.integerValue, number > 0 else { throw wrong("rank_pattern", "a map to positive integers") }
@@ -120,8 +128,9 @@ struct PEFTConfiguration {
         trainedTokens = trained
     }
 
-    func alpha(of module: ModulePath) -> Double {
-        alphaPattern.first { $0.pattern.matches(module) }?.alpha ?? alpha
+    func alpha(of module: ModulePath, rank: Int) -> Double {
+        guard let alpha else { return Double(rank) }
+        return alphaPattern.first { $0.pattern.matches(module) }?.alpha ?? alpha
     }
 
     func rank(of module: ModulePath) -> Int {
@@ -139,9 +148,10 @@ struct PEFTConfiguration {
         }
     }
 
-    /// What multiplies B·A of a module with factors of the rank.
+    /// What multiplies the update of a module of the rank.
     func scale(of module: ModulePath, rank: Int) -> Double {
-        isRankStabilised ? alpha(of: module) / Double(rank).squareRoot() : alpha(of: module) / Double(rank)
+        let alpha = alpha(of: module, rank: rank)
+        return isRankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
     }
 
     /// The parameters of a module that `target_parameters` may mean, as PEFT reads it: a parameter whose path is one of the names, or ends
@@ -197,20 +207,39 @@ struct PEFTConfiguration {
         case off(String)
         /// Likewise, unless it is one of these strings.
         case only(Set<String>, String)
-        case initialisation
+        case initialization
     }
 
-    private static let rules: [String: Rule] = [
-        "peft_type": .free, "r": .free, "lora_alpha": .free, "base_model_name_or_path": .free, "target_modules": .free,
-        "use_rslora": .boolean, "rank_pattern": .object, "alpha_pattern": .object,
-        "auto_mapping": .free, "peft_version": .free, "revision": .free, "task_type": .free, "inference_mode": .free,
-        "exclude_modules": .free, "layers_to_transform": .free, "layers_pattern": .free, "lora_dropout": .free,
-        "megatron_config": .free, "megatron_core": .free, "runtime_config": .free, "qalora_group_size": .free,
+    static let lora = "LORA"
+
+    static func unsupported(_ type: String, path: String) -> AdapterError {
+        let types = [lora] + UpdateMethods.all.compactMap { $0.peft?.type }.sorted()
+        return AdapterError(
+            .unsupportedFeature, path: path, subject: "peft_type",
+            "adapters of type \(type) are not supported, only \(types.dropLast().joined(separator: ", ")) and \(types.last ?? "")")
+    }
+
+    /// Fields of every method.
+    private static let commonRules: [String: Rule] = [
+        "peft_type": .free, "r": .free, "base_model_name_or_path": .free, "target_modules": .free, "rank_pattern": .object,
+        "alpha_pattern": .object, "auto_mapping": .free, "peft_version": .free, "revision": .free, "task_type": .free, "inference_mode": .free,
+        "exclude_modules": .free, "layers_to_transform": .free, "layers_pattern": .free, "runtime_config": .free,
+        "bias": .only(["none", "all", "lora_only"], "a training of biases of this kind"), "fan_in_fan_out": .boolean, "modules_to_save": .names,
+    ]
+
+    private static func rules(_ method: PEFTFields) -> [String: Rule] {
+        var rules = commonRules
+        for name in method.free.union(method.alpha.map { [$0] } ?? []) { rules[name] = .free }
+        return rules
+    }
+
+    private static let loraRules: [String: Rule] = [
+        "lora_alpha": .free, "use_rslora": .boolean, "lora_dropout": .free, "megatron_config": .free, "megatron_core": .free,
+        "qalora_group_size": .free,
         // These shape the training or the first values of the factors only.
         "eva_config": .free, "corda_config": .free, "lora_ga_config": .free, "loftq_config": .free,
-        "init_lora_weights": .initialisation,
-        "bias": .only(["none", "all", "lora_only"], "a training of biases of this kind"),
-        "use_dora": .boolean, "lora_bias": .boolean, "fan_in_fan_out": .boolean, "modules_to_save": .names, "target_parameters": .names,
+        "init_lora_weights": .initialization,
+        "use_dora": .boolean, "lora_bias": .boolean, "target_parameters": .names,
         "trainable_token_indices": .free,
         "layer_replication": .off("replicated layers"),
         // The factors and values of both modules are in the file, whatever it says.
@@ -224,17 +253,17 @@ struct PEFTConfiguration {
         "monteclora_config": .off("MonteCLoRA"),
     ]
 
-    /// Initialisations that leave the base weight as it was. The others subtract their first update from it, so that the
+    /// Initializations that leave the base weight as it was. The others subtract their first update from it, so that the
     /// adapter does not fit the base model's file.
-    private static let harmlessInitialisations: Set<String> = ["gaussian", "eva", "orthogonal"]
+    private static let harmlessInitializations: Set<String> = ["gaussian", "eva", "orthogonal"]
 
-    private static func check(_ name: String, _ value: JSONValue, path: String) throws(AdapterError) {
+    private static func check(_ name: String, _ value: JSONValue, _ rule: Rule?, path: String) throws(AdapterError) {
         func refuse(_ what: String) -> AdapterError {
             AdapterError(
                 .unsupportedFeature, path: path, subject: name,
                 "\(what) would change the result and is not supported; the field is \(value.inWords)")
         }
-        switch rules[name] {
+        switch rule {
         case .free?:
             break
         case .boolean?:
@@ -256,12 +285,12 @@ struct PEFTConfiguration {
             for item in value.arrayValue ?? [] where item.stringValue.flatMap({ ModulePath($0) }) == nil {
                 throw AdapterError(.invalidConfiguration, path: path, subject: name, "\(item.serialized()) is no module's name")
             }
-        case .initialisation?:
+        case .initialization?:
             guard let scheme = value.stringValue else {
                 guard value.boolValue != nil || value.isNull else { throw refuse("an initialisation of this kind") }
                 return
             }
-            guard harmlessInitialisations.contains(scheme.lowercased()) else {
+            guard harmlessInitializations.contains(scheme.lowercased()) else {
                 throw refuse("the initialisation \(scheme), which changes the base weights before the training,")
             }
         case nil:

@@ -1,5 +1,6 @@
 internal import Families
 internal import JSON
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Weights
@@ -142,10 +143,10 @@ extension AdapterModule {
         let rank = members.values.map(\.rank).max() ?? 0
         let factors = (0..<count).map { number in
             guard let module = members[number] else {
-                return Factors(
+                return LowRankFactors(
                     a: .zeros(like: first.loraA, rows: rank, columns: first.inputs), b: .zeros(like: first.loraB, rows: first.outputs, columns: rank))
             }
-            return Factors(a: module.loraA.padded(rows: rank), b: module.loraB.transposed.padded(rows: rank).transposed)
+            return LowRankFactors(a: module.loraA.padded(rows: rank), b: module.loraB.transposed.padded(rows: rank).transposed)
         }
         return first.changing {
             ($0.path, $0.parameter, $0.kind) = (owner, parameter, .experts)

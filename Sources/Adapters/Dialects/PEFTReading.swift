@@ -1,4 +1,5 @@
 internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
@@ -21,12 +22,20 @@ struct PEFTReading {
     /// Modules with another rank than the configuration gives.
     private var otherRanks: [(path: ModulePath, configured: Int, rank: Int)] = []
     private var parts: OrderedDictionary<Owner, Parts> = [:]
+    /// The tensors of a method of the table, by its names for them, and those that all modules share.
+    private var updateParts: OrderedDictionary<ModulePath, [String: FactorMatrix]> = [:]
+    private var sharedParts: [String: FactorMatrix] = [:]
     private var wholes: OrderedDictionary<ModulePath, [Copy: TensorInfo]> = [:]
 
     /// - Throws: `AdapterError.unexpectedTensor` for a tensor that no adapter of PEFT has.
     init(file: SafetensorsFile, configuration: PEFTConfiguration) throws(AdapterError) {
         var tensors: [(TensorInfo, String)] = []
+        let shared = Set(configuration.method?.sharedParts.map { PEFT.sharedPrefix + $0 } ?? [])
         for tensor in file.tensors.values {
+            if shared.contains(tensor.name) {
+                tensors.append((tensor, String(tensor.name.dropFirst(PEFT.sharedPrefix.count))))
+                continue
+            }
             guard tensor.name.hasPrefix(PEFT.keyPrefix) else {
                 throw AdapterError(
                     .unexpectedTensor, path: file.path, subject: tensor.name, "a tensor of a PEFT adapter begins with \(PEFT.keyPrefix)")
@@ -95,6 +104,7 @@ struct PEFTReading {
         for (tensor, name) in tensors { try claim(tensor, name: name) }
         for (path, copies) in wholes { try addWhole(path, copies) }
         for (owner, parts) in parts { try addModule(owner, parts) }
+        for (path, parts) in updateParts { try addUpdate(path, parts) }
         if let (path, configured, rank) = otherRanks.first {
             let others = otherRanks.count == 1 ? "" : ", and likewise for \(otherRanks.count - 1) more"
             remarks.append("\(path): the configuration says rank \(configured) but the factors have rank \(rank), which is used\(others)")
@@ -116,7 +126,9 @@ struct PEFTReading {
                 "the tensor \(describe(shape: tensor.shape)) is empty; training in parts (DeepSpeed ZeRO-3, FSDP) leaves such tensors where the parts were not gathered before saving"
             )
         }
-        if let (suffix, part) = Self.factors.first(where: { name.hasSuffix($0.suffix) }) {
+        if let method = configuration.method {
+            if try claimPart(tensor, name: name, of: method) { return }
+        } else if let (suffix, part) = Self.factors.first(where: { name.hasSuffix($0.suffix) }) {
             return try claimFactor(tensor, part, owner: try owner(name.dropLast(suffix.count), tensor: tensor.name))
         }
         let tokens = ".token_adapter.trainable_tokens_delta"
@@ -130,6 +142,45 @@ struct PEFTReading {
             throw fault(.unexpectedTensor, tensor.name, "the key is none of those of a LoRA adapter")
         }
         try claimWhole(tensor, name: name)
+    }
+
+    /// A tensor of a method of the table.
+    ///
+    /// - Returns: whether it is one.
+    private mutating func claimPart(_ tensor: TensorInfo, name: String, of method: any UpdateMethod.Type) throws(AdapterError) -> Bool {
+        let isShared = method.sharedParts.contains(name)
+        let found = isShared ? (module: "", part: name) : method.parts.first { name.hasSuffix("." + $0) }.map { (name.dropLast($0.count + 1), $0) }
+        guard let (module, part) = found else { return false }
+        guard tensor.dtype.isFloat else {
+            throw fault(.unsupportedDType, tensor.name, "a factor in \(tensor.dtype) is not supported; F32, BF16, F16 and F64 are")
+        }
+        let matrix = FactorMatrix(tensor, in: file)
+        guard !isShared else {
+            sharedParts[part] = matrix
+            return true
+        }
+        guard let path = ModulePath(module), !path.hasComponent("base_layer") else {
+            throw fault(.unsupportedFeature, tensor.name, "an adapter of the module \(module), which wraps another, is not supported")
+        }
+        updateParts[path, default: [:]][part] = matrix
+        return true
+    }
+
+    private mutating func addUpdate(_ path: ModulePath, _ parts: [String: FactorMatrix]) throws(AdapterError) {
+        guard let method = configuration.method else { return }
+        let update: any UpdateMethod
+        do throws(UpdateFault) {
+            update = try method.init(UpdateParts(module: path.text, parts, shared: sharedParts))
+        } catch {
+            throw AdapterError(error, path: file.path)
+        }
+        let rank = update.rank ?? configuration.rank(of: path)
+        if configuration.rank(of: path) != rank { otherRanks.append((path, configuration.rank(of: path), rank)) }
+        named.append(path)
+        modules.append(
+            AdapterModule(
+                component: component, path: path, kind: configuration.isFanInFanOut ? .transposedLinear : .linear, updates: [update],
+                alpha: configuration.alpha(of: path, rank: rank), scale: try scale(of: path, rank: rank)))
     }
 
     /// A tensor's name in the model of which the component is a part.
@@ -260,12 +311,12 @@ struct PEFTReading {
         let kind: AdapterModule.Kind =
             parts.embeddingA != nil
             ? .embedding : !parts.kernel.isEmpty ? .convolution : configuration.isFanInFanOut ? .transposedLinear : .linear
-        let alpha = alphas.map { $0[path.text] ?? Double(a.rows) } ?? configuration.alpha(of: path)
+        let alpha = alphas.map { $0[path.text] ?? Double(a.rows) } ?? configuration.alpha(of: path, rank: a.rows)
         modules.append(
             AdapterModule(
                 component: component, path: path, kind: kind, factors: [.init(a: a, b: b)], alpha: alpha,
                 scale: alphas == nil ? try scale(of: path, rank: a.rows) : alpha / Double(a.rows),
-                magnitude: parts.magnitude.map { .ofOutputs($0) }, bias: parts.bias, kernel: parts.kernel))
+                magnitude: parts.magnitude.map { .ofRows($0) }, bias: parts.bias, kernel: parts.kernel))
     }
 
     /// Compares what the file holds for a module with what the configuration says of it.
@@ -304,20 +355,20 @@ struct PEFTReading {
         }
         let experts = a.rows / rank
         let factors = (0..<experts).map { expert in
-            AdapterModule.Factors(
+            LowRankFactors(
                 a: a.rows(from: expert * rank, count: rank), b: b.columns(from: expert, step: experts, count: rank))
         }
         modules.append(
             AdapterModule(
                 component: component, path: owner, parameter: name, kind: experts == 1 && name == "weight" ? .linear : .experts, factors: factors,
-                alpha: configuration.alpha(of: place),
+                alpha: configuration.alpha(of: place, rank: rank),
                 scale: try scale(of: place, rank: rank)))
     }
 
     private func scale(of path: ModulePath, rank: Int) throws(AdapterError) -> Double {
         let scale = configuration.scale(of: path, rank: rank)
         guard scale.isFinite else {
-            let alpha = configuration.alpha(of: path)
+            let alpha = configuration.alpha(of: path, rank: rank)
             throw fault(.invalidScale, path.text, "the alpha is \(alpha.isNaN ? "NaN" : "infinite"), and must be a finite number")
         }
         return scale

@@ -1,5 +1,6 @@
 internal import FileIO
 internal import JSON
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
@@ -112,7 +113,7 @@ extension PEFT {
                 if usesMagnitudes, module.magnitude == nil {
                     throw refuse(module, "other modules have magnitudes (DoRA) and this one has none; in an adapter of PEFT all have or none")
                 }
-                if case .ofInputs = module.magnitude {
+                if case .ofColumns = module.magnitude {
                     throw refuse(module, "its magnitudes are the norms of inputs, and an adapter of PEFT has those of outputs")
                 }
                 if hasFactorBias, module.bias == nil, module.kind != .embedding {

@@ -1,4 +1,5 @@
 internal import Kernels
+internal import Methods
 internal import Tensors
 
 extension Adapter {
@@ -13,6 +14,7 @@ extension Adapter {
     /// - Returns: the adapter, and what was done, each one sentence.
     /// - Throws: `AdapterError.notFinite`.
     public func uniform() throws -> (adapter: Adapter, notes: [String]) {
+        try requireLowRank()
         guard let rank = modules.map(\.rank).max() else { return (self, []) }
         let sizes = modules.map { ($0.inputs + $0.outputs) * $0.factors.count }
         let (own, all) = (
@@ -35,7 +37,7 @@ extension Adapter {
             let factors = try module.factors.map { old in
                 let dtype = old.b.dtype == .f64 ? old.b.dtype : .f32
                 let b = factor == 1 ? old.b : try FactorMatrix(name: old.b.name, old.b.matrix.scaled(by: factor), dtype: dtype, path: path)
-                return AdapterModule.Factors(a: old.a.padded(rows: rank), b: b.transposed.padded(rows: rank).transposed)
+                return LowRankFactors(a: old.a.padded(rows: rank), b: b.transposed.padded(rows: rank).transposed)
             }
             // What is added to the bias is multiplied by the scale, too.
             let bias = try module.bias.map {

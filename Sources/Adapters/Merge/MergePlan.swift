@@ -1,6 +1,6 @@
 internal import FileIO
 internal import JSON
-internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 public import Tensors
@@ -133,29 +133,9 @@ public struct MergePlan: Sendable {
 extension TensorUpdate {
     /// - Throws: `MergeError.factorNotFinite`.
     func checkFactors() throws(MergeError) {
-        for matrix in [right, left] + (magnitude.map { [$0.values] } ?? []) {
-            guard let (row, column) = matrix.firstNotFinite else { continue }
-            throw MergeError(
-                .factorNotFinite, path: adapterPath, tensor: matrix.name, "element \(matrix.place(row: row, column: column)) is infinite or NaN"
-            )
+        for matrix in update.matrices + (magnitude.map { [$0.values] } ?? []) {
+            do throws(UpdateFault) { try matrix.requireFinite() } catch { throw MergeError(error, adapter: adapterPath) }
         }
-    }
-
-    /// The factors as the kernel takes them.
-    ///
-    /// - Throws: `MergeError.factorNotFinite` where the file has changed since they were checked.
-    func factors() throws(MergeError) -> MergeFactors {
-        let made = right.withBytes { a in
-            left.withBytes { b in
-                try? MergeFactors(
-                    loraA: a, typeA: right.dtype, loraB: b, typeB: left.dtype, outputs: rows.count, inputs: columns, rank: rank, scale: scale,
-                    firstRow: rows.lowerBound)
-            }
-        }
-        guard let made else {
-            throw MergeError(.factorNotFinite, path: adapterPath, tensor: right.name, "a factor of \(module) has changed while the merge went on")
-        }
-        return made
     }
 }
 

@@ -1,6 +1,7 @@
 internal import FileIO
 internal import Hashing
 internal import Kernels
+internal import Methods
 internal import Safetensors
 internal import Synchronization
 internal import Tensors
@@ -19,7 +20,7 @@ final class ShardRun: @unchecked Sendable {
     private let total: Int
     /// By the jobs' numbers.
     let columnRatios = Mutex<[Int: [Double]]>([:])
-    private let ready = Mutex<[ReadyFactors]>([])
+    private let ready = Mutex<[ReadyUpdates]>([])
     private(set) var sums: [ModulePath: MergeSums] = [:]
     /// The numbers of the jobs, and the modules, of which a byte is not the base's.
     private(set) var changedJobs: Set<Int> = []
@@ -196,20 +197,20 @@ final class ShardRun: @unchecked Sendable {
         return MergeSums()
     }
 
-    /// The factors of some rows of a tensor, as the kernel takes them.
-    private struct ReadyFactors {
+    /// The updates of some rows of a tensor, as they are computed.
+    private struct ReadyUpdates {
         let job: Int
         let updates: [Int]
-        let factors: [MergeFactors]
+        let ready: [ReadyUpdate]
     }
 
-    /// The factors of the rows of a piece. The first worker that needs them makes them; they are kept while others may be at the
+    /// The updates of the rows of a piece. The first worker that needs them makes them; they are kept while others may be at the
     /// same rows or at those before.
-    private func factors(_ number: Int, _ updates: [Int]) throws -> [MergeFactors] {
+    private func ready(_ number: Int, _ updates: [Int]) throws -> [ReadyUpdate] {
         try ready.withLock { ready in
-            if let known = ready.first(where: { $0.job == number && $0.updates == updates }) { return known.factors }
-            let made = try updates.map { try jobs[number].updates[$0].factors() }
-            ready.append(ReadyFactors(job: number, updates: updates, factors: made))
+            if let known = ready.first(where: { $0.job == number && $0.updates == updates }) { return known.ready }
+            let made = try updates.map { try jobs[number].updates[$0].ready() }
+            ready.append(ReadyUpdates(job: number, updates: updates, ready: made))
             if ready.count > options.threads + 1 { ready.removeFirst() }
             return made
         }
@@ -219,12 +220,14 @@ final class ShardRun: @unchecked Sendable {
         let job = jobs[number]
         let columns = job.columns
         let start = rows.lowerBound * columns
-        let factors = try factors(number, updates)
+        let ready = try ready(number, updates)
+        let scaled = updates.lazy.map { job.updates[$0] }.first { $0.magnitude != nil }
         let sums: MergeSums
-        if let update = updates.lazy.map({ job.updates[$0] }).first(where: { $0.magnitude != nil }) {
-            sums = try scaleRows(number, rows, update, factors, &workspace)
-        } else {
+        if scaled == nil, let factors = ready.kernels {
             sums = try compute(job, rows: rows, columns: columns, start: start, factors: factors, &workspace)
+        } else {
+            let magnitude = scaled.flatMap { update in update.magnitude.map { ($0, update.rows.lowerBound) } }
+            sums = try mergeWideRows(number, rows, ready, magnitude: magnitude, &workspace)
         }
         guard !sums.isNotFinite else { throw fault(job, start: start, count: rows.count * columns, workspace.buffer) }
         return sums

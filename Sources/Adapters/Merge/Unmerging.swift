@@ -1,5 +1,6 @@
 internal import JSON
 internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors
@@ -107,7 +108,7 @@ extension Unmerging.Module {
     fileprivate init(_ job: TensorJob, after: StoredWeight) throws {
         let merged = FactorMatrix(job.source)
         let unmerged = FactorMatrix(after)
-        let factors = try job.updates.map { try $0.factors() }
+        let ready = try job.updates.map { try $0.ready() }
         let (columns, dtype) = (job.columns, after.dtype)
         let rows = job.elementCount / max(1, columns)
         let (old, new) = (merged.reshaped(rows: rows, columns: columns), unmerged.reshaped(rows: rows, columns: columns))
@@ -121,7 +122,10 @@ extension Unmerging.Module {
             let (before, after) = (
                 old.rows(from: range.lowerBound, count: range.count).doubles(), new.rows(from: range.lowerBound, count: range.count).doubles()
             )
-            let exact = Self.sums(before, rows: range, columns: columns, factors: updates.map { factors[$0] })
+            // W′ − s·B·A in binary64.
+            var exact = before
+            // Sound: every bit pattern of a number may be read as raw bytes.
+            updates.map { ready[$0] }.apply(to: unsafe before.span.bytes, .f64, into: &exact, rows: range, columns: columns)
             for place in before.indices where before[place] != 0 || after[place] != 0 {
                 let half = Self.place(before[place], dtype) / 2
                 // W′ − s·B·A, seen from the value that it was rounded to.
@@ -138,17 +142,6 @@ extension Unmerging.Module {
             }
         }
         self.init(tensor: job.tensor.name, elements: rows * columns, uncertain: uncertain, maximumError: largest)
-    }
-
-    /// W′ − s·B·A in binary64.
-    private static func sums(_ weights: [Double], rows: Range<Int>, columns: Int, factors: [MergeFactors]) -> [Double] {
-        var result = [Double](repeating: 0, count: weights.count)
-        var target = result.mutableSpan
-        // Sound: every bit pattern of a number may be read and written as raw bytes.
-        var raw = unsafe target.mutableBytes
-        _ = MergeKernel.mergeRows(
-            weights: unsafe weights.span.bytes, weightType: .f64, into: &raw, mergedType: .f64, rows: rows, columns: columns, factors: factors)
-        return result
     }
 
     /// A unit in the last place of a number in an element type.

@@ -1,5 +1,6 @@
 internal import FileIO
 internal import GGUF
+internal import Methods
 public import OrderedCollections
 public import Safetensors
 public import Weights
@@ -129,12 +130,8 @@ public struct Adapter: Sendable {
     /// - Throws: `AdapterError.notFinite` for a factor, magnitude or bias that holds an infinity or NaN: nothing can be made of such an update.
     public func requireFinite() throws(AdapterError) {
         for module in modules {
-            let matrices = module.factors.flatMap { [$0.a, $0.b] } + [module.magnitude?.values, module.bias].compactMap(\.self)
-            for matrix in matrices {
-                guard let (row, column) = matrix.firstNotFinite else { continue }
-                throw AdapterError(
-                    .notFinite, path: weightsPath ?? path, subject: matrix.name,
-                    "element \(matrix.place(row: row, column: column)) is infinite or NaN")
+            for matrix in module.matrices {
+                do throws(UpdateFault) { try matrix.requireFinite() } catch { throw AdapterError(error, path: weightsPath ?? path) }
             }
         }
     }

@@ -1,3 +1,5 @@
+internal import Methods
+
 /// Why an adapter cannot be read, written or used.
 public struct AdapterError: Error, Sendable, Equatable {
     /// One code for each way in which an adapter can be wrong; scripts may rely on the names.
@@ -39,6 +41,19 @@ public struct AdapterError: Error, Sendable, Equatable {
         self.path = path
         self.subject = subject
         self.message = message
+    }
+}
+
+extension AdapterError {
+    /// What a method says of its tensors.
+    init(_ fault: UpdateFault, path: String) {
+        let code: Code =
+            switch fault.code {
+            case .missing: .missingFactor
+            case .shape: .invalidShape
+            case .notFinite: .notFinite
+            }
+        self.init(code, path: path, subject: fault.subject, fault.message)
     }
 }
 

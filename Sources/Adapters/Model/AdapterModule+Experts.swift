@@ -1,3 +1,5 @@
+internal import Methods
+
 /// The two ways in which models keep the gate and the up projections of a stack of experts: in one parameter, the rows of the
 /// gate first, or in two.
 extension AdapterModule {
@@ -27,10 +29,10 @@ extension AdapterModule {
         else { return nil }
         let sharesA = gate.rank == up.rank && zip(gate.factors, up.factors).allSatisfy { $0.a.hasSameBytes(as: $1.a) }
         let factors = zip(gate.factors, up.factors).map { gate, up in
-            guard !sharesA else { return Factors(a: gate.a, b: .stacked([gate.b, up.b])) }
+            guard !sharesA else { return LowRankFactors(a: gate.a, b: .stacked([gate.b, up.b])) }
             let left = FactorMatrix.stacked([gate.b, .zeros(like: gate.b, rows: up.b.rows, columns: gate.b.columns)])
             let right = FactorMatrix.stacked([.zeros(like: up.b, rows: gate.b.rows, columns: up.b.columns), up.b])
-            return Factors(a: .stacked([gate.a, up.a]), b: FactorMatrix.stacked([left.transposed, right.transposed]).transposed)
+            return LowRankFactors(a: .stacked([gate.a, up.a]), b: FactorMatrix.stacked([left.transposed, right.transposed]).transposed)
         }
         return gate.changing { ($0.parameter, $0.factors, $0.alpha) = (fused, factors, gate.scale * Double(factors[0].a.rows)) }
     }

@@ -1,4 +1,7 @@
-/// One adapted parameter of a module: W′ = W + scale·B·A, or with a magnitude m (DoRA) W′ = (m/‖W + scale·B·A‖)·(W + scale·B·A).
+public import Methods
+
+/// One adapted parameter of a module: what its method makes of W, for most W′ = W + scale·B·A, and with a magnitude m (DoRA)
+/// (m/‖W′‖)·W′.
 public struct AdapterModule: Sendable {
     /// What kind of parameter it is, and so how it is stored and how B·A meets it.
     public enum Kind: String, Sendable {
@@ -14,33 +17,6 @@ public struct AdapterModule: Sendable {
         case experts
     }
 
-    /// A [rank, in] and B [out, rank].
-    public struct Factors: Sendable {
-        public let a: FactorMatrix
-        public let b: FactorMatrix
-
-        /// - Precondition: the ranks are the same.
-        public init(a: FactorMatrix, b: FactorMatrix) {
-            precondition(a.rows == b.columns)
-            self.a = a
-            self.b = b
-        }
-    }
-
-    /// The norms that take the place of those of W + scale·B·A.
-    public enum Magnitude: Sendable {
-        /// [1, out]: of what makes one output.
-        case ofOutputs(FactorMatrix)
-        /// [1, in]: of what one input is multiplied by.
-        case ofInputs(FactorMatrix)
-
-        public var values: FactorMatrix {
-            switch self {
-            case .ofOutputs(let values), .ofInputs(let values): values
-            }
-        }
-    }
-
     /// The part of a pipeline that has the module: `unet`, `transformer`, `text_encoder`, `text_encoder_2`; `nil` for a model
     /// that is no pipeline.
     public internal(set) var component: String?
@@ -49,10 +25,10 @@ public struct AdapterModule: Sendable {
     /// The name of the parameter in the module: `weight`, or that of a bare parameter such as `gate_up_proj`.
     public internal(set) var parameter: String
     public internal(set) var kind: Kind
-    /// One, or for a stack of experts one for each; all of the same shapes.
-    public internal(set) var factors: [Factors]
+    /// One, or for a stack of experts one for each; all of the same method and shapes.
+    public internal(set) var updates: [any UpdateMethod]
     public internal(set) var alpha: Double
-    /// What multiplies B·A: alpha/rank, or alpha/√rank for a rank-stabilised adapter, rounded in binary64.
+    /// What multiplies the update: alpha/rank, or alpha/√rank for a rank-stabilised adapter, rounded in binary64.
     public internal(set) var scale: Double
     /// m of a weight-decomposed adapter (DoRA).
     public internal(set) var magnitude: Magnitude?
@@ -63,37 +39,46 @@ public struct AdapterModule: Sendable {
     /// Whether the rows of B are in the order in which ggml keeps the query or key projections of some families: the two
     /// halves of each head are interleaved.
     public internal(set) var isInterleaved: Bool
-    /// Whether A is one that modules share and of which this one takes the first columns, as many as its weight has inputs (VeRA).
-    public internal(set) var sharesInputs: Bool
 
     /// How many numbers it consists of.
-    public var parameterCount: Int {
-        (factors.flatMap { [$0.a, $0.b] } + [magnitude?.values, bias].compactMap(\.self)).reduce(0) { $0 + $1.rows * $1.columns }
-    }
+    public var parameterCount: Int { matrices.reduce(0) { $0 + $1.rows * $1.columns } }
 
-    /// - Precondition: there are factors.
+    /// Everything that the adapter stores for it.
+    var matrices: [FactorMatrix] { updates.flatMap(\.matrices) + [magnitude?.values, bias].compactMap(\.self) }
+
+    /// - Precondition: there are updates.
     public init(
-        component: String? = nil, path: ModulePath, parameter: String = "weight", kind: Kind, factors: [Factors], alpha: Double, scale: Double,
-        magnitude: Magnitude? = nil, bias: FactorMatrix? = nil, kernel: [Int] = [], isInterleaved: Bool = false,
-        sharesInputs: Bool = false
+        component: String? = nil, path: ModulePath, parameter: String = "weight", kind: Kind, updates: [any UpdateMethod], alpha: Double,
+        scale: Double, magnitude: Magnitude? = nil, bias: FactorMatrix? = nil, kernel: [Int] = [], isInterleaved: Bool = false
     ) {
-        precondition(!factors.isEmpty)
+        precondition(!updates.isEmpty)
         self.component = component
         self.path = path
         self.parameter = parameter
         self.kind = kind
-        self.factors = factors
+        self.updates = updates
         self.alpha = alpha
         self.scale = scale
         self.magnitude = magnitude
         self.bias = bias
         self.kernel = kernel
         self.isInterleaved = isInterleaved
-        self.sharesInputs = sharesInputs
+    }
+
+    /// A LoRA.
+    ///
+    /// - Precondition: there are factors.
+    public init(
+        component: String? = nil, path: ModulePath, parameter: String = "weight", kind: Kind, factors: [LowRankFactors], alpha: Double,
+        scale: Double, magnitude: Magnitude? = nil, bias: FactorMatrix? = nil, kernel: [Int] = [], isInterleaved: Bool = false
+    ) {
+        self.init(
+            component: component, path: path, parameter: parameter, kind: kind, updates: factors.map { LoRA($0) }, alpha: alpha, scale: scale,
+            magnitude: magnitude, bias: bias, kernel: kernel, isInterleaved: isInterleaved)
     }
 
     public init(path: ModulePath, kind: Kind, loraA: FactorMatrix, loraB: FactorMatrix, alpha: Double, scale: Double) {
-        self.init(path: path, kind: kind, factors: [Factors(a: loraA, b: loraB)], alpha: alpha, scale: scale)
+        self.init(path: path, kind: kind, factors: [LowRankFactors(a: loraA, b: loraB)], alpha: alpha, scale: scale)
     }
 
     /// A linear module in memory.
@@ -114,23 +99,37 @@ public struct AdapterModule: Sendable {
             loraB: FactorMatrix(name: "\(path).lora_B", rows: loraB.count / rank, columns: rank, values: loraB), alpha: alpha,
             scale: scale ?? alpha / Double(rank))
         if let magnitudes {
-            magnitude = .ofOutputs(FactorMatrix(name: "\(path).magnitude", rows: 1, columns: magnitudes.count, values: magnitudes))
+            magnitude = .ofRows(FactorMatrix(name: "\(path).magnitude", rows: 1, columns: magnitudes.count, values: magnitudes))
         }
     }
 
-    /// A [rank, in]; of a stack of experts that of the first.
+    /// What it is as its method has it; of a stack of experts that of the first.
+    public var update: any UpdateMethod { updates[0] }
+    /// The factors of low-rank updates; none where the method is another.
+    public internal(set) var factors: [LowRankFactors] {
+        get { updates.compactMap(\.lowRank) }
+        set { updates = newValue.map { LoRA($0) } }
+    }
+    public var methodName: String { type(of: update).name }
+    /// A [rank, in] of a low-rank update; of a stack of experts that of the first.
+    ///
+    /// - Precondition: it is low-rank.
     public var loraA: FactorMatrix { factors[0].a }
-    /// B [out, rank]; of a stack of experts that of the first.
+    /// B [out, rank], likewise.
     public var loraB: FactorMatrix { factors[0].b }
-    public var rank: Int { loraA.rows }
-    public var inputs: Int { loraA.columns }
-    public var outputs: Int { loraB.rows }
+    public var isLowRank: Bool { update.lowRank != nil }
+    /// Zero where the method has none.
+    public var rank: Int { update.rank ?? 0 }
+    public var inputs: Int { update.inputs }
+    public var outputs: Int { update.outputs }
+    /// Whether how many inputs it has is only told by the weight.
+    public var takesInputsOfWeight: Bool { (update as? VeRA)?.isAsWideAsWeight == false }
     /// The name of the parameter in a model's files.
     public var parameterName: String { "\(place).\(parameter)" }
     /// What reports call it: the module, or the parameter where it is not the module's weight.
     public var label: ModulePath { parameter == "weight" ? place : place.appending(parameter) }
     /// The alpha that gives the scale where the scale is alpha/rank.
-    var plainAlpha: Double { scale == alpha / Double(rank) ? alpha : scale * Double(rank) }
+    var plainAlpha: Double { scale == alpha / Double(max(rank, 1)) ? alpha : scale * Double(max(rank, 1)) }
     /// The path of the parameter in its model, or the module's where it is the module's weight.
     var pathOfParameter: ModulePath { parameter == "weight" ? path : path.appending(parameter) }
     /// The module with something in it changed.

@@ -31,6 +31,7 @@ struct DiffusersServing {
         var reasons =
             names.contains { AdapterFile.unwrapped($0) != $0 } && !takesInfix
             ? ["the names have those of wrappers in them, which it does not take off"] : []
+        reasons += adapter.otherMethods
         if names.contains(where: { $0.hasSuffix(".dora_scale") || $0.hasSuffix(".magnitude") }) {
             reasons.append("it leaves out the magnitudes (DoRA)")
         }

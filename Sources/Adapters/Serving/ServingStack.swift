@@ -58,12 +58,13 @@ public enum ServingStack: String, Sendable, CaseIterable {
         }
         reasons +=
             others.first.map { ["it takes no modules_to_save but a classifier's head, no trained tokens and no trained biases (\($0.tensor))"] } ?? []
+        reasons += adapter.otherMethods
         reasons += adapter.modulesThat("it has no DoRA") { $0.magnitude != nil }
         reasons += adapter.modulesThat("it takes no bias on B (lora_bias)") { $0.bias != nil }
         reasons += adapter.modulesThat("it adapts no convolutions") { $0.kind == .convolution }
         // What no conversion can change.
         let isHopeless = reasons.count > (isElsewhere ? 1 : 0)
-        let isVeRA = adapter.modules.contains(where: \.sharesInputs)
+        let isVeRA = adapter.modules.contains(where: \.takesInputsOfWeight)
         if isVeRA { reasons.append("it has no VeRA") }
         let hasWrappers = !isElsewhere && adapter.hasWrappers
         if hasWrappers { reasons.append("the names have those of wrappers in them, which it does not take off") }
@@ -90,7 +91,7 @@ public enum ServingStack: String, Sendable, CaseIterable {
     /// The command that converts an adapter, with what it needs to be told.
     private static func conversion(of adapter: Adapter, to layout: String) -> String {
         let needsBase =
-            adapter.namesAreFlattened || adapter.modules.contains { $0.isInterleaved || $0.sharesInputs } || layout == "gguf"
+            adapter.namesAreFlattened || adapter.modules.contains { $0.isInterleaved || $0.takesInputsOfWeight } || layout == "gguf"
             || layout == "mlx" && adapter.modules.contains { $0.kind == .experts || !MLXFamilies.rules(for: $0.path.text).isEmpty }
         return "oplora convert ADAPTER --to \(layout) --out OUT" + (needsBase ? " --base MODEL" : "")
             + (adapter.components.count > 1 ? " --component COMPONENT" : "")
@@ -101,7 +102,7 @@ public enum ServingStack: String, Sendable, CaseIterable {
         var reasons = adapter.dialect == .gguf ? [] : ["it reads GGUF files"]
         let inside =
             adapter.wholeTensors("a GGUF adapter has no tensors that were trained whole")
-            + adapter.modulesThat("it has no DoRA") { $0.magnitude != nil }
+            + adapter.otherMethods + adapter.modulesThat("it has no DoRA") { $0.magnitude != nil }
             + adapter.modulesThat("it takes no bias on B (lora_bias)") { $0.bias != nil }
             + adapter.modulesThat("it adapts no convolutions") { $0.kind == .convolution }
         reasons += inside
@@ -114,6 +115,7 @@ public enum ServingStack: String, Sendable, CaseIterable {
         var reasons = adapter.dialect == .mlx ? [] : ["it reads folders of mlx-lm"]
         let inside =
             adapter.wholeTensors("its loader refuses tensors that are no factors")
+            + adapter.otherMethods
             + adapter.modulesThat("it takes no bias on B (lora_bias)") { $0.bias != nil }
             + adapter.modulesThat("it adapts no convolutions") { $0.kind == .convolution }
         reasons += inside
@@ -157,6 +159,13 @@ extension Adapter {
 
     fileprivate func wholeTensors(_ reason: String) -> [String] {
         replacements.first.map { ["\(reason) (\($0.tensor)\(replacements.count > 1 ? " and \(replacements.count - 1) more" : ""))"] } ?? []
+    }
+
+    /// Methods whose updates are no products of two factors.
+    var otherMethods: [String] {
+        Set(modules.filter { !$0.isLowRank }.map { $0.methodName }).sorted().flatMap { name in
+            modulesThat("it reads no \(name); oplora resize makes a LoRA of it") { $0.methodName == name }
+        }
     }
 
     fileprivate func modulesThat(_ reason: String, _ isOdd: (AdapterModule) -> Bool) -> [String] {

@@ -2,6 +2,7 @@ internal import Families
 internal import FileIO
 internal import JSON
 internal import Kernels
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Synchronization

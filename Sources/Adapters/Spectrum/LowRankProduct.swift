@@ -1,4 +1,5 @@
 internal import Kernels
+internal import Methods
 internal import Tensors
 
 /// s·B·A, as it is reduced to fewer singular values without ever being multiplied out.
@@ -14,7 +15,7 @@ struct LowRankProduct {
         self.a = a
     }
 
-    init(_ factors: AdapterModule.Factors, scale: Double) {
+    init(_ factors: LowRankFactors, scale: Double) {
         self.init(
             b: Matrix(rows: factors.b.rows, columns: factors.b.columns, values: factors.b.doubles().map { $0 * scale }),
             a: Matrix(rows: factors.a.rows, columns: factors.a.columns, values: factors.a.doubles()))
@@ -95,7 +96,7 @@ struct LowRankProduct {
     /// - Throws: `AdapterError.notFinite`.
     static func factors(
         of products: [LowRankProduct], name: String, dtypes: (a: DType, b: DType), path: String
-    ) throws -> [AdapterModule.Factors] {
+    ) throws -> [LowRankFactors] {
         let rank = products.map(\.b.columns).max() ?? 0
         return try products.map { product in
             let missing = rank - product.b.columns

@@ -1,4 +1,5 @@
 internal import Kernels
+internal import Methods
 public import Tensors
 
 extension Adapter {
@@ -15,7 +16,10 @@ extension Adapter {
     /// that have no more than is asked for.
     ///
     /// - Parameter dtype: of the new factors; `nil` for those of the old.
-    /// - Throws: `AdapterError`: `.notFinite`, `.unsupportedFeature` for a VeRA whose inputs only the base tells.
+    /// A method whose updates are no products of two factors becomes a LoRA.
+    ///
+    /// - Throws: `AdapterError`: `.notFinite`, `.unsupportedFeature` for a VeRA whose inputs only the base tells, and for a method whose
+    ///   update depends on the weight.
     public func resized(to choice: RankChoice, dtype: DType? = nil) throws -> (adapter: Adapter, modules: [Resized]) {
         try requireOwnInputs()
         try requireFinite()
@@ -29,7 +33,7 @@ extension Adapter {
     }
 
     private func requireOwnInputs() throws(AdapterError) {
-        guard let module = modules.first(where: \.sharesInputs) else { return }
+        guard let module = modules.first(where: \.takesInputsOfWeight) else { return }
         throw AdapterError(
             .unsupportedFeature, path: path, subject: module.label.text,
             "its A is as wide as the widest module's (VeRA), and only the base tells how many inputs it has; name it with --base")
@@ -84,9 +88,10 @@ extension Adapter {
 extension AdapterModule {
     fileprivate func resized(to choice: RankChoice, dtype: DType?, path file: String) throws -> (AdapterModule, Adapter.Resized) {
         // A factorisation of what fits already would only round it again.
-        if choice.energy == nil, rank <= choice.rank ?? rank, [loraA.dtype, loraB.dtype].allSatisfy({ $0 == dtype ?? $0 }) {
+        if isLowRank, choice.energy == nil, rank <= choice.rank ?? rank, [loraA.dtype, loraB.dtype].allSatisfy({ $0 == dtype ?? $0 }) {
             return (self, Adapter.Resized(path: label, rankBefore: rank, rank: rank, energy: 1))
         }
+        guard isLowRank else { return try approximated(choice, dtype: dtype ?? .f32, path: file) }
         let products = factors.map { LowRankProduct($0, scale: 1) }
         let (made, energy) = try Self.factors(
             try products.map { try $0.truncated(choice, path: file, name: label.text) }, of: products, name: path.text,
@@ -96,10 +101,43 @@ extension AdapterModule {
         return (module, Adapter.Resized(path: label, rankBefore: self.rank, rank: rank, energy: energy))
     }
 
+    /// The module as a LoRA of the largest singular values.
+    private func approximated(_ choice: RankChoice, dtype: DType, path file: String) throws -> (AdapterModule, Adapter.Resized) {
+        var products: [LowRankProduct] = []
+        var matrices: [(matrix: EvaluatedMatrix, total: Double)] = []
+        for update in updates {
+            guard update.isSum, case .evaluated(let evaluated) = update.form else {
+                throw AdapterError(
+                    .unsupportedFeature, path: file, subject: label.text,
+                    "what \(type(of: update).name) does to a weight depends on the weight; merge the adapter, and extract a LoRA from the result")
+            }
+            let matrix: EvaluatedMatrix
+            do throws(UpdateFault) { matrix = try EvaluatedMatrix(update, evaluated) } catch { throw AdapterError(error, path: file) }
+            let total = matrix.squaredNorm
+            guard total.isFinite else {
+                throw AdapterError(.notFinite, path: file, subject: label.text, "its update is too large to be decomposed, or NaN")
+            }
+            matrices.append((matrix, total))
+            guard total > 0 else {
+                products.append(LowRankProduct(b: Matrix(zeros: matrix.rows, 1), a: Matrix(zeros: 1, matrix.columns)))
+                continue
+            }
+            let svd = TruncatedSVD(matrix, choice: choice, total: total)
+            products.append(LowRankProduct.balanced(u: svd.u, values: svd.values, v: svd.v))
+        }
+        let made = try LowRankProduct.factors(of: products, name: path.text, dtypes: (dtype, dtype), path: file)
+        let energies = zip(matrices, made).map { item, factors in
+            item.total > 0 ? 1 - item.matrix.squaredDistance(b: factors.b.matrix, a: factors.a.matrix) / item.total : 1
+        }
+        let rank = made[0].rank
+        let module = changing { ($0.factors, $0.alpha) = (made, scale * Double(rank)) }
+        return (module, Adapter.Resized(path: label, rankBefore: self.rank, rank: rank, energy: energies.min() ?? 1))
+    }
+
     /// Factors of the products, and the least energy among them, measured with what was rounded.
     private static func factors(
         _ cut: [LowRankProduct], of targets: [LowRankProduct], name: String, dtypes: (a: DType, b: DType), path: String
-    ) throws -> (factors: [Factors], energy: Double) {
+    ) throws -> (factors: [LowRankFactors], energy: Double) {
         let factors = try LowRankProduct.factors(of: cut, name: name, dtypes: dtypes, path: path)
         let energies = zip(factors, targets).map { LowRankProduct($0, scale: 1).energy(of: $1) }
         return (factors, energies.min() ?? 1)
@@ -111,6 +149,10 @@ extension AdapterModule {
         let first = parts[0].module
         for (module, _, path) in parts {
             func refuse(_ code: AdapterError.Code, _ why: String) -> AdapterError { AdapterError(code, path: path, subject: module.label.text, why) }
+            guard module.isLowRank else {
+                throw refuse(
+                    .unsupportedFeature, "it is a \(module.methodName), and only LoRA are combined; resize makes a LoRA of it")
+            }
             guard module.magnitude == nil, module.bias == nil else {
                 throw refuse(.unsupportedFeature, "magnitudes (DoRA) and biases on B cannot be added; merge the adapters into the base instead")
             }

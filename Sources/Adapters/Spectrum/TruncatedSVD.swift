@@ -20,7 +20,7 @@ struct TruncatedSVD {
     private static let tolerance = 0x1p-44
 
     /// - Parameter total: ‖ΔW‖², which is not zero.
-    init(_ difference: WeightDifference, choice: RankChoice, total: Double) {
+    init(_ difference: some StreamedMatrix, choice: RankChoice, total: Double) {
         let limit = min(difference.rows, difference.columns)
         var width = min(limit, min(choice.rank ?? 16, limit) + Self.surplus)
         var basis = Self.start(rows: difference.columns, columns: width)
@@ -48,7 +48,7 @@ struct TruncatedSVD {
     }
 
     private static func iterate(
-        _ difference: WeightDifference, basis: Matrix, kept: Int, total: Double
+        _ difference: some StreamedMatrix, basis: Matrix, kept: Int, total: Double
     ) -> (u: Matrix, values: [Double], v: Matrix) {
         var right = basis
         var energy = -1.0

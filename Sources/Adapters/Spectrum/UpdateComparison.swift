@@ -1,4 +1,5 @@
 internal import Kernels
+internal import Methods
 internal import Safetensors
 internal import Tensors
 
@@ -48,7 +49,13 @@ public struct UpdateComparison: Sendable {
                 reshaped.append((name, shape, otherShape))
                 continue
             }
-            entries.append(Entry(name: name, ranks: [module.rank, other.rank], relative: Self.relative(module, other)))
+            guard let relative = try? Self.relative(module, other) else {
+                throw AdapterError(
+                    .unsupportedFeature, path: first.path, subject: name,
+                    "what one of the methods, \(module.methodName) and \(other.methodName), does to a weight depends on the weight; merge both adapters and compare the models"
+                )
+            }
+            entries.append(Entry(name: name, ranks: [module.rank, other.rank], relative: relative))
             entries += Self.entry("\(name) (magnitude)", module.magnitude?.values, other.magnitude?.values)
             entries += Self.entry(
                 "\(name) (bias)", module.bias?.scaled(rows: [module.scale]), other.bias?.scaled(rows: [other.scale]))
@@ -87,11 +94,12 @@ public struct UpdateComparison: Sendable {
         }
     }
 
-    private static func relative(_ first: AdapterModule, _ second: AdapterModule) -> Double {
+    private static func relative(_ first: AdapterModule, _ second: AdapterModule) throws(UpdateFault) -> Double {
         // Decompositions leave a little where there is nothing.
-        let isSame = zip(first.factors, second.factors).allSatisfy { $0.a.hasSameBytes(as: $1.a) && $0.b.hasSameBytes(as: $1.b) }
+        let isSame = zip(first.updates, second.updates).allSatisfy { $0.isSame(as: $1) }
         guard !isSame || first.scale != second.scale else { return 0 }
         var (difference, size) = (0.0, 0.0)
+        guard first.isLowRank, second.isLowRank else { return try streamedRelative(first, second) }
         for (a, b) in zip(first.factors, second.factors) {
             let before = LowRankProduct(a, scale: first.scale), after = LowRankProduct(b, scale: -second.scale)
             // Squares of very small or large numbers leave the range: both products are brought to the size of one.
@@ -105,6 +113,22 @@ public struct UpdateComparison: Sendable {
             }
             size += sized(before).squaredNorm
             difference += LowRankProduct.sum([sized(before), sized(after)]).squaredNorm
+        }
+        return share(difference, of: size)
+    }
+
+    /// Of updates of which one is no product of two factors, row by row.
+    private static func streamedRelative(_ first: AdapterModule, _ second: AdapterModule) throws(UpdateFault) -> Double {
+        var (difference, size) = (0.0, 0.0)
+        for (before, after) in zip(first.updates, second.updates) {
+            let (one, two) = (try before.streamed(scale: first.scale), try after.streamed(scale: second.scale))
+            for row in 0..<before.outputs {
+                let (left, right) = (one(row), two(row))
+                for place in left.indices {
+                    let distance = right[place] - left[place]
+                    (size, difference) = (size + left[place] * left[place], difference + distance * distance)
+                }
+            }
         }
         return share(difference, of: size)
     }
@@ -124,7 +148,33 @@ public struct UpdateComparison: Sendable {
     private static func share(_ difference: Double, of size: Double) -> Double { difference == 0 ? 0 : (difference / size).squareRoot() }
 }
 
+extension UpdateMethod {
+    /// Rows of scale·ΔW by their numbers.
+    ///
+    /// - Throws: `UpdateFault` where there is no ΔW without a W.
+    fileprivate func streamed(scale: Double) throws(UpdateFault) -> (_ row: Int) -> [Double] {
+        guard isSum else { throw UpdateFault(.shape, Self.name, "it is no sum") }
+        let columns = inputs
+        switch form {
+        case .lowRank(let factors):
+            let (b, a, rank) = (factors.b.doubles(), factors.a.doubles(), factors.rank)
+            return { row in
+                var values = [Double](repeating: 0, count: columns)
+                for k in 0..<rank { for column in 0..<columns { values[column] += scale * b[row * rank + k] * a[k * columns + column] } }
+                return values
+            }
+        case .evaluated(let update):
+            let prepared = try update.prepared(scale: scale)
+            return { row in
+                var values = [Double](repeating: 0, count: columns)
+                prepared.apply(to: &values, row..<row + 1)
+                return values
+            }
+        }
+    }
+}
+
 extension AdapterModule {
     /// The shape of B·A, with the number of experts in front where there are several.
-    fileprivate var productShape: [Int] { (factors.count > 1 ? [factors.count] : []) + [outputs, inputs] }
+    fileprivate var productShape: [Int] { (updates.count > 1 ? [updates.count] : []) + [outputs, inputs] }
 }

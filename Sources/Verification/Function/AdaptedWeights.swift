@@ -2,6 +2,7 @@ public import Adapters
 internal import JSON
 public import Kernels
 public import LanguageModel
+internal import Methods
 internal import Safetensors
 internal import Tensors
 internal import Weights
@@ -48,7 +49,7 @@ public struct AdaptedWeights {
                 )
             }
             let isPlain =
-                tensor.isOfBase && tensor.rows.isEmpty && active.allSatisfy { $0.magnitude == nil && $0.rows == 0..<(tensor.shape.first ?? 0) }
+                tensor.isOfBase && tensor.rows.isEmpty && active.allSatisfy { $0.magnitude == nil && $0.lowRank != nil && $0.rows == 0..<(tensor.shape.first ?? 0) }
             if isPlain, linear.contains(tensor.name) {
                 beside[tensor.name] = Self.sum(active)
             } else {
@@ -62,15 +63,16 @@ public struct AdaptedWeights {
 
     /// Updates of one weight as one: their factors side by side, B times the scale.
     private static func sum(_ updates: [TensorUpdate]) -> LowRankUpdate {
-        let rank = updates.reduce(0) { $0 + $1.rank }
+        let parts = updates.compactMap { update in update.lowRank.map { (factors: $0, scale: update.scale) } }
+        let rank = parts.reduce(0) { $0 + $1.factors.rank }
         let rows = updates[0].rows.count
-        let a = updates.flatMap { $0.right.doubles().map { Float($0) } }
+        let a = parts.flatMap { $0.factors.a.doubles().map { Float($0) } }
         var b = [Float](repeating: 0, count: rows * rank)
         var first = 0
-        for update in updates {
-            let left = update.left.doubles()
-            for row in 0..<rows { for k in 0..<update.rank { b[row * rank + first + k] = Float(left[row * update.rank + k] * update.scale) } }
-            first += update.rank
+        for (factors, scale) in parts {
+            let left = factors.b.doubles()
+            for row in 0..<rows { for k in 0..<factors.rank { b[row * rank + first + k] = Float(left[row * factors.rank + k] * scale) } }
+            first += factors.rank
         }
         let (viewA, viewB) = (FloatBuffer(count: a.count).view, FloatBuffer(count: b.count).view)
         viewA.copy(from: a)

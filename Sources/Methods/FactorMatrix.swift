@@ -13,7 +13,7 @@ public struct FactorMatrix: Sendable {
     public let columns: Int
     private let storage: Storage
     /// The dimensions of the tensor that the matrix is a view of.
-    let tensorShape: [Int]
+    public let tensorShape: [Int]
     /// The tensor's element at [0,0] of the matrix, and the steps in elements to the next row and column.
     private let start: Int
     private let rowStride: Int
@@ -60,7 +60,7 @@ public struct FactorMatrix: Sendable {
     }
 
     /// A matrix [rows, columns] in memory, row-major, little-endian.
-    init(name: String, dtype: DType, rows: Int, columns: Int, bytes: [UInt8]) {
+    public init(name: String, dtype: DType, rows: Int, columns: Int, bytes: [UInt8]) {
         precondition(CheckedSize.byteCount(of: [rows, columns], dtype: dtype) == bytes.count)
         self.init(name: name, dtype: dtype, shape: [rows, columns], storage: .memory(bytes))
     }
@@ -83,13 +83,13 @@ public struct FactorMatrix: Sendable {
     /// The matrix in binary64 with each row multiplied by its factor.
     ///
     /// - Precondition: there is a factor for each row.
-    func scaled(rows factors: [Double]) -> FactorMatrix {
+    public func scaled(rows factors: [Double]) -> FactorMatrix {
         precondition(factors.count == rows)
         return FactorMatrix(name: name, dtype: .f64, shape: shape, storage: .scaled(self, rows: factors))
     }
 
     /// The matrix [1, 1] that holds the number one: what makes a vector a product of two factors.
-    static var one: FactorMatrix { FactorMatrix(name: "one", rows: 1, columns: 1, values: [1 as Float]) }
+    public static var one: FactorMatrix { FactorMatrix(name: "one", rows: 1, columns: 1, values: [1 as Float]) }
 
     public var shape: [Int] { [rows, columns] }
 
@@ -132,7 +132,7 @@ public struct FactorMatrix: Sendable {
     /// The same elements in other rows.
     ///
     /// - Precondition: they lie one after the other, and there are as many.
-    func reshaped(rows: Int, columns: Int) -> FactorMatrix {
+    public func reshaped(rows: Int, columns: Int) -> FactorMatrix {
         precondition(isContiguous && rows * columns == self.rows * self.columns)
         guard rows != self.rows || columns != self.columns else { return self }
         return FactorMatrix(
@@ -220,7 +220,7 @@ public struct FactorMatrix: Sendable {
     /// The rows of several matrices, one below the other, in memory.
     ///
     /// - Precondition: there is one; all have the same columns and element type.
-    static func stacked(_ parts: [FactorMatrix]) -> FactorMatrix {
+    public static func stacked(_ parts: [FactorMatrix]) -> FactorMatrix {
         precondition(!parts.isEmpty && parts.allSatisfy { $0.columns == parts[0].columns && $0.dtype == parts[0].dtype })
         return FactorMatrix(
             name: parts[0].name, dtype: parts[0].dtype, rows: parts.reduce(0) { $0 + $1.rows }, columns: parts[0].columns, bytes: bytes(of: parts))
@@ -229,7 +229,7 @@ public struct FactorMatrix: Sendable {
     /// Likewise, but the rows stay where they are until they are read.
     ///
     /// - Precondition: there is one; all have the same columns and element type.
-    static func joined(_ parts: [FactorMatrix]) -> FactorMatrix {
+    public static func joined(_ parts: [FactorMatrix]) -> FactorMatrix {
         precondition(!parts.isEmpty && parts.allSatisfy { $0.columns == parts[0].columns && $0.dtype == parts[0].dtype })
         guard parts.count > 1 else { return parts[0] }
         let shape = [parts.reduce(0) { $0 + $1.rows }, parts[0].columns]
@@ -246,19 +246,19 @@ public struct FactorMatrix: Sendable {
     /// The matrix with the two halves of its rows exchanged, as some layouts have them.
     ///
     /// - Precondition: the number of rows is even.
-    var withHalvesExchanged: FactorMatrix {
+    public var withHalvesExchanged: FactorMatrix {
         precondition(rows % 2 == 0)
         return .joined([rows(from: rows / 2, count: rows / 2), rows(from: 0, count: rows / 2)])
     }
 
     /// Zeros in the element type of another matrix.
-    static func zeros(like other: FactorMatrix, rows: Int, columns: Int) -> FactorMatrix {
+    public static func zeros(like other: FactorMatrix, rows: Int, columns: Int) -> FactorMatrix {
         let bytes = [UInt8](repeating: 0, count: rows * columns * other.dtype.bitWidth / 8)
         return FactorMatrix(name: other.name, dtype: other.dtype, rows: rows, columns: columns, bytes: bytes)
     }
 
     /// Whether the elements are those of the other matrix, bit for bit.
-    func hasSameBytes(as other: FactorMatrix) -> Bool {
+    public func hasSameBytes(as other: FactorMatrix) -> Bool {
         guard dtype == other.dtype, shape == other.shape else { return false }
         return withBytes { mine in
             other.withBytes { theirs in
@@ -288,12 +288,12 @@ public struct FactorMatrix: Sendable {
     public var isZero: Bool { withBytes { MergeKernel.scan($0, of: dtype).isZero } }
 
     /// The place of the first element, row by row, that is infinite or NaN.
-    var firstNotFinite: (row: Int, column: Int)? {
+    public var firstNotFinite: (row: Int, column: Int)? {
         withBytes { MergeKernel.scan($0, of: dtype).firstNotFinite }.map { ($0 / columns, $0 % columns) }
     }
 
     /// Where an element lies in the tensor that was stored: `[3,17]`.
-    func place(row: Int, column: Int) -> String {
+    public func place(row: Int, column: Int) -> String {
         var rest = start + row * rowStride + column * columnStride
         var place: [Int] = []
         for dimension in tensorShape.reversed() {
