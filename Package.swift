@@ -146,7 +146,7 @@ let package = Package(
                 "TestModels", "TestSupport", "LanguageModel", "Families", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors",
                 orderedCollections,
             ]),
-        tests("MethodsTests", ["TestSupport", "Methods", "Kernels"]),
+        tests("MethodsTests", ["TestSupport", "Methods", "Kernels", "Tensors"]),
         tests(
             "TrainingTests",
             [

@@ -1,4 +1,5 @@
 package import JSON
+internal import Methods
 
 /// How an adapter changes a model, by its configuration and the names of its tensors; also for methods that are not merged here.
 package struct AdapterMethod {
@@ -12,7 +13,8 @@ package struct AdapterMethod {
     package init?(tensors: some Sequence<String>, configuration: JSONValue? = nil) {
         let found = Self.methods(tensors)
         if let type = configuration?["peft_type"]?.stringValue {
-            name = type == "LORA" ? Self.lora(found ?? ["LoRA"], configuration) : Self.names[type] ?? type
+            let known = UpdateMethods.all.first { $0.peft?.type == type }?.name ?? Self.names[type]
+            name = type == "LORA" ? Self.lora(found ?? ["LoRA"], configuration) : known ?? type
         } else if let found, !found.isEmpty {
             name = Self.lora(found, configuration)
         } else {
@@ -36,6 +38,7 @@ package struct AdapterMethod {
 
     /// The method of a tensor by the components of its name; `nil` where none is known.
     private static func method(of words: [Substring]) -> String? {
+        if let last = words.last, let method = UpdateMethods.all.first(where: { ($0.parts + $0.sharedParts).contains(String(last)) }) { return method.name }
         if let marker = markers.first(where: { marker in words.contains { $0.hasPrefix(marker.prefix) } }) { return marker.method }
         guard let last = words.last else { return nil }
         if differenceEndings.contains(last) { return "full differences" }
@@ -50,8 +53,8 @@ package struct AdapterMethod {
     private static let markers: [(prefix: String, method: String)] = [
         ("lora_magnitude_vector", "DoRA"), ("dora_scale", "DoRA"), ("lora_A", "LoRA"), ("lora_B", "LoRA"), ("lora_a", "LoRA"), ("lora_b", "LoRA"),
         ("lora_down", "LoRA"), ("lora_up", "LoRA"), ("lora_mid", "LoRA"), ("lora_linear_layer", "LoRA"), ("lora_embedding_", "LoRA"),
-        ("lora_E", "AdaLoRA"), ("hada_", "LoHa"),
-        ("lokr_", "LoKr"), ("boft_", "BOFT"), ("oft_", "OFT"), ("vera_", "VeRA"), ("ia3_", "IA³"), ("on_input", "IA³"), ("randlora_", "RandLoRA"),
+        ("lora_E", "AdaLoRA"),
+        ("boft_", "BOFT"), ("oft_", "OFT"), ("ia3_", "IA³"), ("on_input", "IA³"), ("randlora_", "RandLoRA"),
         ("hra_", "HRA"), ("fourierft_", "FourierFT"), ("vblora_", "VB-LoRA"), ("bone_", "Bone"), ("miss_", "MiSS"), ("road_", "RoAd"),
         ("shira_", "SHiRA"), ("c3a_", "C3A"), ("waveft_", "WaveFT"), ("delora_", "DeLoRA"), ("prompt_embeddings", "prompt tuning"),
     ]
@@ -66,7 +69,7 @@ package struct AdapterMethod {
 
     /// PEFT's types under the names that their authors gave them.
     private static let names: [String: String] = [
-        "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr", "OFT": "OFT", "BOFT": "BOFT", "IA3": "IA³", "VERA": "VeRA", "FOURIERFT": "FourierFT",
+        "ADALORA": "AdaLoRA", "OFT": "OFT", "BOFT": "BOFT", "IA3": "IA³", "FOURIERFT": "FourierFT",
         "VBLORA": "VB-LoRA", "RANDLORA": "RandLoRA", "XLORA": "X-LoRA", "BONE": "Bone", "MISS": "MiSS", "ROAD": "RoAd", "SHIRA": "SHiRA",
         "WAVEFT": "WaveFT", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "LN_TUNING": "tuning of layer norms", "PROMPT_TUNING": "prompt tuning",
         "MULTITASK_PROMPT_TUNING": "multitask prompt tuning", "P_TUNING": "p-tuning", "PREFIX_TUNING": "prefix tuning",

@@ -70,6 +70,12 @@ public struct FactorMatrix: Sendable {
         self.init(name: name, dtype: .f32, rows: rows, columns: columns, bytes: Self.bytes(of: values.map(\.bitPattern)))
     }
 
+    /// A tensor in memory, likewise: its first dimension is the rows, the product of all others the columns.
+    public init(name: String, shape: [Int], values: [Float]) {
+        precondition(shape.reduce(1, &*) == values.count)
+        self.init(name: name, dtype: .f32, shape: shape, storage: .memory(Self.bytes(of: values.map(\.bitPattern))))
+    }
+
     /// A matrix [rows, columns] in memory, row-major, in F64.
     public init(name: String, rows: Int, columns: Int, values: [Double]) {
         self.init(name: name, dtype: .f64, rows: rows, columns: columns, bytes: Self.bytes(of: values.map(\.bitPattern)))

@@ -163,7 +163,7 @@ struct PEFTTests {
         ("alora_invocation_tokens", [3]),
         ("arrow_config", ["top_k": 2]), ("kasa_config", ["beta": 0.1]), ("velora_config", ["scale": 1.0]), ("monteclora_config", ["num_samples": 4]),
         ("init_lora_weights", "pissa"), ("init_lora_weights", "olora"), ("init_lora_weights", "loftq"),
-        ("init_lora_weights", "mica"), ("peft_type", "LOHA"), ("a_field_of_tomorrow", 3),
+        ("init_lora_weights", "mica"), ("peft_type", "OFT"), ("a_field_of_tomorrow", 3),
     ]
 
     @Test(arguments: refused.indices)

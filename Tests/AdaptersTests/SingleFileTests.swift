@@ -85,8 +85,8 @@ struct SingleFileTests {
             [("lora_unet_a.lora_down.weight", [2, 3]), ("lora_unet_a.lora_up.weight", [4, 2]), ("lora_unet_a.dora_scale", [5, 1])], .invalidShape,
             "dora_scale"
         ),
-        ("LoHa", [("lora_unet_a.hada_w1_a", [2, 3])], .unsupportedFeature, "LoHa"),
-        ("LoKr", [("lycoris_a.lokr_w1", [2, 3])], .unsupportedFeature, "LoKr"),
+        ("LoHa without a factor", [("lora_unet_a.hada_w1_a", [2, 3])], .missingFactor, "hada_w1_b"),
+        ("LoKr without a factor", [("lycoris_a.lokr_w1", [2, 3])], .missingFactor, "lokr_w2"),
         ("another tensor", [("lora_unet_a.lora_down.weight", [2, 3]), ("lora_unet_a.something", [3])], .unexpectedTensor, "something"),
         (
             "a name without a module", [("lora_unet_.lora_down.weight", [2, 3]), ("lora_unet_.lora_up.weight", [4, 2])], .unexpectedTensor,

@@ -22,7 +22,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # everything is a local folder
 
 import torch
 import transformers as hf
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
@@ -97,7 +97,17 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 GPT2 = ["c_attn", "c_proj", "c_fc"]
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
-# Name, model, fields of LoraConfig.
+
+
+def loha(modules, **fields):
+    return dict(kind=LoHaConfig, alpha=7, target_modules=modules, **fields)
+
+
+def lokr(modules, **fields):
+    return dict(kind=LoKrConfig, alpha=7, target_modules=modules, **fields)
+
+
+# Name, model, fields of LoraConfig, or of another class.
 CASES = [
     ("LoRA", llama, dict(target_modules=LINEAR)),
     ("rsLoRA", llama, dict(target_modules=LINEAR, use_rslora=True)),
@@ -138,6 +148,18 @@ CASES = [
     ("target_parameters: patterns", qwen3_moe, dict(target_modules=[], target_parameters=EXPERTS, use_rslora=True,
                                                      rank_pattern={"experts.down_proj": 2}, alpha_pattern={"experts.gate_up_proj": 3})),
     ("target_parameters: GPT-OSS", gpt_oss, dict(target_modules=["q_proj"], target_parameters=EXPERTS)),
+    ("LoHa", llama, loha(LINEAR)),
+    ("LoHa, rank and alpha patterns", llama, loha(LINEAR, rank_pattern={"q_proj": 2}, alpha_pattern={"down_proj": 20})),
+    ("LoHa, Conv2d", resnet, loha(["convolution"])),
+    ("LoHa, Conv2d with a core", resnet, loha(["convolution"], use_effective_conv2d=True)),
+    ("LoHa, Conv1d", wav2vec2, loha(["conv_layers.1.conv", "q_proj"])),
+    ("LoHa, modules_to_save", classifier, loha(["q_proj"], task_type="SEQ_CLS")),
+    ("LoKr", llama, lokr(LINEAR)),
+    ("LoKr, both decomposed", llama, lokr(LINEAR, r=2, decompose_both=True, decompose_factor=8)),
+    ("LoKr, both whole", llama, lokr(LINEAR, r=64)),
+    ("LoKr, rank and alpha patterns", llama, lokr(LINEAR, rank_pattern={"q_proj": 2}, alpha_pattern={"down_proj": 20})),
+    ("LoKr, Conv2d", resnet, lokr(["convolution"], r=1)),
+    ("LoKr, Conv2d with a core", resnet, lokr(["convolution"], r=1, use_effective_conv2d=True)),
     ("another name than default", llama, dict(target_modules=LINEAR)),
     ("grown vocabulary", llama, dict(target_modules=["q_proj"])),
     ("grown vocabulary of a tied model", lambda: llama(tie_word_embeddings=True), dict(target_modules=["q_proj"])),
@@ -172,6 +194,8 @@ def randomise(model, generator):
             parameter.mul_(1 + 0.1 * noise)
         elif "lora_" in name:
             parameter.copy_(0.1 * noise)
+        elif "hada_" in name or "lokr_" in name:
+            parameter.copy_(0.3 * noise)
         else:
             parameter.add_(0.05 * noise)
 
@@ -191,7 +215,8 @@ def make(case, folder):
         inputs["input_ids"][:, 8] = VOCABULARY + 1
     adapter_name = "other" if name.startswith("another name") else "default"
     model.name_or_path = str(base)  # where PEFT looks for the size of the base's vocabulary
-    peft = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 7, **fields}), adapter_name=adapter_name)
+    fields = {"r": 4, **({} if "kind" in fields else {"lora_alpha": 7}), **fields}
+    peft = get_peft_model(model, fields.pop("kind", LoraConfig)(**fields), adapter_name=adapter_name)
     randomise(peft, torch.Generator().manual_seed(11))
     peft.save_pretrained(folder / "adapter")
     return kind, inputs, outputs_of(peft, inputs)

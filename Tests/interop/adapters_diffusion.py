@@ -324,7 +324,8 @@ def flux_original(is_split=False, has_alpha=True, is_comfy=False):
 
 # Adapters that LyCORIS makes and merges.
 
-def lycoris(dtype=None, alpha=ALPHA, **options):
+def lycoris(dtype=None, alpha=ALPHA, is_applied=False, **options):
+    """`is_applied`: the weights are those of the applied network; what LyCORIS merges has alpha / rank twice in a LoHa or LoKr."""
     def make(folder, load):
         pipeline, path, metadata = load(), folder / "adapter.safetensors", {"ss_network_module": "lycoris.kohya"}
         encoders = [module for name, module in components(pipeline).items() if name.startswith("text")]
@@ -336,7 +337,13 @@ def lycoris(dtype=None, alpha=ALPHA, **options):
         network.load_weights(path)  # what the file holds, rounded if its type is
         network.restore()
         tensors = load_file(path)
-        network.merge_to(encoders, pipeline.unet, tensors, None, None)
+        if is_applied:
+            for module in network.loras:
+                weight = module.org_module[0].weight.data
+                merged = weight + module.get_weight(module.shape) * module.scalar  # as its forward pass has it
+                weight.copy_(module.apply_weight_decompose(merged, 1) if module.wd else merged)
+        else:
+            network.merge_to(encoders, pipeline.unet, tensors, None, None)
         # The names on a text encoder before Transformers 5.
         save_file({re.sub("^(lora_te1?_)encoder_", r"\1text_model_encoder_", key): tensor for key, tensor in tensors.items()}, path, metadata)
         return folder / "base", path, weights(pipeline)
@@ -407,6 +414,17 @@ CASES = [
     (sd15, "LyCORIS: DoRA by input, Tucker", lycoris(dora_wd=True, wd_on_output=False, use_tucker=True)),
     (sd15, "LyCORIS: rsLoRA", lycoris(rs_lora=True)),
     (sd15, "LyCORIS: scalar", lycoris(use_scalar=True)),
+    (sd15, "LyCORIS: LoHa", lycoris(algo="loha", is_applied=True)),
+    (sd15, "LyCORIS: LoHa, Tucker", lycoris(algo="loha", is_applied=True, use_tucker=True, conv_dim=3, conv_alpha=2)),
+    (sd15, "LyCORIS: LoHa, DoRA by output", lycoris(algo="loha", is_applied=True, dora_wd=True, wd_on_output=True)),
+    (sd15, "LyCORIS: LoHa, DoRA by input", lycoris(algo="loha", is_applied=True, dora_wd=True, wd_on_output=False)),
+    (sd15, "LyCORIS: LoHa in F16", lycoris(torch.float16, algo="loha", is_applied=True)),
+    (sd15, "LyCORIS: LoKr", lycoris(algo="lokr", is_applied=True)),
+    (sd15, "LyCORIS: LoKr of factor 4", lycoris(algo="lokr", is_applied=True, factor=4)),
+    (sd15, "LyCORIS: LoKr, both decomposed", lycoris(algo="lokr", is_applied=True, decompose_both=True, factor=4)),
+    (sd15, "LyCORIS: LoKr, both whole", lycoris(algo="lokr", is_applied=True, full_matrix=True)),
+    (sd15, "LyCORIS: LoKr, DoRA by output", lycoris(algo="lokr", is_applied=True, dora_wd=True, wd_on_output=True)),
+    (sdxl, "LyCORIS: LoKr", lycoris(algo="lokr", is_applied=True, factor=8)),
     (sd15, "LyCORIS: alpha of 0", lycoris(alpha=0, conv_alpha=0)),
 ]
 

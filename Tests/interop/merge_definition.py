@@ -129,6 +129,61 @@ class Update:
     def __init__(self, tensor, first, left, right, scale, is_zero, magnitudes=None, axis=None):
         self.tensor, self.first, self.left, self.right, self.scale = tensor, first, left, right, scale
         self.is_zero, self.magnitudes, self.axis = is_zero, magnitudes, axis
+        self.rows, self.columns = left.shape[0], right.shape[1]
+
+    def acc(self):
+        return product(self.left, self.right)
+
+
+def product(left, right):
+    """The sums of products in the order of the definition."""
+    acc = np.zeros((left.shape[0], right.shape[1]))
+    for k in range(left.shape[1]):
+        acc = acc + left[:, k : k + 1] * right[k : k + 1, :]
+    return acc
+
+
+class Evaluated(Update):
+    """An update that is no product of two matrices, but computed from several, and for a convolution seen as a matrix."""
+
+    def __init__(self, tensor, value, scale, is_zero):
+        self.tensor, self.first, self.scale, self.is_zero, self.magnitudes, self.value = tensor, 0, scale, is_zero, None, value
+        self.rows, self.columns = value.shape
+
+    def acc(self):
+        return self.value
+
+
+def composed(core, inner):
+    """[r, c, p] and [c, i] as [r, (i, p)]."""
+    core = core.reshape(core.shape[0], core.shape[1], -1)
+    result = np.zeros((core.shape[0], inner.shape[1], core.shape[2]))
+    for n in range(core.shape[1]):
+        result = result + core[:, n, None, :] * inner[n, :, None][None]
+    return result.reshape(core.shape[0], -1)
+
+
+def factor(parts, name, number, matrix):
+    """One matrix of a LoHa (`hada_w1`) or LoKr (`lokr_w1`): what it is, and its rank, or nothing where it is whole."""
+    whole = f"{name}_w{number}"
+    if whole in parts:
+        value = matrix(parts[whole])
+        return value.reshape(value.shape[0], -1), None
+    a, b = matrix(parts[whole + "_a"]), matrix(parts[whole + "_b"])
+    if f"{name}_t{number}" in parts:
+        a, b = a.T, composed(matrix(parts[f"{name}_t{number}"]), b)
+    b = b.reshape(b.shape[0], -1)
+    return product(a, b), a.shape[1]
+
+
+def evaluated(parts, matrix):
+    """s·acc of a LoHa or LoKr without s, and the rank that alpha is divided by."""
+    if any(part.startswith("hada") for part in parts):
+        (first, rank), (second, _) = factor(parts, "hada", 1, matrix), factor(parts, "hada", 2, matrix)
+        return first * second, rank
+    (first, rank), (second, other) = factor(parts, "lokr", 1, matrix), factor(parts, "lokr", 2, matrix)
+    value = first[:, None, :, None] * second[None, :, None, :]
+    return value.reshape(first.shape[0] * second.shape[0], -1), rank or other
 
 
 def matches(keys, module, default):
@@ -139,7 +194,7 @@ def matches(keys, module, default):
 
 
 def scale_of(config, module, rank):
-    alpha = matches(config.get("alpha_pattern"), module, config["lora_alpha"])
+    alpha = matches(config.get("alpha_pattern"), module, config["lora_alpha"] if "lora_alpha" in config else config["alpha"])
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
@@ -158,11 +213,14 @@ class Adapter:
         self.base, self.model = base, model
         self.file = Weights(os.path.join(folder, "adapter_model.safetensors"))
         self.updates, self.replaced, self.rows = [], {}, {}
-        modules = {}
+        modules, evaluated_modules = {}, {}
         for key in self.file.tensors:
             name = key.removeprefix("base_model.model.")
             suffix = next((end for end in self.SUFFIXES if name.endswith(end)), None)
-            if suffix:
+            stem, _, part = name.rpartition(".")
+            if part.startswith(("hada_", "lokr_")):
+                evaluated_modules.setdefault(stem, {})[part] = key
+            elif suffix:
                 modules.setdefault(name[: -len(suffix)], {})[self.SUFFIXES[suffix]] = key
             elif name.endswith(self.TOKENS):
                 self.add_tokens(name[: -len(self.TOKENS)], key)
@@ -170,6 +228,12 @@ class Adapter:
                 self.replaced[self.resolve(name.replace(".base_layer", "")) or name] = key
         for module, parts in modules.items():
             self.add(module, parts)
+        for module, parts in evaluated_modules.items():
+            value, rank = evaluated(parts, self.values)
+            rank = rank or matches(self.config.get("rank_pattern"), module, self.config["r"])
+            self.updates.append(
+                Evaluated(self.resolve(module + ".weight"), value, scale_of(self.config, module, rank),
+                          any(not self.values(key).any() for key in parts.values())))
 
     def resolve(self, name):
         """The base's own name of a tensor: with or without the name of the inner model."""
@@ -266,21 +330,18 @@ def expected_tensor(name, base, adapter, merged_dtype, tie):
         return weight if dtype == merged_dtype else round_bits(merged_dtype, widen(dtype, weight)), None
     y = widen(dtype, weight).copy()
     bits = (weight if dtype == merged_dtype else round_bits(merged_dtype, y)).copy()
-    columns = updates[0].right.shape[1] if updates else weight.shape[-1]
+    columns = updates[0].columns if updates else weight.shape[-1]
     y, bits = y.reshape(-1, columns), bits.reshape(-1, columns)
     for update in updates:
-        band = slice(update.first, update.first + update.left.shape[0])
-        acc = np.zeros((update.left.shape[0], columns))
-        for k in range(update.left.shape[1]):
-            acc = acc + update.left[:, k : k + 1] * update.right[k : k + 1, :]
-        y[band] = y[band] + update.scale * acc
+        band = slice(update.first, update.first + update.rows)
+        y[band] = y[band] + update.scale * update.acc()
         if update.magnitudes is not None:
             y[band] = scaled(y[band], update.magnitudes, update.axis)
         bits[band] = round_bits(merged_dtype, np.ascontiguousarray(y[band]))
     if name in adapter.rows:
         key, indices = adapter.rows[name]
         bits[indices] = round_bits(merged_dtype, adapter.values(key))
-    plain = updates[0] if len(updates) == 1 and updates[0].magnitudes is None and dtype == merged_dtype and not updates[0].first else None
+    plain = updates[0] if len(updates) == 1 and type(updates[0]) is Update and updates[0].magnitudes is None and dtype == merged_dtype and not updates[0].first else None
     return bits.reshape(weight.shape), plain and (weight.reshape(-1, columns), plain)
 
 

@@ -1,3 +1,4 @@
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 
@@ -15,6 +16,11 @@ enum OtherMethods {
     static func refusal(of name: String, path: String) -> AdapterError? {
         func refuse(_ what: String) -> AdapterError {
             AdapterError(.unsupportedFeature, path: path, subject: name, "\(what), only LoRA and LoCon")
+        }
+        if let claim = UpdateMethods.claim(name) {
+            return AdapterError(
+                .unsupportedFeature, path: path, subject: name,
+                "it is of \(claim.method.name), which is read in PEFT's layout and in kohya's, and not with names like this one")
         }
         let components = name.split(separator: ".")
         if let last = components.last, differences.contains(last) {
