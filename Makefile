@@ -45,6 +45,7 @@ bench: build
 
 lint:
 	swift format lint --strict --recursive $(swift_sources)
+	scripts/lint-messages.py
 
 format:
 	swift format --in-place --recursive $(swift_sources)

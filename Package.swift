@@ -123,8 +123,8 @@ let package = Package(
         tests(
             "EndToEndTests",
             [
-                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "Methods", "NativeCheckpoint", "Weights",
-                "Safetensors", "JSON",
+                "oplora", "Commands", argumentParser, "FaultyCalls", "TestModels", "TestSupport", "Verification", "Training", "Methods", "Adapters",
+                "NativeCheckpoint", "Weights", "Safetensors", "JSON",
                 "FileIO",
                 "Tensors", "Hashing",
                 orderedCollections,

@@ -70,11 +70,11 @@ struct CheckCommand: ParsableCommand {
             }
             return .sound(remarks)
         } catch let error as SafetensorsError {
-            return .fault("\(error.code.rawValue): \(withoutPath("\(error)", path))")
+            return .fault("\(error.code.rawValue): \(withoutPath(Remedy.sentence(on: error), path))")
         } catch let error as CheckpointError {
-            return .fault("\(error.code.rawValue): \(withoutPath("\(error)", path))")
+            return .fault("\(error.code.rawValue): \(withoutPath(Remedy.sentence(on: error), path))")
         } catch let error as FileError {
-            let fault = "\(error.code): \(withoutPath("\(error)", path))"
+            let fault = "\(error.code): \(withoutPath(Remedy.sentence(on: error), path))"
             return if case .system = error { .unreadable(fault) } else { .fault(fault) }
         }
     }

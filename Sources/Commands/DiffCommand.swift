@@ -56,7 +56,7 @@ struct DiffCommand: ParsableCommand {
         let difference = try difference(a, b, options)
         try output.write(difference.json(paths[0], paths[1]), replacing: force)
         if output.isText {
-            output.say(difference.lines(limit: all ? .max : 16) + [difference.summary])
+            output.say(difference.lines(limit: all ? .max : 16, wayToRest: "--all lists them") + [difference.summary])
         }
         if !difference.isNone { throw Verdict(status: .checkFailed) }
     }

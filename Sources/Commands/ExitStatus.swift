@@ -34,7 +34,7 @@ enum ExitStatus: Int32 {
         case let error as CheckpointError: self = error.fileError.map(Self.status(of:)) ?? .malformedInput
         case let error as TrainingError:
             switch error.code {
-            case .invalidOption, .noTargets, .otherBase, .otherData: self = .usage
+            case .invalidOption, .noTargets, .otherBase, .otherData, .otherEvaluationData, .otherSteps: self = .usage
             case .diverged: self = .checkFailed
             case .interrupted: self = .interrupted
             case .system: self = .inputOutput
@@ -71,12 +71,6 @@ enum ExitStatus: Int32 {
         case .exists, .irreplaceable, .cannotCreate: .cannotCreateOutput
         case .system: .inputOutput
         }
-    }
-
-    /// What to print; `nil` where the command has said everything itself.
-    static func message(of error: any Error) -> String? {
-        if let error = error as? InspectionError, error.code == .differencesWithoutBase { return "\(error); name it with --against" }
-        return error is Verdict ? nil : "\(error)"
     }
 }
 

@@ -48,11 +48,11 @@ struct InspectCommand: ParsableCommand {
     func run() throws {
         let pattern = try filter.map { try Regex($0) }
         if let page {
-            try refuseUnwritableFile(page, replacing: force, inputs: paths.map { path in Input(path) { _ = try InspectedFile(path: path) } })
+            try refuseUnwritableFile(page, replacing: force, inputs: paths.map { path in Input(path) { _ = try Self.inspection(of: path) } })
         }
         let pool = stats ? try threads.makePool() : nil
         for (index, path) in paths.enumerated() {
-            let inspection = try InspectedFile(path: path)
+            let inspection = try Self.inspection(of: path)
             if index + 1 == paths.count {
                 // The program ends after it, and to free a hundred thousand names first would take longer than to print them.
                 _ = unsafe Unmanaged.passRetained(inspection)
@@ -66,10 +66,12 @@ struct InspectCommand: ParsableCommand {
             } else {
                 if index > 0 { Terminal.line("") }
                 let detail: InspectionReport.Detail = tensors ? .tensors : tree || !metadata ? .tree : .none
-                Terminal.lines(report.lines(detail: detail, metadata: metadata))
+                Terminal.lines(report.lines(detail: detail, metadata: metadata, wayToMetadata: "shown by --metadata"))
             }
         }
     }
+
+    private static func inspection(of path: String) throws -> InspectedFile { try InspectedFile(path: path, describing: Remedy.sentence) }
 
     /// The tensors that were asked for, in the order that was asked for; `nil` for all in the order of the file.
     private func selection(of inspection: InspectedFile, _ pattern: Regex<AnyRegexOutput>?) -> [InspectedTensor]? {

@@ -34,8 +34,9 @@ struct LintCommand: ParsableCommand {
                     verdicts.map { verdict in
                         [
                             "program": .string(verdict.stack.rawValue), "takes": .bool(verdict.isTaken),
-                            "reasons": .array(verdict.reasons.map { .string($0) }), "remedy": verdict.remedy.map { .string($0) } ?? .null,
-                            "notes": .array(verdict.notes.map { .string($0) }),
+                            "reasons": .array(verdict.reasons.map { .string($0) }),
+                            "remedy": verdict.conversion.map { .string(Remedy.command(for: $0)) } ?? .null,
+                            "notes": .array(Self.notes(verdict).map { .string($0) }),
                         ]
                     }),
             ])
@@ -43,11 +44,15 @@ struct LintCommand: ParsableCommand {
             for verdict in verdicts {
                 output.say("\(verdict.stack.rawValue): \(verdict.isTaken ? "yes" : "no")")
                 for reason in verdict.reasons { output.say("  \(reason)") }
-                if let remedy = verdict.remedy { output.say("  \(remedy)") }
-                for note in verdict.notes { output.say("  \(note)") }
+                if let conversion = verdict.conversion { output.say("  " + Remedy.command(for: conversion)) }
+                for note in Self.notes(verdict) { output.say("  \(note)") }
             }
         }
         if !programs.isEmpty, verdicts.contains(where: { !$0.isTaken }) { throw Verdict(status: .checkFailed) }
+    }
+
+    private static func notes(_ verdict: ServingStack.Verdict) -> [String] {
+        verdict.notes + (verdict.startRank.map { ["start it with --max-lora-rank \($0)"] } ?? [])
     }
 }
 

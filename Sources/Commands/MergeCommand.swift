@@ -98,7 +98,7 @@ struct MergeCommand: ParsableCommand {
             guard subject.baseFingerprint != fingerprint else { continue }
             throw MergeError(
                 .otherBase, path: path,
-                "the run was trained on other weights (\(subject.baseName)) than those of \(base); name that model, or insist with --any-base")
+                "the run was trained on other weights (\(subject.baseName)) than those of \(base)", cause: .otherWeights)
         }
     }
 

@@ -31,7 +31,8 @@ public enum Program {
             guard let status = ExitStatus(of: Terminal.hasLostOutput ? lostOutput : error) else { exitParsing(arguments, error) }
             if Terminal.hasLostOutput, error is Verdict { Terminal.error("oplora: \(lostOutput)") }
             let swapped = inputs?.swappedArguments(error)
-            if let message = swapped ?? ExitStatus.message(of: error) { Terminal.error("oplora: \(message)") }
+            // A command that threw a verdict has said why.
+            if let message = swapped ?? (error is Verdict ? nil : Remedy.sentence(on: error)) { Terminal.error("oplora: \(message)") }
             exit((swapped == nil || error is Verdict ? status : .malformedInput).rawValue)
         }
     }

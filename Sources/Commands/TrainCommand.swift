@@ -48,7 +48,7 @@ struct TrainCommand: ParsableCommand {
         do {
             try configuration(of: TrainingConfiguration()).validate()
         } catch let error as TrainingError {
-            throw ValidationError(error.message)
+            throw ValidationError(Remedy.sentence(on: error))
         }
     }
 

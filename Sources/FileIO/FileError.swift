@@ -12,7 +12,7 @@ public enum FileError: Error, Sendable, Equatable {
     case wrongKind(path: String, expected: String)
     /// The output exists already and nobody said that it may be replaced.
     case exists(path: String)
-    /// What is at the path is not what `--force` replaces.
+    /// What is at the path is not what may be replaced.
     case irreplaceable(path: String, reason: String)
     /// The folder that should hold the output does not exist or may not be written.
     case cannotCreate(path: String, reason: String)
@@ -48,8 +48,7 @@ extension FileError: CustomStringConvertible {
     public var description: String {
         switch self {
         case .missing(let path) where Self.isHubName(path):
-            "\(path): there is no such file or folder, and nothing is downloaded; if this is the name of a repository on the Hugging Face Hub, "
-                + "fetch it first with `hf download \(path) --local-dir \(FileSystem.lastComponent(path))` and name that folder"
+            "\(path): there is no such file or folder, and nothing is downloaded"
         case .missing(let path) where FileSystem.kind(of: path) == .link:
             "\(path): \(FileNature.brokenLink.explanation)"
         case .missing(path: ""):
@@ -59,9 +58,9 @@ extension FileError: CustomStringConvertible {
         case .wrongKind(let path, let expected):
             "\(path): this is not \(expected); name one"
         case .exists(let path):
-            "\(path): the output exists already; choose another name or allow replacing it with --force"
+            "\(path): the output exists already"
         case .irreplaceable(let path, let reason):
-            "\(path): --force does not replace this: \(reason); choose another name or move it away"
+            "\(path): this is never replaced: \(reason); choose another name or move it away"
         case .cannotCreate(let path, let reason):
             "\(path): the output cannot be made (\(reason)); check the folder and its permissions"
         case .system(let operation, let path, let code) where code == ENOSPC:
@@ -81,8 +80,9 @@ extension FileError: CustomStringConvertible {
 }
 
 extension FileError {
-    /// Whether a path that leads nowhere reads like `OWNER/NAME`: two plain words, the first of which is no folder, and the last no file's name.
-    fileprivate static func isHubName(_ path: String) -> Bool {
+    /// Whether a path that leads nowhere reads like `OWNER/NAME`, a repository of the Hugging Face Hub: two plain words, the first of which is no
+    /// folder, and the last no file's name.
+    public static func isHubName(_ path: String) -> Bool {
         let parts = path.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false)
         func isPlain(_ part: Substring.UTF8View) -> Bool {
             let marks = Array("-_.".utf8)

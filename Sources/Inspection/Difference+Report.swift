@@ -24,8 +24,10 @@ extension Difference {
 
     /// What the differences come to, and the differences, the most different first.
     ///
-    /// - Parameter limit: how many lines there are before the rest is only counted.
-    package func lines(limit: Int) -> [String] {
+    /// - Parameters:
+    ///   - limit: how many lines there are before the rest is only counted.
+    ///   - way: how the rest is shown.
+    package func lines(limit: Int, wayToRest way: String) -> [String] {
         guard !isNone else { return [] }
         var lines = WrappedText.lines(diagnosis, indent: 2)
         var rest = 0
@@ -46,7 +48,7 @@ extension Difference {
         list(removed) { ("removed  \($0.name)", form($0)) }
         list(added) { ("added    \($0.name)", form($0)) }
         list(changed, \.line)
-        return rest > 0 ? lines + ["\(Format.count(rest)) more (--all lists them)"] : lines
+        return rest > 0 ? lines + ["\(Format.count(rest)) more (\(way))"] : lines
     }
 
     /// What the differences come to, in one sentence.

@@ -32,8 +32,9 @@ package final class InspectedFile {
 
     /// Finds out what is at `path`.
     ///
+    /// - Parameter describe: the words for an error that does not keep the rest from being said.
     /// - Throws: the errors of the format that it turns out to be.
-    package init(path: String) throws {
+    package init(path: String, describing describe: (any Error) -> String) throws {
         self.path = path
         let status = try FileSystem.status(of: path)
         let isTensors = !status.isFolder && !CheckpointFile.claims(path)
@@ -55,11 +56,11 @@ package final class InspectedFile {
                     adapter = AdapterDescription(found)
                     remarks += try StandIn.files(beside: found).map(Self.remark(on:))
                 } catch let error as AdapterError where error.isOfWhatIsNotSupported {
-                    remarks.append("cannot be merged here: \(error)")
+                    remarks.append("cannot be merged here: " + describe(error))
                 } catch let error as AdapterError where error.code == .missingFile || error.code == .unknownDialect {
                     // A file without the configuration of a LoRA need not be one.
                     let isLoRA = method?.contains("LoRA") == true || method?.contains("DoRA") == true
-                    remarks.append("cannot be merged here: " + (isLoRA ? "\(error)" : "the method is not one that is read"))
+                    remarks.append("cannot be merged here: " + (isLoRA ? describe(error) : "the method is not one that is read"))
                 }
             }
         } else if !status.isFolder, CheckpointFile.claims(path) {
@@ -75,7 +76,7 @@ package final class InspectedFile {
                 }
             } catch let error as TrainingError where error.code == .invalidCheckpoint {
                 // The file is sound, and what it lacks of a run is a thing to know.
-                remarks.append("\(error)")
+                remarks.append(describe(error))
             }
         } else if let shard = try gguf, let file = shard.gguf {
             source = .files([shard])

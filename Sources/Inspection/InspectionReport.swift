@@ -28,7 +28,8 @@ package struct InspectionReport {
 
     // MARK: For people
 
-    package func lines(detail: Detail, metadata: Bool) -> [String] {
+    /// - Parameter way: how metadata is shown in full that is too long to be.
+    package func lines(detail: Detail, metadata: Bool, wayToMetadata way: String) -> [String] {
         let totals = inspection.totals
         var lines = [inspection.path] + inspection.facts.map { "  " + $0 }
         lines.append(
@@ -41,7 +42,7 @@ package struct InspectionReport {
                 ]
             }
         ).map { "    " + $0 }
-        lines += metadataLines(inFull: metadata).map { "  " + $0 }
+        lines += metadataLines(inFull: metadata, way).map { "  " + $0 }
         if let adapter = inspection.adapter, detail == .tree {
             lines += Self.table(
                 adapter.folded.map { modules in
@@ -72,12 +73,12 @@ package struct InspectionReport {
         return names.groups
     }
 
-    private func metadataLines(inFull: Bool) -> [String] {
+    private func metadataLines(inFull: Bool, _ way: String) -> [String] {
         let fields = inspection.metadata.map { (key: $0.key, value: $0.value.stringValue ?? $0.value.serialized()) }
         if inFull { return fields.map { "\($0.key): \($0.value)" } }
         guard !fields.isEmpty else { return [] }
         let short = "metadata: " + fields.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
-        return [fields.count <= 4 && short.utf8.count <= 100 ? short : "metadata: \(fields.count) fields, shown by --metadata"]
+        return [fields.count <= 4 && short.utf8.count <= 100 ? short : "metadata: \(fields.count) fields, \(way)"]
     }
 
     /// Lines whose columns, but the last, are of one width each.

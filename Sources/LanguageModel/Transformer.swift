@@ -32,7 +32,7 @@ public final class Transformer {
         guard sequence <= min(configuration.maximumPositions, configuration.slidingWindow ?? .max) else {
             throw TransformerError(
                 .sequenceTooLong, path: TransformerConfiguration.fileName,
-                "a sequence of \(sequence) tokens is longer than the \(min(configuration.maximumPositions, configuration.slidingWindow ?? .max)) that the model handles; choose a shorter --seq-len"
+                "a sequence of \(sequence) tokens is longer than the \(min(configuration.maximumPositions, configuration.slidingWindow ?? .max)) that the model handles"
             )
         }
         self.weights = weights

@@ -202,7 +202,7 @@ public final class CheckpointFile: Sendable {
     fileprivate func baseNeeded(_ tensor: CheckpointTensor) -> CheckpointError {
         CheckpointError(
             .baseNeeded, tensor: tensor.label,
-            "it is stored as differences to a tensor of another file; unpack the file with --against and that file"
+            "it is stored as differences to a tensor of another file"
         ).inFile(path)
     }
 

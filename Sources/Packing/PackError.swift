@@ -26,7 +26,7 @@ extension PackError: CustomStringConvertible {
         case .notAPack(let path, let kind):
             "\(path): this is a checkpoint of kind \"\(kind)\" that stands for itself and packs no files; inspect shows what it holds"
         case .baseWithoutTensors(let path):
-            "\(path): nothing of the input has a tensor of the same name, type and shape in this base; pack without --against"
+            "\(path): nothing of the input has a tensor of the same name, type and shape in this base"
         case .alreadyPacked(let path):
             "\(path): this is a pack already; unpack it and pack the files against the base"
         case .nothingToSalvage(let path):

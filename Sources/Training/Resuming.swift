@@ -7,18 +7,16 @@ extension TrainingSubject {
         guard baseFingerprint == run.subject.baseFingerprint else {
             throw TrainingError(
                 .otherBase,
-                "\(run.file.path): the run was trained on a model called \(run.subject.baseName), whose weights are not those of --base; continue with the same model"
+                "\(run.file.path): the run was trained on a model called \(run.subject.baseName), whose weights are not those of the base that is given"
             )
         }
         guard dataFingerprint == run.subject.dataFingerprint else {
-            throw TrainingError(.otherData, "the run was started on other data than --data; continue with the same")
+            throw TrainingError(.otherData, "the run was started on other data")
         }
         if let measured = run.subject.evaluationFingerprint, measured != evaluationFingerprint {
             throw TrainingError(
-                .otherData,
-                evaluationFingerprint == nil
-                    ? "the run measures its loss on held-out data; give the same --eval-data"
-                    : "the run measures its loss on other held-out data than --eval-data; continue with the same")
+                .otherEvaluationData,
+                "the run measures its loss on \(evaluationFingerprint == nil ? "held-out data, and none is given" : "other held-out data")")
         }
         var expected = run.subject.configuration
         (expected.steps, expected.evaluationInterval) = (configuration.steps, configuration.evaluationInterval)
@@ -38,8 +36,8 @@ extension TrainingSubject {
         let rates = run.progress.learningRates
         guard let other = rates.indices.first(where: { Float(configuration.learningRate(atStep: $0)) != rates[$0] }) else { return }
         throw TrainingError(
-            .invalidOption,
-            "\(run.file.path): the run was started for \(planned) steps, and its learning rate follows their number: with \(asked) steps it would have been \(configuration.learningRate(atStep: other)) and not \(rates[other]) in step \(other + 1), which is done; leave --steps and --epochs out, or start a new run (one with --schedule constant --warmup-ratio 0 can go on to any number)"
+            .otherSteps,
+            "\(run.file.path): the run was started for \(planned) steps, and its learning rate follows their number: with \(asked) steps it would have been \(configuration.learningRate(atStep: other)) and not \(rates[other]) in step \(other + 1), which is done"
         )
     }
 }

@@ -28,7 +28,7 @@ public struct TargetSelection: Sendable {
             )
         }
         places = all.filter { place in targets.contains { fits($0, place) } }
-        guard !places.isEmpty else { throw TrainingError(.noTargets, "--targets names no layer; choose some, or \(Self.allLinear)") }
+        guard !places.isEmpty else { throw TrainingError(.noTargets, setting: .targets, "names no layer; choose some, or \(Self.allLinear)") }
         modules = places.map { place in
             let shape = linears[place.linear]
             return AdaptedModule(name: shape.path(layer: place.layer), out: shape.out, input: shape.input)

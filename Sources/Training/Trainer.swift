@@ -49,11 +49,11 @@ public final class Trainer {
         let data = try TokenData(path: dataPath, modelFolder: base, vocabularySize: model.vocabularySize)
         let evaluationData = try evaluationPath.map { try TokenData(path: $0, modelFolder: base, vocabularySize: model.vocabularySize) }
         let windows = data.windowCount(length: configuration.sequenceLength)
-        for (data, option) in [(data, "--data"), (evaluationData, "--eval-data")] {
+        for (data, code) in [(data, TrainingError.Code.tooLittleData), (evaluationData, .tooLittleEvaluationData)] {
             guard let data, data.windowCount(length: configuration.sequenceLength) == 0 else { continue }
             throw TrainingError(
-                .emptyData,
-                "\(data.path): \(data.tokens.count) tokens are not enough for one sequence of \(configuration.sequenceLength) and its next token; give more text with \(option) or choose a shorter --seq-len"
+                code,
+                "\(data.path): \(data.tokens.count) tokens are not enough for one sequence of \(configuration.sequenceLength) and its next token"
             )
         }
         if let epochs {
@@ -189,7 +189,7 @@ public final class Trainer {
         guard loss.isFinite, norm.isFinite else {
             throw TrainingError(
                 .diverged,
-                "the \(loss.isFinite ? "gradient" : "loss") is no longer finite at step \(number + 1); nothing was written since the last checkpoint, start again with a smaller --lr or more --warmup-ratio"
+                "the \(loss.isFinite ? "gradient" : "loss") is no longer finite at step \(number + 1), and nothing was written since the last checkpoint"
             )
         }
         let limit = configuration.maximumGradientNorm

@@ -20,6 +20,12 @@ public struct TrainingConfiguration: Sendable, Equatable {
         case constant, linear, cosine
     }
 
+    /// A value that can be out of its range, under its name in a checkpoint.
+    public enum Setting: String, Sendable, CaseIterable {
+        case rank, alpha, width, embedding, zStd, w1Gain, w2Gain, hiddenBias, targets, steps, batchSize, sequenceLength, gradientAccumulation,
+            learningRate, warmupRatio, beta1, beta2, epsilon, weightDecay, maxGradientNorm, dropout, seed, evaluationInterval
+    }
+
     public var method: TrainingMethod = .opLoRA
     public var rank = 16
     public var alpha = 32.0
@@ -60,34 +66,34 @@ public struct TrainingConfiguration: Sendable, Equatable {
 
     /// Checks every value that a person can set.
     ///
-    /// - Throws: `TrainingError.invalidOption` naming the option and its range.
+    /// - Throws: `TrainingError.invalidOption` naming the setting and its range.
     public func validate() throws(TrainingError) {
-        func check(_ holds: Bool, _ option: String, _ range: String) throws(TrainingError) {
-            guard holds else { throw TrainingError(.invalidOption, "--\(option) must be \(range)") }
+        func check(_ holds: Bool, _ setting: Setting, _ range: String) throws(TrainingError) {
+            guard holds else { throw TrainingError(.invalidOption, setting: setting, "must be \(range)") }
         }
-        try check((1...1024).contains(rank), "rank", "from 1 to 1024")
-        try check(alpha > 0 && alpha.isFinite, "alpha", "a positive number")
-        try check((1...4096).contains(width), "width", "from 1 to 4096")
-        try check((1...65536).contains(embedding), "embedding", "from 1 to 65536")
-        try check(initialization.zStandardDeviation > 0 && initialization.zStandardDeviation <= 1e3, "z-std", "above 0 and at most 1000")
-        try check((0...100).contains(initialization.w1Gain), "w1-gain", "from 0 to 100")
-        try check((0...100).contains(initialization.w2Gain), "w2-gain", "from 0 to 100")
-        try check((0...100).contains(initialization.hiddenBias), "hidden-bias", "from 0 to 100")
-        try check((1...100_000_000).contains(steps), "steps", "from 1 to 100000000")
-        try check((1...4096).contains(batchSize), "batch-size", "from 1 to 4096")
-        try check((1...1_000_000).contains(sequenceLength), "seq-len", "from 1 to 1000000")
-        try check((1...65536).contains(accumulation), "grad-accumulation", "from 1 to 65536")
-        try check(learningRate > 0 && learningRate <= 10, "lr", "above 0 and at most 10")
-        try check((0...1).contains(warmupRatio), "warmup-ratio", "from 0 to 1")
-        try check((0..<1).contains(beta1), "beta1", "from 0 to below 1")
-        try check((0..<1).contains(beta2), "beta2", "from 0 to below 1")
-        try check(epsilon > 0 && epsilon < 1, "epsilon", "above 0 and below 1")
-        try check((0...10).contains(weightDecay), "weight-decay", "from 0 to 10")
-        try check(maximumGradientNorm >= 0 && maximumGradientNorm.isFinite, "max-grad-norm", "0 (off) or a positive number")
-        try check((0...0.99).contains(dropout), "dropout", "from 0 to 0.99")
-        try check(dropout == 0 || method.type.takesDropout, "dropout", "0 with the method \(method.rawValue), which has none here")
-        try check(seed >= 0, "seed", "0 or more")
-        try check(evaluationInterval >= 0, "eval-every", "0 (off) or more")
+        try check((1...1024).contains(rank), .rank, "from 1 to 1024")
+        try check(alpha > 0 && alpha.isFinite, .alpha, "a positive number")
+        try check((1...4096).contains(width), .width, "from 1 to 4096")
+        try check((1...65536).contains(embedding), .embedding, "from 1 to 65536")
+        try check(initialization.zStandardDeviation > 0 && initialization.zStandardDeviation <= 1e3, .zStd, "above 0 and at most 1000")
+        try check((0...100).contains(initialization.w1Gain), .w1Gain, "from 0 to 100")
+        try check((0...100).contains(initialization.w2Gain), .w2Gain, "from 0 to 100")
+        try check((0...100).contains(initialization.hiddenBias), .hiddenBias, "from 0 to 100")
+        try check((1...100_000_000).contains(steps), .steps, "from 1 to 100000000")
+        try check((1...4096).contains(batchSize), .batchSize, "from 1 to 4096")
+        try check((1...1_000_000).contains(sequenceLength), .sequenceLength, "from 1 to 1000000")
+        try check((1...65536).contains(accumulation), .gradientAccumulation, "from 1 to 65536")
+        try check(learningRate > 0 && learningRate <= 10, .learningRate, "above 0 and at most 10")
+        try check((0...1).contains(warmupRatio), .warmupRatio, "from 0 to 1")
+        try check((0..<1).contains(beta1), .beta1, "from 0 to below 1")
+        try check((0..<1).contains(beta2), .beta2, "from 0 to below 1")
+        try check(epsilon > 0 && epsilon < 1, .epsilon, "above 0 and below 1")
+        try check((0...10).contains(weightDecay), .weightDecay, "from 0 to 10")
+        try check(maximumGradientNorm >= 0 && maximumGradientNorm.isFinite, .maxGradientNorm, "0 (off) or a positive number")
+        try check((0...0.99).contains(dropout), .dropout, "from 0 to 0.99")
+        try check(dropout == 0 || method.type.takesDropout, .dropout, "0 with the method \(method.rawValue), which has none here")
+        try check(seed >= 0, .seed, "0 or more")
+        try check(evaluationInterval >= 0, .evaluationInterval, "0 (off) or more")
     }
 
     /// The learning rate of a step (counted from 0): warm-up from 0, then the schedule; the formulas of transformers'

@@ -1,3 +1,4 @@
+public import Adapters
 public import JSON
 
 /// One thing that is wrong with a merged model or a collapsed adapter.
@@ -72,17 +73,36 @@ public struct Fault: Sendable, Equatable {
         case extraModule
     }
 
+    /// What a fault comes from, where whoever asked for the verification can change it.
+    public enum Cause: Sendable, Equatable {
+        /// Why adapter and base do not fit.
+        case merge(MergeError)
+        /// A limit of `MergeVerifier.Gates`: steps of the stored type.
+        case maxUlp(Int)
+        /// Another: the share of an update.
+        case minSurvival(Double)
+        /// The share of tokens after which both models find the same next one most likely.
+        case minArgmaxAgreement(Double)
+    }
+
     public let code: Code
     /// The module or tensor; the field, for a fault of the configuration.
     public let module: String
     /// One sentence: what, where, and how far off.
-    public let message: String
+    public internal(set) var message: String
+    public let cause: Cause?
 
-    public init(_ code: Code, _ module: String, _ message: String) {
+    public init(_ code: Code, _ module: String, _ message: String, cause: Cause? = nil) {
         self.code = code
         self.module = module
         self.message = message
+        self.cause = cause
     }
+
+    /// Why something does not fit the base.
+    init(_ code: Code, _ module: String, _ error: MergeError) { self.init(code, module, error.message, cause: .merge(error)) }
+
+    mutating func add(_ remedy: (Fault) -> String?) { if let clause = remedy(self) { message += "; " + clause } }
 
     public var json: JSONValue {
         ["code": .string(code.rawValue), "module": .string(module), "message": .string(message)]

@@ -46,7 +46,7 @@ extension Fault.Code {
         case .missingTensor: "Save the whole state of the merged model, not a part of it."
         case .extraTensor: "Remove the tensor; factors or wrapped layers of the adapter were probably saved with the model."
         case .shapeMismatch: "Check that the base is the one that the model was merged from; a grown vocabulary must come with the adapter."
-        case .dtypeMismatch: "Say --dtype if the merge was to convert; otherwise save the model in the base's type."
+        case .dtypeMismatch: "Save the model in the base's type, unless the merge was to convert."
         case .baseChangedWithoutAdapter: "Find what else was trained or changed, or an error in the file; an adapter must bring what it changes."
         case .wrongBase: "Verify against the base that was merged from: another revision, a quantised copy or a fine-tuned model has other weights."
         case .adapterUnused: "The adapter belongs to another architecture, or its names are of a layout that the base does not have."
@@ -63,19 +63,18 @@ extension Fault.Code {
         case .tiedHeadOverwritten: "Give the head a matrix of its own and set tie_word_embeddings to false."
         case .elementsDiffer: "The file was damaged or edited after the merge. Merge again and compare hashes."
         case .wrongUpdate: "Check base, adapter and revision first; the message says how much of the update is in the weight."
-        case .roundedAway:
-            "Merge into a wider type (--dtype f32), or serve the adapter beside the base; it was trained too little to show in this type."
+        case .roundedAway: "Merge into a wider type, or serve the adapter beside the base; it was trained too little to show in this type."
         case .unknownName: "Save base and merged model in one layout, and verify again."
         case .quantizedBase: "Verify against the unquantized model that was merged into."
         case .notRunnable: "See to the other faults first: tensors are missing, or config.json is that of another model."
-        case .gate: "Merge with `oplora merge` for --max-ulp, into a wider type for --min-survival, or change the limit."
-        case .hashDiffers: "The file was changed or damaged after the merge. Merge again, or verify with --base and --adapter to see what is wrong."
+        case .gate: "Merge with `oplora merge` for fewer steps, into a wider type for more of the update, or change the limit."
+        case .hashDiffers: "The file was changed or damaged after the merge. Merge again, or verify against base and adapter to see what is wrong."
         case .configurationDiffers: "Copy config.json from the base."
         case .quantizationDiffers:
             "Where the model has full weights, take the field or file out; where it has the base's codes, take over what the base says."
         case .leftoverAdapter: "Remove the files: loaders would apply the adapter once more."
         case .fileNotFetched: "Fetch the file, with `git lfs pull` where it is a pointer of Git LFS, or copy it from the base."
-        case .factorDiffers, .scaleDiffers, .missingModule, .extraModule: "Collapse the run again with `oplora collapse --verify`."
+        case .factorDiffers, .scaleDiffers, .missingModule, .extraModule: "Collapse the run again."
         }
     }
 }

@@ -67,11 +67,13 @@ public struct MergeVerdict: Sendable {
     /// What is wrong, the most telling first.
     public internal(set) var faults: [Fault]
     /// Why modules cannot be decided.
-    public let doubts: [Fault]
+    public private(set) var doubts: [Fault]
     public internal(set) var modules: [Module]
     public let coverage: Coverage
     /// What somebody who reads the verdict should know, each one sentence.
     public internal(set) var remarks: [String] = []
+    /// The element type into which the merge was to convert, as its receipt has it, where none was asked for and others are not the base's.
+    public internal(set) var typeOfReceipt: String?
     /// What both models say to some prompts, if that was asked for.
     public private(set) var function: FunctionComparison?
 
@@ -98,10 +100,21 @@ public struct MergeVerdict: Sendable {
             faults.append(
                 Fault(
                     .gate, Self.promptsSubject,
-                    "the most likely next token is the same after \(FaultSearch.text(100 * function.merged.argmaxAgreement))% of the tokens; --min-argmax-agreement asks for \(FaultSearch.text(100 * minArgmaxAgreement))%"
-                ))
+                    "the most likely next token is the same after \(FaultSearch.text(100 * function.merged.argmaxAgreement))% of the tokens",
+                    cause: .minArgmaxAgreement(minArgmaxAgreement)))
         }
     }
+
+    /// Adds to what is wrong or undecided what to do about it, for all reports alike.
+    ///
+    /// - Parameter remedy: a clause on what to do about a fault; `nil` where there is nothing to say.
+    public mutating func add(remedies remedy: (Fault) -> String?) {
+        for number in faults.indices { faults[number].add(remedy) }
+        for number in doubts.indices { doubts[number].add(remedy) }
+    }
+
+    /// Adds what somebody who reads the verdict should know, one sentence.
+    public mutating func add(remark: String) { remarks.append(remark) }
 
     /// Says that the merged model does not run, and why.
     public mutating func addNotRunnable(_ why: String) { faults.append(Fault(.notRunnable, Self.promptsSubject, why)) }

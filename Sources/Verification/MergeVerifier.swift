@@ -52,14 +52,14 @@ public enum MergeVerifier {
                 faults.append(
                     Fault(
                         .gate, module.path.text,
-                        "\(module.differingElements) of \(module.elements) elements are not the correctly rounded ones, the furthest \(module.meaningfulUlp.map { "\($0) ulp off" } ?? "a factor of two off, or across zero"); --max-ulp allows \(maxUlp)"
-                    ))
+                        "\(module.differingElements) of \(module.elements) elements are not the correctly rounded ones, the furthest \(module.meaningfulUlp.map { "\($0) ulp off" } ?? "a factor of two off, or across zero")",
+                        cause: .maxUlp(maxUlp)))
             }
             if let minSurvival, let survival = module.survival, survival < minSurvival {
                 faults.append(
                     Fault(
                         .gate, module.path.text,
-                        "rounding leaves \(FaultSearch.text(survival)) of the update; --min-survival asks for \(minSurvival)"))
+                        "rounding leaves \(FaultSearch.text(survival)) of the update", cause: .minSurvival(minSurvival)))
             }
             return faults
         }
@@ -87,9 +87,9 @@ public enum MergeVerifier {
         // A library that decodes a model has it whole in full weights, whatever the adapter changes.
         let codes = mergedFiles.quantization.hasCodes ? AdaptedModel.Codes.decodedWhereChanged : .decoded
         let model = try AdaptedModel(base: baseModel, adapters: adapters, codes: codes) { subject, error throws(MergeError) in
-            if error.code == .quantizedBase { return doubts.append(Fault(.quantizedBase, subject, error.message)) }
+            if error.code == .quantizedBase { return doubts.append(Fault(.quantizedBase, subject, error)) }
             coverage.adapterUnused.append(subject)
-            faults.append(Fault(.adapterUnused, subject, error.message))
+            faults.append(Fault(.adapterUnused, subject, error))
         }
         // What the codes of the base stand for is not known, and nothing can be held against them.
         guard doubts.isEmpty else { return MergeVerdict(faults: [], doubts: Array(doubts.prefix(1)), modules: [], coverage: .init()) }
@@ -129,7 +129,7 @@ public enum MergeVerifier {
             )
         }
         if options.dtype == nil, faults.contains(where: { $0.code == .dtypeMismatch }), let dtype = try? MergeReceipt(ofModel: merged)?.dtype {
-            verdict.remarks.append("the merged model's receipt says that it was merged with --dtype \(dtype); verify it with --dtype \(dtype)")
+            verdict.typeOfReceipt = dtype
         }
         if options.examinesRows { try RowSearch.examine(&verdict, works: modules.mapValues { $0.map(\.0) }, options: options) }
         return verdict

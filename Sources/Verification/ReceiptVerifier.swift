@@ -72,7 +72,7 @@ public enum ReceiptVerifier {
     }
 
     private static func hashes(in path: String) throws -> OrderedDictionary<String, String> {
-        func fault(_ message: String) -> MergeError { MergeError(.invalidReceipt, path: path, message) }
+        func fault(_ message: String, cause: MergeError.Cause? = nil) -> MergeError { MergeError(.invalidReceipt, path: path, message, cause: cause) }
         let document: JSONValue
         do { document = try JSONValue(parsing: try FileSystem.contents(of: path, limit: maximumReceiptBytes)) } catch let error as JSONError {
             throw fault("it is no JSON: \(error)")
@@ -81,7 +81,7 @@ public enum ReceiptVerifier {
             throw fault("it is not the receipt of a merge (schema oplora.merge-receipt/1)")
         }
         guard let members = document["sha256"]?.objectValue else {
-            throw fault("it holds no hashes; merge with --hash, or verify with --base and --adapter")
+            throw fault("it holds no hashes", cause: .noHashes)
         }
         var hashes: OrderedDictionary<String, String> = [:]
         for (name, value) in members {

@@ -65,7 +65,7 @@ struct HeaderTests {
         #expect(given.modules[0].scale == 0.5)
         // Which of two fields of the header it stands for cannot be said.
         if metadata["alpha"] == nil, metadata["lora_alpha"] == "1", metadata["alpha_pattern"] == nil {
-            #expect(given.remarks == ["--alpha counts, and not lora_alpha in the header"])
+            #expect(given.remarks == ["the alpha that was asked for counts, and not lora_alpha in the header"])
         }
     }
 

@@ -164,7 +164,7 @@ struct MLXTests {
             let error = #expect(throws: AdapterError.self) {
                 try written([try module(name, isExperts: name.hasSuffix("experts"))], base: nil, in: folder)
             }
-            #expect(error?.message.contains("--base") == true, "\(error as Any)")
+            #expect(error?.cause == .needsBase, "\(error as Any)")
         }
         #expect(try written([try module("model.layers.0.self_attn.q_proj")], base: nil, in: folder) == ["model.layers.0.self_attn.q_proj"])
         // lint says what it cannot know, and what no family has.

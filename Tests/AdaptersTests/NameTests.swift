@@ -419,6 +419,6 @@ struct NameTests {
             path: try #require(ModulePath("language_model.model.layers.0.self_attn.q_proj")), rank: 1, alpha: 1, loraA: [1, 2], loraB: [1, 2, 3])
         let adapter = Adapter(path: "adapter", dialect: .mlx, weightsPath: nil, baseModel: nil, targets: [], modules: [module])
         let error = #expect(throws: AdapterError.self) { try adapter.write(.peft, to: folder.path("out"), options: .init(isDurable: false)) }
-        #expect("\(try #require(error))".contains("name the base with --base"))
+        #expect(error?.cause == .needsBase, "\(error as Any)")
     }
 }

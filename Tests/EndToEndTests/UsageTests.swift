@@ -124,7 +124,7 @@ struct UsageTests {
         try space.succeed(merge + [space.path("without")])
         let other = try Executable.run(merge + [space.path("other"), "--alpha", "-8"])
         // It is read as a number, and the adapter has one of its own.
-        #expect(other.status == 65 && other.errors.contains("--alpha says -8"), "\(other.errors)")
+        #expect(other.status == 65 && other.errors.contains("and -8 is asked for; leave --alpha out"), "\(other.errors)")
         let strict = try Executable.run(merge + [space.path("other"), "--min-survival", "1"])
         #expect(
             strict.status == 1 && strict.errors.firstMatch(of: /leaves \d+(\.\d{1,2})?% of the update, less than the 100% that/) != nil,

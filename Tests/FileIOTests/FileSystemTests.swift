@@ -148,7 +148,7 @@ struct FileSystemTests {
     @Test(arguments: [
         (FileError.missing(path: "/p"), "/p: there is no such file or folder; check the path"),
         (.wrongKind(path: "/p", expected: "a folder"), "/p: this is not a folder; name one"),
-        (.exists(path: "/p"), "/p: the output exists already; choose another name or allow replacing it with --force"),
+        (.exists(path: "/p"), "/p: the output exists already"),
         (.cannotCreate(path: "/p", reason: "no"), "/p: the output cannot be made (no); check the folder and its permissions"),
         (.system(operation: "writing", path: "/p", errno: ENOSPC), "/p: writing failed because the disk is full; nothing was published"),
         (.system(operation: "writing", path: "/p", errno: EIO), "/p: writing failed: Input/output error"),

@@ -46,40 +46,46 @@ struct TrainingConfigurationTests {
         }
     }
 
+    private typealias Range<Value> = (
+        setting: TrainingConfiguration.Setting, field: WritableKeyPath<TrainingConfiguration, Value>, outside: [Value], inside: [Value]
+    )
+
     @Test func wholeNumbersHaveRanges() {
-        let rows: [(option: String, field: WritableKeyPath<TrainingConfiguration, Int>, outside: [Int], inside: [Int])] = [
-            ("rank", \.rank, [0, 1025], [1, 1024]), ("width", \.width, [0, 4097], [1, 4096]), ("embedding", \.embedding, [0, 65537], [1, 65536]),
-            ("steps", \.steps, [0, 100_000_001], [1, 100_000_000]), ("batch-size", \.batchSize, [0, 4097], [1, 4096]),
-            ("seq-len", \.sequenceLength, [0, 1_000_001], [1, 1_000_000]), ("grad-accumulation", \.accumulation, [0, 65537], [1, 65536]),
-            ("seed", \.seed, [-1], [0, .max]), ("eval-every", \.evaluationInterval, [-1], [0, .max]),
+        let rows: [Range<Int>] = [
+            (.rank, \.rank, [0, 1025], [1, 1024]), (.width, \.width, [0, 4097], [1, 4096]), (.embedding, \.embedding, [0, 65537], [1, 65536]),
+            (.steps, \.steps, [0, 100_000_001], [1, 100_000_000]), (.batchSize, \.batchSize, [0, 4097], [1, 4096]),
+            (.sequenceLength, \.sequenceLength, [0, 1_000_001], [1, 1_000_000]), (.gradientAccumulation, \.accumulation, [0, 65537], [1, 65536]),
+            (.seed, \.seed, [-1], [0, .max]), (.evaluationInterval, \.evaluationInterval, [-1], [0, .max]),
         ]
-        for row in rows { for value in row.inside + row.outside { expect(row.option, row.field, value, isInside: row.inside.contains(value)) } }
+        for row in rows { for value in row.inside + row.outside { expect(row.setting, row.field, value, isInside: row.inside.contains(value)) } }
     }
 
     @Test func realNumbersHaveRanges() {
-        let rows: [(option: String, field: WritableKeyPath<TrainingConfiguration, Double>, outside: [Double], inside: [Double])] = [
-            ("alpha", \.alpha, [0, -1, .infinity, .nan], [1e-3]), ("lr", \.learningRate, [0, 10.1, .nan], [10, 1e-9]),
-            ("warmup-ratio", \.warmupRatio, [-0.1, 1.1, .nan], [0, 1]), ("beta1", \.beta1, [-0.1, 1, .nan], [0, 0.999]),
-            ("beta2", \.beta2, [1, .nan], [0]),
-            ("epsilon", \.epsilon, [0, 1, .nan], [1e-12]), ("weight-decay", \.weightDecay, [-1, 10.1, .nan], [0, 10]),
-            ("max-grad-norm", \.maximumGradientNorm, [-1, .infinity, .nan], [0, 5]), ("dropout", \.dropout, [-0.1, 1, .nan], [0, 0.99]),
+        let rows: [Range<Double>] = [
+            (.alpha, \.alpha, [0, -1, .infinity, .nan], [1e-3]), (.learningRate, \.learningRate, [0, 10.1, .nan], [10, 1e-9]),
+            (.warmupRatio, \.warmupRatio, [-0.1, 1.1, .nan], [0, 1]), (.beta1, \.beta1, [-0.1, 1, .nan], [0, 0.999]),
+            (.beta2, \.beta2, [1, .nan], [0]),
+            (.epsilon, \.epsilon, [0, 1, .nan], [1e-12]), (.weightDecay, \.weightDecay, [-1, 10.1, .nan], [0, 10]),
+            (.maxGradientNorm, \.maximumGradientNorm, [-1, .infinity, .nan], [0, 5]), (.dropout, \.dropout, [-0.1, 1, .nan], [0, 0.99]),
         ]
-        for row in rows { for value in row.inside + row.outside { expect(row.option, row.field, value, isInside: row.inside.contains(value)) } }
+        for row in rows { for value in row.inside + row.outside { expect(row.setting, row.field, value, isInside: row.inside.contains(value)) } }
     }
 
-    private func expect<Value>(_ option: String, _ field: WritableKeyPath<TrainingConfiguration, Value>, _ value: Value, isInside: Bool) {
+    private func expect<Value>(
+        _ setting: TrainingConfiguration.Setting, _ field: WritableKeyPath<TrainingConfiguration, Value>, _ value: Value, isInside: Bool
+    ) {
         var configuration = TrainingConfiguration()
         configuration[keyPath: field] = value
         let error = Self.fault(configuration)
-        #expect((error == nil) == isInside && error.map { $0.contains(option) } ?? true, "\(option) \(value): \(error ?? "")")
+        #expect(error?.setting == (isInside ? nil : setting), "\(setting) \(value): \(error as Any)")
     }
 
-    private static func fault(_ configuration: TrainingConfiguration) -> String? {
+    private static func fault(_ configuration: TrainingConfiguration) -> TrainingError? {
         do throws(TrainingError) {
             try configuration.validate()
             return nil
         } catch {
-            return error.message
+            return error
         }
     }
 

@@ -100,8 +100,8 @@ public struct AdaptedModel: Sendable {
             guard let name = item.adapter.baseModel, !base.mayBe(name) else { continue }
             throw MergeError(
                 .otherBase, path: item.adapter.path,
-                "the adapter was trained on \(name) and the base calls itself \(base.configuration?["_name_or_path"]?.stringValue ?? ""); if they are the same weights, say so with --any-base"
-            )
+                "the adapter was trained on \(name) and the base calls itself \(base.configuration?["_name_or_path"]?.stringValue ?? "")",
+                cause: .otherBaseNamed)
         }
         let adapters = adapters.map { WeightedAdapter(base.spreadingTies($0.adapter), weight: $0.weight) }
         var overlay = Overlay(base: base)

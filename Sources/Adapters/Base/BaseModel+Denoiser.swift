@@ -26,6 +26,7 @@ extension BaseModel {
         guard parts.count > 1 else { return }
         throw MergeError(
             .unsupportedCombination, path: adapter, tensor: module.parameterName,
-            "the base has the denoisers \(parts.joined(separator: " and ")), and the adapter does not say for which it is; say it with --component")
+            "the base has the denoisers \(parts.joined(separator: " and ")), and the adapter does not say for which it is",
+            cause: .needsComponent)
     }
 }

@@ -32,17 +32,19 @@ extension Adapter {
         if namesAreFlattened, layout != .kohya {
             throw AdapterError(
                 .unsupportedFeature, path: self.path, subject: modules.first?.path.text,
-                "the names of modules have lost their dots, and only the base can tell where they were; name it with --base")
+                "the names of modules have lost their dots, and only the base can tell where they were", cause: .needsBase)
         }
         if let module = modules.first(where: \.isInterleaved), layout != .gguf || base == nil {
             throw AdapterError(
                 .unsupportedFeature, path: self.path, subject: module.label.text,
-                "ggml has interleaved the rows of each head, and only the base tells how many heads there are; name it with --base")
+                "ggml has interleaved the rows of each head, and only the base tells how many heads there are",
+                cause: .needsBase)
         }
         if let module = modules.first(where: \.takesInputsOfWeight) {
             throw AdapterError(
                 .unsupportedFeature, path: self.path, subject: module.label.text,
-                "its A is as wide as the widest module's (VeRA), and only the base tells how many inputs it has; name it with --base")
+                "its A is as wide as the widest module's (VeRA), and only the base tells how many inputs it has",
+                cause: .needsBase)
         }
         try requireLowRank()
         try requireFinite()
@@ -135,8 +137,9 @@ extension Adapter {
         guard Set(modules.map(\.component)).count > 1 else { return }
         throw AdapterError(
             .unsupportedFeature, path: path,
-            "\(layout) has room for the adapter of one model, and this one is for \(components.joined(separator: ", ")); "
-                + (dialect == .extraction ? "write diffusers' layout, which is for all" : "choose one with --component"))
+            "\(layout) has room for the adapter of one model, and this one is for \(components.joined(separator: ", "))"
+                + (dialect == .extraction ? "; write diffusers' layout, which is for all" : ""),
+            cause: dialect == .extraction ? nil : .hasSeveralComponents)
     }
 }
 

@@ -18,8 +18,7 @@ public enum AlphaChoice: Sendable, Equatable {
         guard let wanted = self == .rank ? Double(rank) : number, wanted != own else { return }
         throw AdapterError(
             .invalidScale, path: path, subject: module,
-            "the file gives the module the alpha \(own.plain), and --alpha says \(wanted.plain); leave --alpha out, it is for files that give no alpha"
-        )
+            "the file gives the module the alpha \(own.plain), and \(wanted.plain) is asked for", cause: .hasOwnAlpha)
     }
 }
 
@@ -36,7 +35,7 @@ struct FileAlphas {
     private let mustBeGiven: Bool
     private var zeros = 0
     private var taken: OrderedDictionary<String, (alpha: Double, count: Int)> = [:]
-    /// The field of the header in the place of which --alpha counts.
+    /// The field of the header in the place of which the alpha counts that was asked for.
     private var overruled: String?
 
     init(_ file: SafetensorsFile, choice: AlphaChoice, mustBeGiven: Bool = false) {
@@ -73,8 +72,8 @@ struct FileAlphas {
         guard !mustBeGiven else {
             throw AdapterError(
                 .missingFile, path: path,
-                "there is no \(PEFT.configurationName) beside the file and no alpha in it, and without one the scale is not known; say it with --alpha"
-            )
+                "there is no \(PEFT.configurationName) beside the file and no alpha in it, and without one the scale is not known",
+                cause: .needsAlpha)
         }
         return (Double(rank), 1)
     }
@@ -100,7 +99,7 @@ struct FileAlphas {
         if let other = found.first(where: { $0.alpha != first.alpha || $0.isRankStabilised != first.isRankStabilised }) {
             throw AdapterError(
                 .invalidScale, path: path, subject: other.field,
-                "the header says \(first.field) \(first.alpha.plain) and \(other.field) \(other.alpha.plain); say which alpha counts with --alpha")
+                "the header says \(first.field) \(first.alpha.plain) and \(other.field) \(other.alpha.plain)", cause: .hasSeveralAlphas)
         }
         return first
     }
@@ -118,7 +117,7 @@ struct FileAlphas {
         guard let value = Double(text), value.isFinite else {
             throw AdapterError(
                 .invalidScale, path: path, subject: field,
-                "the header says \"\(text.prefix(40))\", which is not a finite number; say the alpha with --alpha")
+                "the header says \"\(text.prefix(40))\", which is not a finite number", cause: .needsAlpha)
         }
         return value
     }
@@ -130,15 +129,15 @@ struct FileAlphas {
         guard alpha != dimension else { return }
         throw AdapterError(
             .unsupportedFeature, path: path, subject: "ss_network_alpha",
-            "the trainer noted the alpha \(alpha.plain) and the file has none beside the factors, so that it may be multiplied into them or lost; "
-                + "say --alpha rank for the scale 1, which ComfyUI and diffusers take, or --alpha \(alpha.plain)")
+            "the trainer noted the alpha \(alpha.plain) and the file has none beside the factors, so that it may be multiplied into them or lost",
+            cause: .hasUnsettledAlpha(noted: alpha.plain))
     }
 
     var remarks: [String] {
         let taken = taken.map {
             "\($0.key) \($0.value.alpha.plain) in the header is the alpha of \($0.value.count) modules; ComfyUI does not read it and takes the scale 1"
         }
-        let overruled = overruled.map { ["--alpha counts, and not \($0) in the header"] } ?? []
+        let overruled = overruled.map { ["the alpha that was asked for counts, and not \($0) in the header"] } ?? []
         return taken + overruled
             + (zeros == 0 ? [] : ["the alpha of \(zeros) modules is 0: their updates change nothing, as in diffusers and ComfyUI"])
     }

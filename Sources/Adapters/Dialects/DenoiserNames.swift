@@ -55,32 +55,28 @@ struct DenoiserNames {
         return !families.isEmpty
     }
 
-    private func fault(_ module: AdapterModule, _ message: String) -> AdapterError {
-        AdapterError(.unsupportedFeature, path: path, subject: module.label.text, message)
+    private func fault(_ module: AdapterModule, _ message: String, cause: AdapterError.Cause? = nil) -> AdapterError {
+        AdapterError(.unsupportedFeature, path: path, subject: module.label.text, message, cause: cause)
     }
-
-    /// What takes a language model's adapter, and how it is said that the model is part of a pipeline.
-    private static let wayOut =
-        "write peft, mlx or gguf, which programs for language models load, or say --component text_encoder if the model is a pipeline's text encoder"
 
     /// Names that only a language model's modules have are loaded by nothing as a denoiser's.
     private func refuseLanguageModel(layout: String) throws(AdapterError) {
         guard base?.denoiserClass == nil, adapter.isOfLanguageModel, let module = adapter.modules.first else { return }
         throw fault(
             module,
-            "\(layout) is loaded for denoisers of diffusion models and their text encoders, and the module is a language model's; \(Self.wayOut)")
+            "\(layout) is loaded for denoisers of diffusion models and their text encoders, and the module is a language model's",
+            cause: .isOfLanguageModel)
     }
 
     private var familyNames: String { families.map(\.name).joined(separator: ", ") }
 
-    /// What tells the names in diffusers where those of the modules do not.
-    private var wayToBase: String { base == nil ? "the base, as diffusers has it," : "another form of the base, that of diffusers," }
-
-    /// What tells of which of several families a model is, by more than what its adapter or its tensors are called.
-    private var wayToFamily: String {
-        base == nil
-            ? "say which it is with --base"
-            : "the base's names and shapes are those of all of them, too, so name the base in diffusers' form, a folder whose config.json says its class"
+    /// That names are those of several families, of which something must tell the one by more than what adapter and tensors are called.
+    private func fault(ofSeveralFamilies module: AdapterModule, _ message: String) -> AdapterError {
+        guard base != nil else { return fault(module, message, cause: .needsBaseForFamily) }
+        return fault(
+            module,
+            "\(message); the base's names and shapes are those of all of them, too, so name the base in diffusers' form, a folder whose config.json says its class"
+        )
     }
 
     private func refuseOpenCLIP(_ module: AdapterModule, layout: String) throws(AdapterError) {
@@ -115,8 +111,8 @@ struct DenoiserNames {
         if let own = module.component, own != DiffusionNames.anyDenoiser { return own }
         throw fault(
             module,
-            "diffusers keeps the modules of a denoiser under unet. or transformer., and the names do not say which it is\(base == nil ? "; name the base with --base, or" : ", nor does the base; name") the component with --component"
-        )
+            "diffusers keeps the modules of a denoiser under unet. or transformer., and the names do not say which it is\(base == nil ? "" : ", nor does the base")",
+            cause: base == nil ? .needsBaseOrComponent : .needsComponent)
     }
 
     private func ofDiffusers(_ module: AdapterModule) throws(AdapterError) -> [AdapterModule] {
@@ -133,14 +129,15 @@ struct DenoiserNames {
             throw fault(
                 module,
                 families.isEmpty
-                    ? "the family of the model is not known by the names of the modules, and so not what diffusers calls them; name \(wayToBase) with --base"
-                    : "what diffusers calls the module in \(familyNames) is not known here")
+                    ? "the family of the model is not known by the names of the modules, and so not what diffusers calls them"
+                    : "what diffusers calls the module in \(familyNames) is not known here",
+                cause: families.isEmpty ? .needsBaseOfDiffusers : nil)
         }
         // As diffusers has it in every family.
         if places.allSatisfy({ $0.part != nil || $0.diffusersNames == [module.path.text] }) { return [module] }
         guard places.count == families.count, places.allSatisfy({ $0.diffusersNames == place.diffusersNames }) else {
             throw fault(
-                module, "the names are those of \(familyNames), whose modules diffusers calls by different names; \(wayToFamily)")
+                ofSeveralFamilies: module, "the names are those of \(familyNames), whose modules diffusers calls by different names")
         }
         return try cut(module, at: place)
     }
@@ -202,8 +199,8 @@ struct DenoiserNames {
                 guard module.component != nil else {
                     throw fault(
                         module,
-                        "kohya's layout is loaded for denoisers of diffusion models and their text encoders, and the names do not say of which the module is; say it with --component\(base == nil ? ", or name the base with --base" : "")"
-                    )
+                        "kohya's layout is loaded for denoisers of diffusion models and their text encoders, and the names do not say of which the module is",
+                        cause: base == nil ? .needsBaseOrComponent : .needsComponent)
                 }
                 made.append(module)
                 continue
@@ -245,20 +242,21 @@ struct DenoiserNames {
             throw fault(
                 module,
                 families.isEmpty
-                    ? "kohya's layout wants the names of the model's authors, and the family is not known by the names of the modules\(base == nil ? "; name the base with --base" : " and tensors")"
-                    : "kohya's layout wants the authors' names of \(familyNames), which are not known here; write diffusers' layout instead")
+                    ? "kohya's layout wants the names of the model's authors, and the family is not known by the names of the modules\(base == nil ? "" : " and tensors")"
+                    : "kohya's layout wants the authors' names of \(familyNames), which are not known here; write diffusers' layout instead",
+                cause: families.isEmpty && base == nil ? .needsBase : nil)
         }
         guard isCertain else {
             throw fault(
-                module,
-                "kohya's layout wants the names of the model's authors, and the names of the modules do not tell the family for certain: other families than \(familyNames) have them, too; \(wayToFamily)"
+                ofSeveralFamilies: module,
+                "kohya's layout wants the names of the model's authors, and the names of the modules do not tell the family for certain: other families than \(familyNames) have them, too"
             )
         }
         guard families.count == 1 || places.allSatisfy({ $0?.authorsName == places[0]?.authorsName && $0?.part == places[0]?.part }),
             families.allSatisfy({ $0.kohyaNames == .authors })
         else {
             throw fault(
-                module, "the names are those of \(familyNames), whose modules kohya's layout calls by different names; \(wayToFamily)")
+                ofSeveralFamilies: module, "the names are those of \(familyNames), whose modules kohya's layout calls by different names")
         }
         guard let place = places[0] else { throw fault(module, "what the authors of \(familyNames) call the module is not known here") }
         return place
@@ -290,7 +288,8 @@ struct DenoiserNames {
         if isLastMissing, rows(of: names[names.count - 1], first.component) == nil {
             throw fault(
                 first,
-                "\(names[names.count - 1]), a part of \(path) too, has no update, and only the base says how many rows it has; name it with --base")
+                "\(names[names.count - 1]), a part of \(path) too, has no update, and only the base says how many rows it has",
+                cause: .needsBase)
         }
         let (uniform, notes) =
             Set(present.map(\.scale)).count == 1 ? (adapter.with(modules: present), []) : try adapter.with(modules: present).uniform()

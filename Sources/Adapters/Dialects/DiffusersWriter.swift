@@ -9,7 +9,7 @@ extension Diffusers {
         if let module = adapter.modules.first(where: { $0.component == nil }) {
             throw AdapterError(
                 .unsupportedFeature, path: path, subject: module.label.text,
-                "diffusers wants to know of which component of a pipeline the module is; say it with --component")
+                "diffusers wants to know of which component of a pipeline the module is", cause: .needsComponent)
         }
         // The name of a tensor that was trained whole begins with its component's.
         if let stray = adapter.replacements.first(where: { item in !adapter.components.contains { item.tensor.hasPrefix($0 + ".") } }) {

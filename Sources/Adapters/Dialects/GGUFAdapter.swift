@@ -117,7 +117,7 @@ public enum GGUFAdapter {
         try adapter.replacements.requireNone(path: path, layout: layout)
         guard let base else {
             throw AdapterError(
-                .unsupportedFeature, path: path, "\(layout) has the names of the base's family; name the base with --base")
+                .unsupportedFeature, path: path, "\(layout) has the names of the base's family, which only the base tells", cause: .needsBase)
         }
         guard let family = base.family?.ggml else {
             let type = base.configuration?["model_type"]?.stringValue ?? ""

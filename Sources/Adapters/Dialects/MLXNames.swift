@@ -36,8 +36,9 @@ struct MLXNames {
             throw AdapterError(
                 .unsupportedFeature, path: path, subject: named.label.text,
                 family.isEmpty
-                    ? "what mlx-lm calls the language model in a model of text and pictures depends on the family; name the base with --base"
-                    : "what mlx-lm calls the language model in \(family) is not known here")
+                    ? "what mlx-lm calls the language model in a model of text and pictures depends on the family"
+                    : "what mlx-lm calls the language model in \(family) is not known here",
+                cause: family.isEmpty ? .needsBase : nil)
         }
         isInner = languageModel == .wrapped || modules.contains { $0.path.text.hasPrefix(Self.mlx) }
     }
@@ -82,7 +83,7 @@ struct MLXNames {
         guard !families.isKnown else { return }
         throw AdapterError(
             .unsupportedFeature, path: path, subject: module.label.text,
-            "what mlx-lm calls the module, and whether it adapts it, depends on the family; \(hasBase ? "the base has no config.json that says it" : "name the base with --base")"
-        )
+            "what mlx-lm calls the module, and whether it adapts it, depends on the family\(hasBase ? ", and the base has no config.json that says it" : "")",
+            cause: hasBase ? nil : .needsBase)
     }
 }

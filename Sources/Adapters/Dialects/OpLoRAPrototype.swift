@@ -73,7 +73,8 @@ enum OpLoRAPrototype {
         guard let base else {
             throw AdapterError(
                 .unsupportedFeature, path: file, subject: name,
-                "how much of the prototype's output is A, only the shape of the weight tells; collapse the file first, with --base")
+                "how much of the prototype's output is A, only the shape of the weight tells",
+                cause: .needsCollapsingWithBase)
         }
         let values = try head("mlp.2", of: name, try trunk(name, tensors), tensors)
         guard let tensor = base.resolve(name + ".weight"), let shape = base.source(of: tensor)?.shape, shape.count == 2 else {
@@ -100,7 +101,7 @@ enum OpLoRAPrototype {
         guard let alpha else {
             throw AdapterError(
                 .unsupportedFeature, path: file, subject: name,
-                "the prototype's file does not hold the alpha of an OP-DoRA; collapse the file first, with --alpha")
+                "the prototype's file does not hold the alpha of an OP-DoRA", cause: .needsCollapsingWithAlpha)
         }
         let trunk = try trunk(name, tensors)
         let a = try head("mlp_A", of: name, trunk, tensors)

@@ -25,7 +25,8 @@ extension Adapter {
             if dialect == .mlx, let module = modules.first(where: { $0.path.components.first == "language_model" }) {
                 throw AdapterError(
                     .unsupportedFeature, path: path, subject: module.label.text,
-                    "what transformers calls the language model in a model of text and pictures depends on the family; name the base with --base")
+                    "what transformers calls the language model in a model of text and pictures depends on the family",
+                    cause: .needsBase)
             }
             return self
         }

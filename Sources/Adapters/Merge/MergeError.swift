@@ -50,18 +50,46 @@ public struct MergeError: Error, Sendable, Equatable {
         case interrupted
     }
 
+    /// What whoever asks for the merge can decide, or ask for otherwise.
+    public enum Cause: Sendable, Equatable {
+        /// The adapter names another base, which may be the same weights under another name.
+        case otherBaseNamed
+        /// The base has other weights than those that the adapter was trained on.
+        case otherWeights
+        /// Of which component of the base the adapter is, only somebody who knows it tells.
+        case needsComponent
+        /// The adapter brings files of a tokenizer that cannot be taken.
+        case bringsTokenizer
+        /// The adapter is given twice, which may be meant.
+        case givenTwice
+        /// The adapter is in the model, and may be meant to be in it twice.
+        case alreadyMerged
+        /// The receipt does not have the adapter, which may be in the model all the same.
+        case notInReceipt
+        /// The receipt has the adapter with this weight.
+        case otherWeight(Double)
+        /// A sum is too large for an element type that is not the widest.
+        case tooLargeForType
+        /// An element of the base is too large for the type that is asked for.
+        case tooLargeToConvert
+        /// The receipt is of a merge that was asked for no hashes.
+        case noHashes
+    }
+
     public let code: Code
     /// The file or folder at fault.
     public let path: String
     /// The tensor or module at fault.
     public let tensor: String?
     public let message: String
+    public let cause: Cause?
 
-    public init(_ code: Code, path: String, tensor: String? = nil, _ message: String) {
+    public init(_ code: Code, path: String, tensor: String? = nil, _ message: String, cause: Cause? = nil) {
         self.code = code
         self.path = path
         self.tensor = tensor
         self.message = message
+        self.cause = cause
     }
 }
 

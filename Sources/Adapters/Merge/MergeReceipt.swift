@@ -103,13 +103,13 @@ public struct MergeReceipt: Sendable {
             if let other = given.first(where: { isSame($0.entry) }) {
                 throw MergeError(
                     .givenTwice, path: item.adapter.path,
-                    (other.path == item.adapter.path ? "the adapter is given twice" : "the adapter is given twice, also as \(other.path)")
-                        + "; give it once with the sum of the weights, or say with --again that both are meant")
+                    other.path == item.adapter.path ? "the adapter is given twice" : "the adapter is given twice, also as \(other.path)",
+                    cause: .givenTwice)
             }
             if let other = known.first(where: isSame) {
                 throw MergeError(
                     .alreadyMerged, path: item.adapter.path,
-                    "the adapter is in the model already, as \(other.text); if it is to be in it twice, say so with --again")
+                    "the adapter is in the model already, as \(other.text)", cause: .alreadyMerged)
             }
             given.append((item.adapter.path, entry))
         }
@@ -128,9 +128,9 @@ public struct MergeReceipt: Sendable {
             throw MergeError(
                 .notInReceipt, path: item.adapter.path,
                 others.isEmpty
-                    ? "the model's receipt does not have this adapter: \(list); if it was merged all the same, say so with --any-adapter"
-                    : "the adapter was merged with weight \(others[0].weight) and not \(entry.weight), says the model's receipt; name it as \(item.adapter.path):\(others[0].weight)"
-            )
+                    ? "the model's receipt does not have this adapter: \(list)"
+                    : "the adapter was merged with weight \(others[0].weight) and not \(entry.weight), says the model's receipt",
+                cause: others.isEmpty ? .notInReceipt : .otherWeight(others[0].weight))
         }
     }
 

@@ -117,7 +117,7 @@ extension MergePlan {
             }
             remarks.append(
                 "rounding erased the update of \(count(erased)), whose weights are the base's: \(list(erased))"
-                    + (isNarrow ? "; --dtype f32 may keep it" : ""))
+                    + (isNarrow ? "; a wider type may keep it" : ""))
         }
         if !zero.isEmpty {
             remarks.append("the update of \(count(zero)) is zero (weight, alpha, A or B) and changed nothing: \(list(zero))")

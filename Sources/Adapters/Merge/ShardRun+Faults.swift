@@ -28,7 +28,8 @@ extension ShardRun {
             .overflow, path: path, tensor: job.tensor.name,
             isScaled
                 ? "element \(place(index)) becomes infinite or NaN, because a magnitude is not finite, or the norm that it takes the place of is zero"
-                : "element \(place(index)) becomes too large for \(job.dtype); choose \(job.dtype == .f32 ? "" : "--dtype f32 or ")a smaller weight")
+                : "element \(place(index)) becomes too large for \(job.dtype)\(job.dtype == .f32 ? "; choose a smaller weight" : "")",
+            cause: isScaled || job.dtype == .f32 ? nil : .tooLargeForType)
     }
 
     /// A conversion may keep an infinity of the base, as masks hold them, but not make one, and no NaN passes.
@@ -54,7 +55,7 @@ extension ShardRun {
             if before.isFinite, !Self.value(result, dtype, index).isFinite {
                 throw MergeError(
                     .overflow, path: source.file.path, tensor: source.name,
-                    "element \(elements.lowerBound + index) is too large for \(dtype); choose --dtype f32")
+                    "element \(elements.lowerBound + index) is too large for \(dtype)", cause: .tooLargeToConvert)
             }
         }
     }

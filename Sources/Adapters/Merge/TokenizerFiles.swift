@@ -54,14 +54,14 @@ public struct TokenizerFiles: Sendable {
             else {
                 throw MergeError(
                     .unsupportedCombination, path: other.path,
-                    "the adapter brings another tokenizer than \(owner.path), and a model has one; keep the base's with --base-tokenizer")
+                    "the adapter brings another tokenizer than \(owner.path), and a model has one", cause: .bringsTokenizer)
             }
         }
         if names.allSatisfy({ !Self.vocabularies.contains($0) }), let part = names.first(where: Self.settings.contains) {
             throw MergeError(
                 .incompleteTokenizer, path: owner.path,
-                "the adapter brings \(part) and no vocabulary (tokenizer.json, tokenizer.model or vocab.json) that it belongs to; keep the base's tokenizer with --base-tokenizer"
-            )
+                "the adapter brings \(part) and no vocabulary (tokenizer.json, tokenizer.model or vocab.json) that it belongs to",
+                cause: .bringsTokenizer)
         }
         (self.owner, self.folder, self.names) = (owner, folder, names)
     }

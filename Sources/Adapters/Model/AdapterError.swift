@@ -30,17 +30,51 @@ public struct AdapterError: Error, Sendable, Equatable {
         case notFinite
     }
 
+    /// What else would have to be known, where whoever reads or writes the adapter can say it.
+    public enum Cause: Sendable, Equatable {
+        /// Only the base tells, and none was given.
+        case needsBase
+        /// Only the base tells, in the form that diffusers gives it.
+        case needsBaseOfDiffusers
+        /// Only the base tells of which of several families the modules are.
+        case needsBaseForFamily
+        /// Of which component of a pipeline the modules are, the base or whoever knows it tells.
+        case needsBaseOrComponent
+        /// Of which component of a pipeline the modules are, only somebody who knows it tells.
+        case needsComponent
+        /// There is room for one component, and the adapter has several.
+        case hasSeveralComponents
+        /// The layout is loaded for diffusion models, and the modules are a language model's.
+        case isOfLanguageModel
+        /// Nothing gives the alpha.
+        case needsAlpha
+        /// Two fields give two alphas.
+        case hasSeveralAlphas
+        /// The file gives another alpha than was asked for.
+        case hasOwnAlpha
+        /// An alpha was noted, and nothing says whether it is in the factors.
+        case hasUnsettledAlpha(noted: String)
+        /// Hypernetworks that become an adapter beside their base.
+        case needsCollapsingWithBase
+        /// Hypernetworks that become an adapter once their alpha is known.
+        case needsCollapsingWithAlpha
+        /// Rows are in an order that only the base can undo, and nothing of the base is at hand.
+        case isInterleaved
+    }
+
     public let code: Code
     public let path: String
     /// The tensor, module or field that is at fault.
     public let subject: String?
     public let message: String
+    public let cause: Cause?
 
-    public init(_ code: Code, path: String, subject: String? = nil, _ message: String) {
+    public init(_ code: Code, path: String, subject: String? = nil, _ message: String, cause: Cause? = nil) {
         self.code = code
         self.path = path
         self.subject = subject
         self.message = message
+        self.cause = cause
     }
 }
 

@@ -20,12 +20,29 @@ public enum ServingStack: String, Sendable, CaseIterable {
         public let stack: ServingStack
         /// Why it refuses the file, or would read it wrongly; empty where it takes it.
         public let reasons: [String]
-        /// What to do, where something can be done.
-        public let remedy: String?
+        /// What makes an adapter of it that the stack takes, where something does.
+        public let conversion: Conversion?
         /// What whoever takes it must know.
         public let notes: [String]
+        /// The largest rank for which the stack must be started, where that is more than it is without being told.
+        public let startRank: Int?
 
         public var isTaken: Bool { reasons.isEmpty }
+
+        fileprivate init(
+            stack: ServingStack, reasons: [String], conversion: Conversion? = nil, notes: [String] = [], startRank: Int? = nil
+        ) {
+            (self.stack, self.reasons, self.conversion, self.notes, self.startRank) = (stack, reasons, conversion, notes, startRank)
+        }
+    }
+
+    /// A conversion of an adapter.
+    public struct Conversion: Sendable, Equatable {
+        public let layout: Adapter.Layout
+        /// Whether it needs the model that the adapter is for.
+        public let needsBase: Bool
+        /// Whether it must be said of which component the adapter is, or which one is meant.
+        public let needsComponent: Bool
     }
 
     /// Whether the stack takes the adapter's file, by what the file says; whether the model has all the modules only the model can tell.
@@ -69,32 +86,31 @@ public enum ServingStack: String, Sendable, CaseIterable {
         let hasWrappers = !isElsewhere && adapter.hasWrappers
         if hasWrappers { reasons.append("the names have those of wrappers in them, which it does not take off") }
         let rank = adapter.modules.map(\.rank).max() ?? 0
-        var notes: [String] = []
+        var startRank: Int?
         if let most = Self.vLLMRanks.first(where: { $0 >= rank }) {
-            if rank > Self.vLLMDefaultRank { notes.append("start it with --max-lora-rank \(most)") }
+            if rank > Self.vLLMDefaultRank { startRank = most }
         } else {
             reasons.append("its largest rank is \(Self.vLLMRanks.last ?? 0), and the adapter has \(rank): oplora resize makes it smaller")
         }
         return Verdict(
             stack: self, reasons: reasons,
-            remedy: isHopeless || !isElsewhere && !isVeRA && !hasWrappers ? nil : Self.conversion(of: adapter, to: "peft"),
-            notes: notes)
+            conversion: isHopeless || !isElsewhere && !isVeRA && !hasWrappers ? nil : Self.conversion(of: adapter, to: .peft),
+            startRank: startRank)
     }
 
     /// What a program for language models says of another's adapter.
     private func refusal(ofDiffusionModel adapter: Adapter) -> Verdict? {
         guard adapter.isOfDiffusionModel, let module = adapter.modules.first else { return nil }
         return Verdict(
-            stack: self, reasons: ["it runs language models, and the adapter is a diffusion model's (\(module.label))"], remedy: nil, notes: [])
+            stack: self, reasons: ["it runs language models, and the adapter is a diffusion model's (\(module.label))"])
     }
 
-    /// The command that converts an adapter, with what it needs to be told.
-    private static func conversion(of adapter: Adapter, to layout: String) -> String {
+    /// The conversion of an adapter, with what it needs to be told.
+    private static func conversion(of adapter: Adapter, to layout: Adapter.Layout) -> Conversion {
         let needsBase =
-            adapter.namesAreFlattened || adapter.modules.contains { $0.isInterleaved || $0.takesInputsOfWeight } || layout == "gguf"
-            || layout == "mlx" && adapter.modules.contains { $0.kind == .experts || !MLXFamilies.rules(for: $0.path.text).isEmpty }
-        return "oplora convert ADAPTER --to \(layout) --out OUT" + (needsBase ? " --base MODEL" : "")
-            + (adapter.components.count > 1 ? " --component COMPONENT" : "")
+            adapter.namesAreFlattened || adapter.modules.contains { $0.isInterleaved || $0.takesInputsOfWeight } || layout == .gguf
+            || layout == .mlx && adapter.modules.contains { $0.kind == .experts || !MLXFamilies.rules(for: $0.path.text).isEmpty }
+        return Conversion(layout: layout, needsBase: needsBase, needsComponent: adapter.components.count > 1)
     }
 
     private func llamaCpp(_ adapter: Adapter) -> Verdict {
@@ -106,8 +122,9 @@ public enum ServingStack: String, Sendable, CaseIterable {
             + adapter.modulesThat("it takes no bias on B (lora_bias)") { $0.bias != nil }
             + adapter.modulesThat("it adapts no convolutions") { $0.kind == .convolution }
         reasons += inside
-        let remedy = adapter.dialect == .gguf || !inside.isEmpty ? nil : Self.conversion(of: adapter, to: "gguf")
-        return Verdict(stack: self, reasons: reasons, remedy: remedy, notes: [])
+        return Verdict(
+            stack: self, reasons: reasons,
+            conversion: adapter.dialect == .gguf || !inside.isEmpty ? nil : Self.conversion(of: adapter, to: .gguf))
     }
 
     private func mlx(_ adapter: Adapter) -> Verdict {
@@ -124,28 +141,24 @@ public enum ServingStack: String, Sendable, CaseIterable {
             if adapter.hasWrappers { reasons.append("the names have those of wrappers in them, which it does not take off") }
             reasons += MLX.loaderFaults(of: adapter)
         }
-        let remedy = reasons.isEmpty || !inside.isEmpty ? nil : Self.conversion(of: adapter, to: "mlx")
-        let notes = adapter.dialect == .mlx && reasons.isEmpty ? MLX.loaderRemarks(on: adapter) : []
-        return Verdict(stack: self, reasons: reasons, remedy: remedy, notes: notes)
+        return Verdict(
+            stack: self, reasons: reasons, conversion: reasons.isEmpty || !inside.isEmpty ? nil : Self.conversion(of: adapter, to: .mlx),
+            notes: adapter.dialect == .mlx && reasons.isEmpty ? MLX.loaderRemarks(on: adapter) : [])
     }
 
     private func diffusers(_ adapter: Adapter) -> Verdict {
         if adapter.isOfLanguageModel, let module = adapter.modules.first {
-            return Verdict(
-                stack: self, reasons: ["it runs diffusion models, and the adapter is a language model's (\(module.label))"], remedy: nil, notes: [])
+            return Verdict(stack: self, reasons: ["it runs diffusion models, and the adapter is a language model's (\(module.label))"])
         }
         guard adapter.dialect == .diffusers || adapter.dialect == .kohya else {
             return Verdict(
                 stack: self, reasons: ["it reads files of diffusers and of kohya's trainers"],
-                remedy: adapter.components.isEmpty
-                    ? "oplora convert ADAPTER --to diffusers --out OUT --component COMPONENT, if it is a diffusion model's"
-                    : "oplora convert ADAPTER --to diffusers --out OUT",
-                notes: [])
+                conversion: Conversion(layout: .diffusers, needsBase: false, needsComponent: adapter.components.isEmpty))
         }
         let reasons = DiffusersServing(adapter).reasons
         let isOfModel = adapter.components.isEmpty && adapter.metadata[Diffusers.metadataKey] != nil
         return Verdict(
-            stack: self, reasons: reasons, remedy: reasons.isEmpty ? nil : "oplora convert ADAPTER --to diffusers --out OUT --base PIPELINE",
+            stack: self, reasons: reasons, conversion: reasons.isEmpty ? nil : Conversion(layout: .diffusers, needsBase: true, needsComponent: false),
             notes: isOfModel ? ["load it into the model itself, with use_safetensors=True, or its alphas are overlooked"] : [])
     }
 }

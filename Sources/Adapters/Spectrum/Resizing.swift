@@ -36,7 +36,8 @@ extension Adapter {
         guard let module = modules.first(where: \.takesInputsOfWeight) else { return }
         throw AdapterError(
             .unsupportedFeature, path: path, subject: module.label.text,
-            "its A is as wide as the widest module's (VeRA), and only the base tells how many inputs it has; name it with --base")
+            "its A is as wide as the widest module's (VeRA), and only the base tells how many inputs it has",
+            cause: .needsBase)
     }
 
     /// How adapters become one.
@@ -71,7 +72,7 @@ extension Adapter {
             if item.adapter.namesAreFlattened != first.namesAreFlattened {
                 throw AdapterError(
                     .unsupportedFeature, path: item.adapter.path,
-                    "the modules of some of the adapters have lost their dots; name the base with --base")
+                    "the modules of some of the adapters have lost their dots", cause: .needsBase)
             }
             for module in item.adapter.modules { parts[module.parameterName, default: []].append((module, item.weight, item.adapter.path)) }
         }
@@ -148,10 +149,11 @@ extension AdapterModule {
     ) throws -> (AdapterModule, Adapter.Resized) {
         let first = parts[0].module
         for (module, _, path) in parts {
-            func refuse(_ code: AdapterError.Code, _ why: String) -> AdapterError { AdapterError(code, path: path, subject: module.label.text, why) }
+            func refuse(_ code: AdapterError.Code, _ why: String, cause: AdapterError.Cause? = nil) -> AdapterError {
+                AdapterError(code, path: path, subject: module.label.text, why, cause: cause)
+            }
             guard module.isLowRank else {
-                throw refuse(
-                    .unsupportedFeature, "it is a \(module.methodName), and only LoRA are combined; resize makes a LoRA of it")
+                throw refuse(.unsupportedFeature, "it is a \(module.methodName), and only LoRA are combined; resize makes a LoRA of it")
             }
             guard module.magnitude == nil, module.bias == nil else {
                 throw refuse(.unsupportedFeature, "magnitudes (DoRA) and biases on B cannot be added; merge the adapters into the base instead")
@@ -165,7 +167,7 @@ extension AdapterModule {
             guard module.isInterleaved == first.isInterleaved else {
                 throw refuse(
                     .unsupportedFeature,
-                    "only some of the adapters keep its rows as ggml orders them; name the base with --base, which tells that order")
+                    "only some of the adapters keep its rows as ggml orders them, and only the base tells that order", cause: .needsBase)
             }
             guard module.kind == first.kind, module.kernel == first.kernel, module.factors.count == first.factors.count else {
                 throw refuse(

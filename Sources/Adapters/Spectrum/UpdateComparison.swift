@@ -40,8 +40,8 @@ public struct UpdateComparison: Sendable {
             guard module.isInterleaved == other.isInterleaved else {
                 throw AdapterError(
                     .unsupportedFeature, path: first.path, subject: module.label.text,
-                    "one of the adapters keeps the rows of the module as ggml orders them, which only the base can undo; convert it with --base first"
-                )
+                    "one of the adapters keeps the rows of the module as ggml orders them, which only the base can undo",
+                    cause: .isInterleaved)
             }
             let name = module.label.text
             let (shape, otherShape) = (module.productShape, other.productShape)

@@ -76,7 +76,7 @@ struct VerdictPage {
             let rest = ordered.count - Self.mostFaults
             return [
                 .element("h3", [:], "\(code.rawValue): \(code.title)" + (faults.count > 1 ? " (\(Format.count(faults.count)))" : "")),
-                .element("p", ["class": "note"], code.advice),
+                .element("p", ["class": "note"], Remedy.advice(on: code)),
                 .table(
                     ["where", "what"],
                     ordered.prefix(Self.mostFaults).map { [.name($0.module.isEmpty ? "the model" : $0.module), .long($0.message)] }),

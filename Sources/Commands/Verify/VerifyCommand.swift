@@ -105,14 +105,16 @@ struct VerifyCommand: ParsableCommand {
                 throw error
             } catch {
                 // Whatever keeps the merged model from running is a thing to know beside the other faults.
-                verdict.addNotRunnable("\(error)")
+                verdict.addNotRunnable(Remedy.sentence(on: error))
             }
         }
+        verdict.add(remedies: Remedy.clause)
+        if let type = verdict.typeOfReceipt { verdict.add(remark: Remedy.remark(onTypeOfReceipt: type)) }
         try reports.write(verdict, merged: merged, base: base, adapters: adapter.map(\.path))
         try output.write(verdict.json, replacing: reports.force)
         let summary = VerifySummary(verdict)
         if reports.github {
-            for line in verdict.githubAnnotations(merged: merged) { Terminal.command(line) }
+            for line in verdict.githubAnnotations(merged: merged, advice: Remedy.advice) { Terminal.command(line) }
         } else if !output.isJSONOnStandardOutput {
             for line in summary.failures { Terminal.error(line) }
         }
@@ -176,8 +178,11 @@ struct VerifyReports: ParsableArguments {
     var files: [String] { [junit, sarif, html].compactMap { $0 } }
 
     func write(_ verdict: MergeVerdict, merged: String, base: String, adapters: [String]) throws {
-        if let junit { try writeReport(verdict.junit(merged: merged), to: junit, replacing: force) }
-        if let sarif { try writeReport(verdict.sarif(merged: merged, version: Program.version).reported() + "\n", to: sarif, replacing: force) }
+        if let junit { try writeReport(verdict.junit(merged: merged, advice: Remedy.advice), to: junit, replacing: force) }
+        if let sarif {
+            let report = verdict.sarif(merged: merged, version: Program.version, advice: Remedy.advice)
+            try writeReport(report.reported() + "\n", to: sarif, replacing: force)
+        }
         if let html {
             try writeReport(VerdictPage(verdict, merged: merged, base: base, adapters: adapters).page.html, to: html, replacing: force)
         }

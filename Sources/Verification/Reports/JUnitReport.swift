@@ -4,8 +4,10 @@ extension MergeVerdict {
     /// The verdict as a JUnit file: one case for each module, and one for each thing beside the modules that is wrong. What cannot be
     /// decided is skipped.
     ///
-    /// - Parameter merged: what the merged model is called.
-    public func junit(merged: String) -> String {
+    /// - Parameters:
+    ///   - merged: what the merged model is called.
+    ///   - advice: what to do about a kind of fault.
+    public func junit(merged: String, advice: (Fault.Code) -> String = \.advice) -> String {
         let cases = ReportedCase.all(self)
         let failures = cases.count { !$0.faults.isEmpty }
         let skipped = cases.count { $0.faults.isEmpty && !$0.doubts.isEmpty }
@@ -23,7 +25,7 @@ extension MergeVerdict {
             lines.append(head + ">")
             for fault in item.faults {
                 lines.append(
-                    "      <failure type=\"\(fault.code.rawValue)\" message=\"\(Self.escaped(fault.code.title))\">\(Self.escaped(fault.message)). \(Self.escaped(fault.code.advice))</failure>"
+                    "      <failure type=\"\(fault.code.rawValue)\" message=\"\(Self.escaped(fault.code.title))\">\(Self.escaped(fault.message)). \(Self.escaped(advice(fault.code)))</failure>"
                 )
             }
             if item.faults.isEmpty { lines.append("      <skipped message=\"\(Self.escaped(item.doubts[0].message))\"/>") }

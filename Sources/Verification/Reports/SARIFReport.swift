@@ -7,13 +7,14 @@ extension MergeVerdict {
     /// - Parameters:
     ///   - merged: the path of the merged model.
     ///   - version: of the program.
-    public func sarif(merged: String, version: String) -> JSONValue {
+    ///   - advice: what to do about a kind of fault.
+    public func sarif(merged: String, version: String, advice: (Fault.Code) -> String = \.advice) -> JSONValue {
         let codes = Fault.Code.allCases
         func message(_ text: String) -> JSONValue { ["text": .string(Self.plain(text))] }
         let rules = codes.map { code -> JSONValue in
             [
                 "id": .string(code.rawValue), "name": .string(code.rawValue), "shortDescription": message(code.title),
-                "help": message(code.advice),
+                "help": message(advice(code)),
                 "defaultConfiguration": ["level": .string([.roundedAway, .unknownName, .quantizedBase].contains(code) ? "warning" : "error")],
             ]
         }

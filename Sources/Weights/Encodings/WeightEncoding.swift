@@ -39,7 +39,7 @@ public struct WeightEncoding: Sendable {
 
     static let original = "name the model that was quantized"
     static let transformers = original + ", or what transformers makes of this one with dequantize=True"
-    static let mlx = original + ", or what `mlx_lm.convert --dequantize` makes of this one"
+    static let mlx = original + ", or what mlx_lm.convert makes of this one with dequantize=True"
 
     static let bytes: Set<DType> = [.u8, .i8]
     static let eightBits: Set<DType> = [.f8E4M3, .f8E5M2, .f8E4M3FNUZ, .f8E5M2FNUZ]
