@@ -150,8 +150,8 @@ let package = Package(
         tests(
             "TrainingTests",
             [
-                "TestModels", "JSON", "TestSupport", "Training", "Methods", "LanguageModel", "Kernels", "Weights", "Safetensors", "Tensors",
-                orderedCollections,
+                "TestModels", "TestSupport", "Training", "Methods", "LanguageModel", "Families", "Tokenizer", "NativeCheckpoint", "Weights",
+                "Safetensors", "Kernels", "JSON", "Tensors", orderedCollections,
             ]),
 
         .target(
