@@ -70,6 +70,23 @@ struct EncodingTests {
         #expect(read.map { [$0.name, $0.codes] } == Self.rows.map { [$0.name, $0.codes] })
     }
 
+    /// A row that an earlier one hides would never be found, in none of the types of its codes, with and without what may be beside them.
+    @Test(arguments: WeightEncoding.all.indices) func everyRowOfTheTableIsFoundByItsTensors(number: Int) throws {
+        let row = WeightEncoding.all[number]
+        for type in row.types.intersection(WeightEncoding.codeTypes).sorted(by: { $0.rawValue < $1.rawValue }) {
+            for beside in [row.scales, row.scales + row.others] {
+                let scale = row.scaleTypes?.min { $0.rawValue < $1.rawValue } ?? .f32
+                let scales = beside.map { TestTensor("a" + $0, scale, [1], bytes: [UInt8](repeating: 1, count: scale.bitWidth / 8)) }
+                let sample = Sample(
+                    tensors: [TestTensor("a" + row.codes, type, [4, 4], bytes: [UInt8](repeating: 1, count: 16 * type.bitWidth / 8))] + scales,
+                    configuration: ["quantization_config": ["quant_method": .string(row.method ?? "none")]], name: "a", shape: [4, 4])
+                let found = try Self.open(sample, in: try TemporaryFolder()).quantization.unread("a", isOfFile: true) { $0 }
+                #expect(found?.encoding.name == row.name && found?.codes == "a" + row.codes, "\(row.name), \(type), \(beside)")
+                #expect(found?.scales.sorted() == beside.sorted(), "\(row.name), \(type)")
+            }
+        }
+    }
+
     /// Decoding and definition give the same bits, in whatever pieces they are asked for; scales are no weights of their own.
     @Test(arguments: rows, [UInt64](0..<60)) func twoWaysAgree(row: Row, seed: UInt64) throws {
         var random = SeededGenerator(seed: seed)
