@@ -68,10 +68,4 @@ struct BitFlipTests {
             #expect(throws: (any Error).self, "the first \(count) bytes") { try Adapter.read(path: path) }
         }
     }
-
-    private func write(_ bytes: [UInt8], _ path: String) throws {
-        let file = try AtomicFile(path: path, replacing: true)
-        try file.write(bytes)
-        try file.publish(durable: false)
-    }
 }

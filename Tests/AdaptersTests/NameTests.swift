@@ -4,6 +4,7 @@ import JSON
 import Safetensors
 import Tensors
 import TestModels
+import TestSupport
 import Testing
 import Weights
 

@@ -307,7 +307,7 @@ struct QuantizedBaseTests {
         let (base, merged) = (folder.path("base"), folder.path("merged"))
         try writeFP8(to: base)
         try FileSystem.createFolder(merged)
-        try TestModels.write(try readAll(FileSystem.join(base, "model.safetensors")), FileSystem.join(merged, "model.safetensors"))
+        try TestSupport.write(try readAll(FileSystem.join(base, "model.safetensors")), FileSystem.join(merged, "model.safetensors"))
         let quantization =
             block.map { #","quantization_config":{"quant_method":"fp8","weight_block_size":\#($0),"modules_to_not_convert":[]}"# } ?? ""
         try writeText(#"{"dtype":"bfloat16","hidden_size":4\#(quantization)}"#, FileSystem.join(merged, "config.json"))
@@ -401,7 +401,7 @@ struct QuantizedBaseTests {
         // Infinity in BF16.
         let start = scales.byteRange.lowerBound
         (bytes[start], bytes[start + 1]) = (0x80, 0x7f)
-        try TestModels.write(bytes, path)
+        try TestSupport.write(bytes, path)
         do {
             _ = try MergePlan(base: base, adapters: [.init(try adapter())], dtype: dtype).run(
                 to: merged, options: .init(threads: 1, isDurable: false))

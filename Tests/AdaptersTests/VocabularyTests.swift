@@ -4,6 +4,7 @@ import JSON
 import OrderedCollections
 import Tensors
 import TestModels
+import TestSupport
 import Testing
 import Verification
 

@@ -1,6 +1,5 @@
 import FileIO
 import Foundation
-import TestModels
 import TestSupport
 import Testing
 

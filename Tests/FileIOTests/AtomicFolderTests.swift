@@ -1,6 +1,6 @@
 import FileIO
 import Foundation
-import TestModels
+import TestSupport
 import Testing
 
 struct AtomicFolderTests {

@@ -1,5 +1,4 @@
 import FileIO
-import TestModels
 import TestSupport
 import Testing
 

@@ -1,6 +1,5 @@
 import GGUF
 import OrderedCollections
-import TestModels
 import TestSupport
 import Testing
 

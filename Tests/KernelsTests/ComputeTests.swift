@@ -1,6 +1,5 @@
 import FileIO
 import Tensors
-import TestModels
 import TestSupport
 import Testing
 
@@ -35,7 +34,12 @@ struct StoredMatrix {
     /// The elements of `matrix` [rows, columns], rounded to `dtype`. They begin at an odd byte: a file need not align them.
     init(_ values: [Float], rows: Int, columns: Int, dtype: DType) throws {
         let folder = try TemporaryFolder()
-        let bytes: [UInt8] = [0xEE] + values.flatMap { encode(Double($0), dtype) as [UInt8] }
+        let bytes: [UInt8] =
+            [0xEE]
+            + values.flatMap { value in
+                let bits = MergeReference.bits(of: Double(value), in: dtype)
+                return (0..<dtype.bitWidth / 8).map { UInt8(truncatingIfNeeded: bits >> (8 * $0)) }
+            }
         let file = try AtomicFile(path: folder.path("weights"), replacing: false)
         try file.write(bytes)
         try file.publish(durable: false)

@@ -3,7 +3,6 @@ import FileIO
 import Foundation
 import Kernels
 import Tensors
-import TestModels
 import TestSupport
 import Testing
 
@@ -208,12 +207,6 @@ struct TensorStatisticsTests {
             let pool = try #require(ThreadPool(threads: threads))
             #expect(TensorStatistics.measure([(file, info), nil, (file, info)], pool: pool) == [inMemory, nil, inMemory])
         }
-    }
-
-    private func write(_ bytes: [UInt8], _ path: String) throws {
-        let file = try AtomicFile(path: path, replacing: true)
-        try file.write(bytes)
-        try file.publish(durable: false)
     }
 
     @Test func otherTypesAreNotMeasured() throws {

@@ -129,7 +129,7 @@ private final class FailingBytes: ByteSource {
             var files: [[UInt8]] = []
             for threads in [1, 3, 8] {
                 try Self.write(now, against: base, to: folder + "/file.opck", chunkSize: 256, threads: threads)
-                files.append(try contents(folder + "/file.opck"))
+                files.append(try readAll(folder + "/file.opck"))
             }
             #expect(files[0] == files[1] && files[0] == files[2])
         }

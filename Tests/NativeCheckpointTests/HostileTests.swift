@@ -1,4 +1,5 @@
 import Tensors
+import TestSupport
 import Testing
 
 @testable import NativeCheckpoint
@@ -217,7 +218,7 @@ import Testing
                 TensorContent(name: "x", dtype: .u8, shape: [2], file: 1, bytes: MemoryBytes([6, 7])),
             ])
             try writer.finish(durable: false)
-            return try contents(path)
+            return try readAll(path)
         }
         func expect(_ code: CheckpointError.Code?, _ old: String, _ new: String, location: SourceLocation = #_sourceLocation) throws {
             try withTemporaryFolder { folder in

@@ -126,7 +126,7 @@ import Testing
             #expect(Array(file.tensors.keys) == ["b", "a"])
             let tensor = try #require(file.tensors["b"])
             #expect(tensor.dtype == .f16 && tensor.shape == [2, 3] && tensor.byteCount == 12 && tensor.elementCount == 6)
-            #expect(try file.byteCount == contents(path).count)
+            #expect(try file.byteCount == readAll(path).count)
             try file.requireRewritable()
         }
     }
@@ -226,7 +226,7 @@ import Testing
         try withTemporaryFolder { folder in
             let path = folder + "/file.opck"
             try write([Sample(name: "x", dtype: .u8, shape: [1], bytes: [7])], to: path)
-            let before = try contents(path)
+            let before = try readAll(path)
 
             // Not to be replaced; dropped unfinished; both leave the old file, and nothing else.
             #expect(
@@ -237,13 +237,13 @@ import Testing
                 var writer = try CheckpointWriter(path: path, replacing: true, options: CheckpointWriter.Options(kind: "test"))
                 try writer.append(name: "y", dtype: .u8, shape: [1], bytes: ([8] as [UInt8]).rawBytes)
             }
-            #expect(try contents(path) == before)
+            #expect(try readAll(path) == before)
             #expect(try FileSystem.names(in: folder) == ["file.opck"])
 
             var writer = try CheckpointWriter(path: path, replacing: true, options: CheckpointWriter.Options(kind: "test"))
             try writer.append(name: "y", dtype: .u8, shape: [1], bytes: ([8] as [UInt8]).rawBytes)
             let size = try writer.finish(durable: true)
-            #expect(try contents(path).count == size)
+            #expect(try readAll(path).count == size)
             #expect(try CheckpointFile(path: path).read("y") == [8])
         }
     }

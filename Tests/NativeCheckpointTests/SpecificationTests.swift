@@ -72,7 +72,7 @@ import Testing
                 #expect(try python(["list", path]).status == 0)
                 #expect(try python(["extract", path, "--out", out]).status == 0)
 
-                let extracted = try contents(out)
+                let extracted = try readAll(out)
                 let headerLength = Int(extracted.rawBytes.integer(at: 0, as: UInt64.self))
                 let header = try JSONValue(parsing: Array(extracted[8..<(8 + headerLength)]))
                 for sample in samples {

@@ -6,7 +6,6 @@ import OrderedCollections
 import Packing
 import Safetensors
 import Tensors
-import TestModels
 import TestSupport
 import Testing
 

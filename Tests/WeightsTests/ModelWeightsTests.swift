@@ -4,6 +4,7 @@ import JSON
 import OrderedCollections
 import Safetensors
 import TestModels
+import TestSupport
 import Testing
 import Weights
 
