@@ -281,7 +281,7 @@ struct QuantizedBaseTests {
     }
 
     /// A decoded base to which nothing was added is not merged, and no other adapter's.
-    @Test(arguments: [DType.bf16, .f16, .f32]) func decodedAndNotMerged(dtype: DType) throws {
+    @Test(arguments: [DType.bf16, .f16, .f32]) func aDecodedBaseIsNotMerged(dtype: DType) throws {
         let folder = try TemporaryFolder()
         let (base, merged) = (folder.path("base"), folder.path("merged"))
         try writeFP8(to: base)
@@ -291,7 +291,7 @@ struct QuantizedBaseTests {
     }
 
     /// A library decodes all of a model, whatever the adapter changes; an adapter of nothing leaves the codes.
-    @Test func decodedWhereNothingOfTheCodesChanges() throws {
+    @Test func aDecodedBaseIsNoFaultOfAnAdapterOfNothing() throws {
         let folder = try TemporaryFolder()
         let (base, merged) = (folder.path("base"), folder.path("merged"))
         try writeFP8(to: base)
@@ -302,7 +302,7 @@ struct QuantizedBaseTests {
     }
 
     /// Codes that stay mean what the configuration says, which is a part of the model.
-    @Test(arguments: [nil, "[3,2]", "[2,3]"]) func theConfigurationOfCodesThatStay(block: String?) throws {
+    @Test(arguments: [nil, "[3,2]", "[2,3]"]) func theConfigurationOfCodesThatStayIsPartOfTheModel(block: String?) throws {
         let folder = try TemporaryFolder()
         let (base, merged) = (folder.path("base"), folder.path("merged"))
         try writeFP8(to: base)
@@ -451,7 +451,7 @@ struct QuantizedBaseTests {
 
     // MARK: GGUF
 
-    @Test func aBaseInGGUF() throws {
+    @Test func aBaseInGGUFIsRefused() throws {
         let folder = try TemporaryFolder()
         let path = folder.path("model.gguf")
         let entry = GGUFWriter.Entry(name: "blk.0.attn_q.weight", type: .f32, shape: [4, 4])

@@ -59,7 +59,7 @@ struct ResumeTests {
         #expect(outcome.status != 0 && outcome.errors.contains("a model called \(name), whose weights are not those of --base"), "\(outcome.errors)")
     }
 
-    @Test func moreStepsWhereTheScheduleAllowsThem() throws {
+    @Test func moreStepsAreTakenWhereTheScheduleAllowsThem() throws {
         try space.succeed(space.trainArguments())
         for (option, value) in [("--steps", "20"), ("--epochs", "2")] {
             let outcome = try resume("run.opck", out: "more", option, value)

@@ -13,7 +13,7 @@ struct TargetSelectionTests {
 
     init() throws { configuration = try TransformerConfiguration(folder: Repository.tinyLlama) }
 
-    @Test func namesByTheirEnds() throws {
+    @Test func targetsAreEndsOfNames() throws {
         let layers = configuration.layers
         #expect(try TargetSelection(["all-linear"], configuration: configuration).modules.count == 7 * layers)
         let some = try TargetSelection(["v_proj", "self_attn.q_proj"], configuration: configuration)

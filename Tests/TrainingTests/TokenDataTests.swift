@@ -49,7 +49,7 @@ struct TokenDataTests {
     }
 
     /// Windows lie side by side, and the target of a token is the next one, also at the end of a window.
-    @Test func windows() {
+    @Test func targetsAreTheNextTokens() {
         let data = TokenData(path: "", tokens: (0..<10).map { Int32($0) })
         #expect(data.windowCount(length: 3) == 3 && data.windowCount(length: 9) == 1 && data.windowCount(length: 10) == 0)
         #expect(Array(data.window(1, length: 3).inputs) == [3, 4, 5] && Array(data.window(1, length: 3).targets) == [4, 5, 6])

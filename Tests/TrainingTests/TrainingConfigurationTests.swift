@@ -207,7 +207,7 @@ struct TrainingConfigurationTests {
         }
     }
 
-    @Test func theScaleOfRank() {
+    @Test func theScaleIsAlphaOverTheRankOrItsRoot() {
         var configuration = TrainingConfiguration()
         (configuration.rank, configuration.alpha) = (16, 8)
         #expect(configuration.scale == 0.5)
