@@ -93,7 +93,8 @@ let package = Package(
             path: "Fuzz/MakeCorpus",
             swiftSettings: strict),
         .target(name: "FaultyCalls", path: "Tests/FaultyCalls", cSettings: [.treatAllWarnings(as: .error)]),
-        .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
+        // What every test target may use, the lowest too; models in folders, which take adapters and more, are `TestModels`.
+        .target(name: "TestSupport", dependencies: ["FileIO"], path: "Tests/TestSupport", swiftSettings: strict),
         .target(
             name: "TestModels",
             dependencies: ["TestSupport", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", orderedCollections],
@@ -101,7 +102,7 @@ let package = Package(
         tests("JSONTests", ["JSON"]),
         tests("VisibleTextTests", ["VisibleText"]),
         tests("FamiliesTests", ["Families"]),
-        tests("KernelsTests", ["TestModels", "TestSupport", "Kernels", "CKernels", "FileIO", "Tensors"]),
+        tests("KernelsTests", ["TestSupport", "Kernels", "CKernels", "FileIO", "Tensors"]),
         tests("TokenizerTests", ["TestSupport", "Tokenizer", "JSON", "FileIO", orderedCollections]),
         tests(
             "NativeCheckpointTests",
@@ -132,12 +133,11 @@ let package = Package(
         tests(
             "PackingTests",
             [
-                "TestModels", "TestSupport", "Packing", "NativeCheckpoint", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing",
-                orderedCollections,
+                "TestSupport", "Packing", "NativeCheckpoint", "Safetensors", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections,
             ]),
-        tests("FileIOTests", ["TestModels", "TestSupport", "FileIO"]),
+        tests("FileIOTests", ["TestSupport", "FileIO"]),
         tests("HTMLTests", ["HTML"]),
-        tests("GGUFTests", ["TestModels", "TestSupport", "GGUF", "FileIO", "Tensors", orderedCollections]),
+        tests("GGUFTests", ["TestSupport", "GGUF", "FileIO", "Tensors", orderedCollections]),
         tests("WeightsTests", ["TestModels", "TestSupport", "Weights", "Safetensors", "GGUF", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests("SafetensorsTests", ["TestModels", "TestSupport", "Weights", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         tests(
@@ -150,8 +150,8 @@ let package = Package(
         tests(
             "TrainingTests",
             [
-                "TestModels", "JSON", "TestSupport", "Training", "Methods", "LanguageModel", "Kernels", "Weights", "Safetensors", "Tensors",
-                orderedCollections,
+                "TestModels", "TestSupport", "Training", "Methods", "LanguageModel", "Families", "Tokenizer", "NativeCheckpoint", "Weights",
+                "Safetensors", "Kernels", "JSON", "Tensors", orderedCollections,
             ]),
 
         .target(

@@ -63,9 +63,13 @@ public struct TrainingCheckpoint: Sendable {
             let moduleList = file.metadata["modules"]?.arrayValue, let evaluationList = file.metadata["evaluations"]?.arrayValue
         else { throw invalid("its metadata lacks a field of a training run") }
         self.file = file
-        subject = TrainingSubject(
-            configuration: try TrainingConfiguration(json: configuration), baseName: baseName, baseFingerprint: baseFingerprint,
-            dataFingerprint: dataFingerprint, evaluationFingerprint: file.metadata["evaluationData"]?["sha256"]?.stringValue)
+        do {
+            subject = TrainingSubject(
+                configuration: try TrainingConfiguration(json: configuration), baseName: baseName, baseFingerprint: baseFingerprint,
+                dataFingerprint: dataFingerprint, evaluationFingerprint: file.metadata["evaluationData"]?["sha256"]?.stringValue)
+        } catch {
+            throw invalid(error.message)
+        }
         modules = try moduleList.map { entry in
             guard let name = entry["name"]?.stringValue, let out = entry["out"]?.integerValue, let input = entry["in"]?.integerValue, out > 0,
                 input > 0

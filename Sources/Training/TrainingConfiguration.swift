@@ -1,6 +1,7 @@
 public import JSON
 public import Kernels
 public import Methods
+internal import OrderedCollections
 
 /// Everything that decides what a run computes. Two runs with equal configurations, base weights and data write the
 /// same bytes.
@@ -143,7 +144,7 @@ extension TrainingConfiguration {
 
     /// Reads a configuration back.
     ///
-    /// - Throws: `TrainingError.invalidCheckpoint` naming the field that is missing or wrong.
+    /// - Throws: `TrainingError.invalidCheckpoint` naming the field that is missing, wrong or not known: it may decide what the run computes.
     public init(json: JSONValue) throws(TrainingError) {
         func wrong(_ key: String) -> TrainingError {
             TrainingError(.invalidCheckpoint, "the checkpoint's configuration has no usable \"\(key)\"; it was written by another version")
@@ -157,10 +158,18 @@ extension TrainingConfiguration {
             return value
         }
         self.init()
+        let known = self.json
+        if let key = json.objectValue?.keys.first(where: { known[$0] == nil }) {
+            throw TrainingError(
+                .invalidCheckpoint,
+                "the checkpoint's configuration has a field \"\(key)\", which is not known here; it was written by another version")
+        }
         guard let method = json["method"]?.stringValue.flatMap(TrainingMethod.init(rawValue:)) else { throw wrong("method") }
         guard let schedule = json["schedule"]?.stringValue.flatMap(Schedule.init(rawValue:)) else { throw wrong("schedule") }
         guard let rankStabilized = json["rankStabilized"]?.boolValue else { throw wrong("rankStabilized") }
-        guard let targets = json["targets"]?.arrayValue?.compactMap(\.stringValue) else { throw wrong("targets") }
+        guard let list = json["targets"]?.arrayValue else { throw wrong("targets") }
+        let targets = list.compactMap(\.stringValue)
+        guard targets.count == list.count else { throw wrong("targets") }
         guard let optimizer = json["optimizer"]?.stringValue.flatMap(Optimizer.init(rawValue:)) else { throw wrong("optimizer") }
         guard let precision = json["precision"]?.stringValue.flatMap(Precision.init(rawValue:)) else { throw wrong("precision") }
         (self.method, self.schedule, self.rankStabilized, self.targets) = (method, schedule, rankStabilized, targets)
@@ -185,6 +194,11 @@ extension TrainingConfiguration {
         dropout = try number("dropout")
         seed = try integer("seed")
         evaluationInterval = try integer("evaluationInterval")
-        try validate()
+        do {
+            try validate()
+        } catch {
+            // Nobody has given this option: the file is at fault.
+            throw TrainingError(.invalidCheckpoint, "the checkpoint's configuration is out of its range: \(error)")
+        }
     }
 }

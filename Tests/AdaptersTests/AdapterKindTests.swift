@@ -111,7 +111,7 @@ struct AdapterKindTests {
     }
 
     @Test(arguments: [false, true], [DType.bf16, .f32])
-    func transposedLinear(isFlagged: Bool, dtype: DType) throws {
+    func transposedWeightsTakeTransposedUpdates(isFlagged: Bool, dtype: DType) throws {
         let item = try Case(dtype)
         item.modelConfiguration["model_type"] = isFlagged ? "unknown" : "gpt2"
         if isFlagged { item.configuration["fan_in_fan_out"] = true }
@@ -130,7 +130,7 @@ struct AdapterKindTests {
         try item.expect(expected)
     }
 
-    @Test func embedding() throws {
+    @Test func embeddingsTakeUpdatesByTheirRows() throws {
         let item = try Case()
         item.addBase("model.embed_tokens.weight", [40, 12])
         item.addBase("lm_head.weight", [40, 12])
@@ -143,7 +143,7 @@ struct AdapterKindTests {
         ])
     }
 
-    @Test func convolution() throws {
+    @Test func convolutionsTakeUpdatesOfTheirShape() throws {
         let item = try Case()
         item.addBase("conv.weight", [6, 4, 3, 3])
         item.addBase("point.weight", [6, 4, 1, 1])
@@ -160,7 +160,7 @@ struct AdapterKindTests {
     }
 
     @Test(arguments: [DType.f32, .bf16])
-    func magnitudesOfRows(dtype: DType) throws {
+    func magnitudesScaleRowsOfLinearLayers(dtype: DType) throws {
         let item = try Case(dtype)
         item.configuration["use_dora"] = true
         item.addBase("a.q_proj.weight", [50, 21])
@@ -177,7 +177,7 @@ struct AdapterKindTests {
         try item.expect(["a.q_proj.weight": (0..<50).flatMap { MergeReference.scaled(Array(plain[$0 * 21..<($0 + 1) * 21]), to: m[$0]) }])
     }
 
-    @Test func magnitudesOfColumns() throws {
+    @Test func magnitudesScaleColumnsOfEmbeddings() throws {
         let item = try Case()
         item.configuration["use_dora"] = true
         item.addBase("model.embed_tokens.weight", [43, 12])
@@ -208,7 +208,7 @@ struct AdapterKindTests {
         }
     }
 
-    @Test func biasOfAFactor() throws {
+    @Test func theBiasOfAFactorIsAddedToTheLayers() throws {
         let item = try Case()
         item.configuration["lora_bias"] = true
         item.addBase("a.q_proj.weight", [6, 8])
@@ -230,7 +230,7 @@ struct AdapterKindTests {
     enum ExpertLayout: CaseIterable { case separate, mixtral, stacked, stackedTransposed }
 
     @Test(arguments: ExpertLayout.allCases)
-    func experts(layout: ExpertLayout) throws {
+    func eachExpertTakesItsPartOfTheFactors(layout: ExpertLayout) throws {
         let item = try Case()
         let (count, hidden, inner) = (3, 8, 5)
         item.configuration["target_parameters"] = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
@@ -279,7 +279,7 @@ struct AdapterKindTests {
         ("aria", true), ("aria_text", true), ("gpt_oss", true), ("openai_privacy_filter", true), ("llama4", false), ("llama4_text", false),
         ("qwen3_vl_moe", false), ("qwen3_moe", false),
     ])
-    func squareExperts(family: String, isTransposed: Bool) throws {
+    func theFamilyTellsTheSidesOfSquareExperts(family: String, isTransposed: Bool) throws {
         let item = try Case()
         let (count, width) = (3, 6)
         item.modelConfiguration["model_type"] = .string(family)
@@ -297,7 +297,7 @@ struct AdapterKindTests {
         ])
     }
 
-    @Test func wholeTensorsAndRows() throws {
+    @Test func wholeTensorsAndRowsTakeThePlaceOfTheBases() throws {
         let item = try Case()
         item.configuration["modules_to_save"] = ["lm_head", "norm", "score"]
         item.configuration["trainable_token_indices"] = ["embed_tokens": [7, 0, 31]]
@@ -367,7 +367,7 @@ struct AdapterKindTests {
         #expect(try JSONValue(parsing: try readAll(item.folder.path("merged/config.json")))["tie_word_embeddings"] == true)
     }
 
-    @Test func aGrownVocabulary() throws {
+    @Test func aGrownVocabularyNeedsBothItsMatrices() throws {
         let item = try Case()
         item.modelConfiguration["vocab_size"] = 32
         item.addBase("model.embed_tokens.weight", [32, 8])
@@ -389,7 +389,7 @@ struct AdapterKindTests {
         return item
     }
 
-    @Test func aPlanFromHeadersAlone() throws {
+    @Test func aPlanMayBeMadeFromHeadersAlone() throws {
         let item = try plain()
         item.configuration["alpha_pattern"] = ["k_proj": 2, "q_proj": 4]
         item.adapter[0].bytes = encode(.nan, .f32) + item.adapter[0].bytes.dropFirst(4)
@@ -403,7 +403,7 @@ struct AdapterKindTests {
         #expect(step.module?.text == "a.q_proj" && step.rank == 2 && step.scale == 1 && !step.hasMagnitude)
     }
 
-    @Test func theGateOfSurvival() throws {
+    @Test func aMergeThatLosesTooMuchIsNotWritten() throws {
         let item = try plain()
         let plan = try item.plan()
         let path = item.folder.path("merged")
@@ -431,7 +431,7 @@ struct AdapterKindTests {
         #expect(receipt["coverage"]?["tensors"] == 2 && receipt["coverage"]?["changed"] == 1)
     }
 
-    @Test func anAdapterOfAnotherBase() throws {
+    @Test func anAdapterOfAnotherBaseIsTakenOnlyWhenTold() throws {
         let item = try plain()
         item.configuration["base_model_name_or_path"] = "someone/Model-7B"
         _ = try item.plan()
@@ -452,7 +452,7 @@ struct AdapterKindTests {
         }
     }
 
-    @Test func namesWithAndWithoutTheInnerModel() throws {
+    @Test func namesWithoutTheInnerModelAreFoundWhereThereIsOne() throws {
         let item = try Case()
         item.addBase("model.l.0.q_proj.weight", [4, 4])
         let a = item.add("l.0.q_proj.lora_A.weight", [2, 4])
@@ -464,7 +464,7 @@ struct AdapterKindTests {
         try item.refused(.moduleNotInBase)
     }
 
-    @Test func viewsOfFactors() {
+    @Test func viewsOfFactorsShowTheElementsTheyName() {
         let matrix = FactorMatrix(name: "m", rows: 4, columns: 6, values: (0..<24).map(Float.init))
         #expect(matrix.transposed.shape == [6, 4] && matrix.transposed.doubles() == (0..<24).map { Double($0 % 4 * 6 + $0 / 4) })
         #expect(matrix.rows(from: 1, count: 2).doubles() == (6..<18).map(Double.init))

@@ -27,7 +27,7 @@ struct BitFlipTests {
     /// Where the numbers and names stand that decide the scale, and that nothing else in the folder repeats.
     private static let deciding = [#""lora_alpha": 8"#, #""model.layers.0.mlp.up_proj": 16"#]
 
-    @Test func everyBitOfAnAdapterConfig() throws {
+    @Test func noFlippedBitOfAnAdapterConfigGoesUnseen() throws {
         let folder = try TemporaryFolder()
         let path = folder.path("adapter")
         _ = try TestModel.writeAdapter(to: path, rank: 4, seed: 1)
@@ -67,11 +67,5 @@ struct BitFlipTests {
             try write(Array(whole[..<count]), file)
             #expect(throws: (any Error).self, "the first \(count) bytes") { try Adapter.read(path: path) }
         }
-    }
-
-    private func write(_ bytes: [UInt8], _ path: String) throws {
-        let file = try AtomicFile(path: path, replacing: true)
-        try file.write(bytes)
-        try file.publish(durable: false)
     }
 }

@@ -285,7 +285,7 @@ struct ConversionTests {
         #expect(adapter.remarks.contains { $0.contains("a scale of 1") } == (alpha != 6), "\(adapter.remarks)")
     }
 
-    @Test func headsThatNoModelHas() throws {
+    @Test func headsThatNoModelHasAreRefused() throws {
         let adapter = try TestModel.writeAdapter(to: folder.path("adapter"), seed: 7)
         try writeText(
             #"{"model_type": "llama", "num_attention_heads": 9223372036854775807, "tie_word_embeddings": false}"#, folder.path("base/config.json"))
@@ -362,7 +362,7 @@ struct ConversionTests {
 
     // MARK: What serving programs take
 
-    @Test func servingProgramsAndWhy() throws {
+    @Test func servingProgramsTakeAnAdapterOrSayWhyNot() throws {
         let plain = try TestModel.writeAdapter(to: folder.path("adapter"), seed: 2)
         #expect(ServingStack.vLLM.verdict(on: plain).isTaken)
         #expect(ServingStack.llamaCpp.verdict(on: plain).conversion?.layout == .gguf)

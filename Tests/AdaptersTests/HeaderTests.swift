@@ -109,7 +109,7 @@ struct HeaderTests {
         #expect(try read(tensors, ["lora_alpha": "1"]).modules[0].scale == 0.25)
     }
 
-    @Test func magnitudesOfFilesWithDots() throws {
+    @Test func magnitudesBehindNamesWithDotsAreRead() throws {
         for (ending, shape, isOfOutputs) in [(".dora_scale", [5, 1], true), (".dora_scale", [1, 3], false), (".magnitude", [5], true)] {
             let module = try read(pair("unet.a.to_q") + [tensor("unet.a.to_q" + ending, shape)]).modules[0]
             switch try #require(module.magnitude) {
@@ -179,7 +179,7 @@ struct HeaderTests {
         #expect(throws: AdapterError.self) { try read(pair("transformer.a") + pair("_orig_mod.transformer.a")) }
     }
 
-    @Test func wrappersInAFolderOfPEFT() throws {
+    @Test func namesOfWrappersInAFolderOfPEFTAreTakenOff() throws {
         let plain = try TestModel.writeAdapter(to: folder.path("adapter"), seed: 1)
         let file = try SafetensorsFile(path: folder.path("adapter/adapter_model.safetensors"))
         let tensors = file.tensors.values.map { info in

@@ -38,7 +38,7 @@ struct MLXTests {
         }
     }
 
-    @Test func expertsEmbeddingsAndMagnitudes() throws {
+    @Test func expertsEmbeddingsAndMagnitudesAreRead() throws {
         let folder = try TemporaryFolder()
         let path = folder.path("adapter")
         try write(
@@ -210,7 +210,7 @@ struct MLXTests {
         ("no JSON", [("a.lora_a", [3, 2])], "{", .invalidConfiguration),
     ]
 
-    @Test(arguments: refused.indices) func isRefused(index: Int) throws {
+    @Test(arguments: refused.indices) func whatCannotBeReadIsRefusedByItsCode(index: Int) throws {
         let (name, tensors, configuration, code) = Self.refused[index]
         let folder = try TemporaryFolder()
         try write(tensors.map { tensor($0.0, $0.1) }, configuration, to: folder.path("adapter"))

@@ -149,7 +149,7 @@ struct MergeTests {
         #expect(try FileSystem.names(in: folder.path("out")) == ["oplora-merge.json", "weights.safetensors"])
     }
 
-    @Test func changingTheElementType() throws {
+    @Test func anotherElementTypeKeepsEveryValue() throws {
         let folder = try TemporaryFolder()
         try TestModel.write(to: folder.path("base"), seed: 1)
         let adapter = try TestModel.writeAdapter(to: folder.path("adapter"), seed: 2)

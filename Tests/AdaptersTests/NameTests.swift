@@ -4,6 +4,7 @@ import JSON
 import Safetensors
 import Tensors
 import TestModels
+import TestSupport
 import Testing
 import Weights
 
@@ -102,7 +103,7 @@ struct NameTests {
     ]
 
     @Test(arguments: families)
-    func namesInMemoryAndOfEarlierReleases(family: Family) throws {
+    func namesInMemoryAndOfEarlierReleasesAreFoundInTheFiles(family: Family) throws {
         let folder = try TemporaryFolder()
         let model = try base(family.names.map(\.file), models: family.models, in: folder)
         for (file, adapters) in family.names {
@@ -174,7 +175,7 @@ struct NameTests {
         #expect(misfit.message.hasSuffix("the adapter was made for a model of other sizes"))
     }
 
-    @Test func aComponentThatIsNotThere() throws {
+    @Test func aComponentThatIsNotThereIsNamed() throws {
         let folder = try TemporaryFolder()
         for part in ["text_encoder", "unet"] {
             try FileSystem.createFolder(folder.path(part))
@@ -205,7 +206,7 @@ struct NameTests {
 
     // MARK: Other layouts
 
-    @Test func theTextPartOfAModelOfImagesInOtherLayouts() throws {
+    @Test func theTextPartOfAModelOfImagesKeepsItsNameInOtherLayouts() throws {
         let folder = try TemporaryFolder()
         let model = try base(
             ["model.layers.0.self_attn.q_proj.weight", "visual.blocks.0.attn.proj.weight"], models: ["qwen2_5_vl", "qwen2_5_vl_text"], in: folder)

@@ -18,5 +18,5 @@ struct PEFTPatternTests {
         String(repeating: "(", count: PEFTPattern.maximumBrackets + 1) + "a" + String(repeating: ")", count: PEFTPattern.maximumBrackets + 1),
         "(a|b)" + String(repeating: "a", count: PEFTPattern.maximumBytes),
     ])
-    func refused(key: String) { #expect(PEFTPattern(key) == nil) }
+    func patternsThatCouldTakeForeverAreRefused(key: String) { #expect(PEFTPattern(key) == nil) }
 }

@@ -147,7 +147,7 @@ struct PEFTTests {
         do { _ = try alphas(["(q_proj": 4]) } catch let error as AdapterError { #expect(error.code == .invalidPattern) }
     }
 
-    @Test func scales() throws {
+    @Test func scalesAreThoseOfPEFT() throws {
         let folder = try TemporaryFolder()
         #expect(try adapter([:], in: folder).modules[0].scale == 2)
         #expect(try adapter(["use_rslora": true, "lora_alpha": 10], in: folder).modules[0].scale == 5)
@@ -241,7 +241,7 @@ struct PEFTTests {
         }
     }
 
-    @Test func foldersThatAreNoAdapters() throws {
+    @Test func foldersThatAreNoAdaptersAreRefused() throws {
         let folder = try TemporaryFolder()
         func code(_ path: String) -> AdapterError.Code? {
             do { _ = try Adapter.read(path: path) } catch let error as AdapterError { return error.code } catch {}
@@ -268,7 +268,7 @@ struct PEFTTests {
         #expect(try FileSystem.names(in: folder.path).isEmpty)
     }
 
-    @Test func modulePaths() {
+    @Test func pathsOfModulesHaveNoEmptyComponents() {
         #expect(ModulePath("") == nil && ModulePath("a..b") == nil && ModulePath(".a") == nil && ModulePath("a.") == nil)
         #expect(ModulePath("a")?.lastComponent == "a" && ModulePath("a.b.c")?.lastComponent == "c")
         #expect(ModulePath("a.b")?.weightName == "a.b.weight")

@@ -282,7 +282,7 @@ struct QuantizedBaseTests {
     }
 
     /// A decoded base to which nothing was added is not merged, and no other adapter's.
-    @Test(arguments: [DType.bf16, .f16, .f32]) func decodedAndNotMerged(dtype: DType) throws {
+    @Test(arguments: [DType.bf16, .f16, .f32]) func aDecodedBaseIsNotMerged(dtype: DType) throws {
         let folder = try TemporaryFolder()
         let (base, merged) = (folder.path("base"), folder.path("merged"))
         try writeFP8(to: base)
@@ -292,7 +292,7 @@ struct QuantizedBaseTests {
     }
 
     /// A library decodes all of a model, whatever the adapter changes; an adapter of nothing leaves the codes.
-    @Test func decodedWhereNothingOfTheCodesChanges() throws {
+    @Test func aDecodedBaseIsNoFaultOfAnAdapterOfNothing() throws {
         let folder = try TemporaryFolder()
         let (base, merged) = (folder.path("base"), folder.path("merged"))
         try writeFP8(to: base)
@@ -303,12 +303,12 @@ struct QuantizedBaseTests {
     }
 
     /// Codes that stay mean what the configuration says, which is a part of the model.
-    @Test(arguments: [nil, "[3,2]", "[2,3]"]) func theConfigurationOfCodesThatStay(block: String?) throws {
+    @Test(arguments: [nil, "[3,2]", "[2,3]"]) func theConfigurationOfCodesThatStayIsPartOfTheModel(block: String?) throws {
         let folder = try TemporaryFolder()
         let (base, merged) = (folder.path("base"), folder.path("merged"))
         try writeFP8(to: base)
         try FileSystem.createFolder(merged)
-        try TestModels.write(try readAll(FileSystem.join(base, "model.safetensors")), FileSystem.join(merged, "model.safetensors"))
+        try TestSupport.write(try readAll(FileSystem.join(base, "model.safetensors")), FileSystem.join(merged, "model.safetensors"))
         let quantization =
             block.map { #","quantization_config":{"quant_method":"fp8","weight_block_size":\#($0),"modules_to_not_convert":[]}"# } ?? ""
         try writeText(#"{"dtype":"bfloat16","hidden_size":4\#(quantization)}"#, FileSystem.join(merged, "config.json"))
@@ -402,7 +402,7 @@ struct QuantizedBaseTests {
         // Infinity in BF16.
         let start = scales.byteRange.lowerBound
         (bytes[start], bytes[start + 1]) = (0x80, 0x7f)
-        try TestModels.write(bytes, path)
+        try TestSupport.write(bytes, path)
         do {
             _ = try MergePlan(base: base, adapters: [.init(try adapter())], dtype: dtype).run(
                 to: merged, options: .init(threads: 1, isDurable: false))
@@ -452,7 +452,7 @@ struct QuantizedBaseTests {
 
     // MARK: GGUF
 
-    @Test func aBaseInGGUF() throws {
+    @Test func aBaseInGGUFIsRefused() throws {
         let folder = try TemporaryFolder()
         let path = folder.path("model.gguf")
         let entry = GGUFWriter.Entry(name: "blk.0.attn_q.weight", type: .f32, shape: [4, 4])

@@ -99,7 +99,7 @@ struct SingleFileTests {
     ]
 
     @Test(arguments: refused.indices)
-    func refusesByName(number: Int) throws {
+    func whatCannotBeReadIsRefusedByName(number: Int) throws {
         let (name, shapes, code, word) = Self.refused[number]
         do {
             _ = try read(shapes.map { tensor($0.0, $0.1) })
@@ -111,7 +111,7 @@ struct SingleFileTests {
 
     // MARK: diffusers
 
-    @Test func oldNamesOfDiffusers() throws {
+    @Test func oldNamesOfDiffusersAreRead() throws {
         let adapter = try read([
             tensor("unet.a.attn1.processor.to_q_lora.down.weight", [2, 3]), tensor("unet.a.attn1.processor.to_q_lora.up.weight", [4, 2]),
             tensor("unet.a.attn1.processor.to_out_lora.down.weight", [2, 3]), tensor("unet.a.attn1.processor.to_out_lora.up.weight", [4, 2]),

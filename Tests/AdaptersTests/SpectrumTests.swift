@@ -60,7 +60,7 @@ struct SpectrumTests {
     }
 
     /// A fine-tuned model in a wider type: what has the same numbers has not changed.
-    @Test func extractFromAnotherElementType() throws {
+    @Test func extractTakesNothingOfAnotherElementTypeAlone() throws {
         try TestModel.write(to: folder.path("narrow"), dtype: .bf16, seed: 1)
         _ = try MergePlan(base: folder.path("narrow"), adapters: [.init(adapter)], dtype: .f32).run(
             to: folder.path("wide"), options: .init(isDurable: false))
@@ -145,7 +145,7 @@ struct SpectrumTests {
         ("aria_text", "mlp.experts.fc1.weight", "mlp.experts", "gate_up_proj", 10),
         ("jetmoe", "mlp.input_linear.weight", "mlp.input_linear", "weight", 4),
     ])
-    func weightsThatAreStacksOfExperts(family: String, tensor: String, path: String, parameter: String, inputs: Int) throws {
+    func weightsThatAreStacksOfExpertsAreExtractedAsExperts(family: String, tensor: String, path: String, parameter: String, inputs: Int) throws {
         let extraction = try extract([("model.layers.0." + tensor, [3, 10, 4])], ["model_type": .string(family)])
         let module = try #require(extraction.adapter.modules.first)
         #expect(module.kind == .experts && module.factors.count == 3 && module.inputs == inputs)
@@ -400,7 +400,7 @@ struct SpectrumTests {
     }
 
     /// One matrix takes updates for some of its rows each: two experts of three.
-    @Test func unmergingOfAStack() throws {
+    @Test func expertsOfAStackAreTakenOutOneByOne() throws {
         var generator = SeededGenerator(seed: 5)
         let stack = TestTensor("experts.up_proj", .bf16, [3, 4, 6], values: generator.values(72, spread: 1))
         try writeSafetensors([stack], to: folder.path("stack.safetensors"))

@@ -5,6 +5,7 @@ import OrderedCollections
 import Safetensors
 import Tensors
 import TestModels
+import TestSupport
 import Testing
 import Verification
 import Weights

@@ -4,6 +4,7 @@ import JSON
 import OrderedCollections
 import Tensors
 import TestModels
+import TestSupport
 import Testing
 import Verification
 
@@ -35,7 +36,7 @@ struct VocabularyTests {
     }
 
     @Test(arguments: [10, 5])
-    func copiesOfAGrownOrShrunkenVocabulary(rows: Int) throws {
+    func aGrownOrShrunkenVocabularyIsTakenWithItsCopies(rows: Int) throws {
         let (item, values) = try grown(rows: rows)
         addCopies(item)
         try item.expect(values)
@@ -52,7 +53,7 @@ struct VocabularyTests {
 
     /// PEFT saves the grown matrix, and the rows that were trained.
     @Test(arguments: [false, true])
-    func newRows(isTied: Bool) throws {
+    func trainedRowsMayBeNewOnes(isTied: Bool) throws {
         let item = try Case()
         item.modelConfiguration["vocab_size"] = 8
         item.modelConfiguration["tie_word_embeddings"] = .bool(isTied)
@@ -75,7 +76,7 @@ struct VocabularyTests {
     }
 
     /// Rows of the head alone are no rows of the embedding, though the two were one matrix.
-    @Test func rowsOfTheHeadOfATiedModel() throws {
+    @Test func rowsOfTheHeadAloneSeparateATiedModel() throws {
         let item = try Case()
         item.modelConfiguration["tie_word_embeddings"] = true
         item.configuration["trainable_token_indices"] = ["lm_head": [3]]
@@ -101,7 +102,7 @@ struct VocabularyTests {
 
     /// The names that PEFT gives the stacks of experts and the router for the usual list of targets.
     @Test(arguments: ["mlp", "block_sparse_moe"])
-    func parametersByTheirBareNames(block: String) throws {
+    func parametersAreFoundByTheirBareNames(block: String) throws {
         let item = try Case()
         let (count, hidden, inner) = (3, 4, 5)
         item.configuration["target_modules"] = ["q_proj"]

@@ -132,7 +132,7 @@ struct AdapterCommandTests {
         #expect(outcome.status == 1 && !outcome.output.contains("wrongBase") && outcome.output.contains("another adapter"), "\(outcome.output)")
     }
 
-    @Test func extractResizeCombineAndUnmerge() throws {
+    @Test func extractResizeCombineAndUnmergeFitEachOther() throws {
         let (one, two) = (try adapter("one", seed: 1), try adapter("two", seed: 2, alpha: 1))
         _ = try merged(one, "merged")
         let extracted = try report(

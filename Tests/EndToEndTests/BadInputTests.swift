@@ -109,7 +109,7 @@ struct BadInputTests {
         },
     ]
 
-    @Test(arguments: models) func badModel(_ bad: Case) throws { try check(bad) }
+    @Test(arguments: models) func aBadModelIsNamedWithItsFault(_ bad: Case) throws { try check(bad) }
 
     // MARK: The data
 
@@ -149,7 +149,7 @@ struct BadInputTests {
         },
     ]
 
-    @Test(arguments: data) func badData(_ bad: Case) throws { try check(bad) }
+    @Test(arguments: data) func badDataIsNamedWithItsFault(_ bad: Case) throws { try check(bad) }
 
     // MARK: Usage and outputs
 
@@ -179,7 +179,7 @@ struct BadInputTests {
         },
     ]
 
-    @Test(arguments: usage) func badUsage(_ bad: Case) throws { try check(bad) }
+    @Test(arguments: usage) func badUsageIsNamedWithItsOption(_ bad: Case) throws { try check(bad) }
 
     // MARK: Runs and adapters
 
@@ -310,14 +310,14 @@ struct BadInputTests {
         },
     ]
 
-    @Test(arguments: layouts) func badLayout(_ bad: Case) throws { try check(bad) }
+    @Test(arguments: layouts) func aBadLayoutIsNamedWithItsFault(_ bad: Case) throws { try check(bad) }
 
-    @Test(arguments: adapters) func badAdapter(_ bad: Case) throws { try check(bad) }
+    @Test(arguments: adapters) func aBadAdapterIsNamedWithItsFault(_ bad: Case) throws { try check(bad) }
 
     // MARK: Nothing is lost
 
     /// The disk is full, or the user's limit reached, at some place in the middle of writing.
-    @Test(arguments: [0, 512, 4096, 65536]) func noRoom(limit: Int) throws {
+    @Test(arguments: [0, 512, 4096, 65536]) func aFullDiskLosesNothing(limit: Int) throws {
         let space = try Workspace()
         try space.makeMerged()
         let precious = try readAll(space.path("run.opck"))

@@ -58,7 +58,7 @@ import Testing
         },
     ]
 
-    @Test(arguments: bombs) func safetensors(_ bomb: Bomb) throws {
+    @Test(arguments: bombs) func headersThatPromiseMuchTakeLittleMemory(_ bomb: Bomb) throws {
         let space = try Workspace()
         let text = bomb.header()
         let length = bomb.claim ?? text.utf8.count
@@ -73,7 +73,7 @@ import Testing
     }
 
     /// A file of constants is thousands of times smaller than what it decodes to; checking it takes the memory of one chunk.
-    @Test func constantPlanes() throws {
+    @Test func constantPlanesTakeTheMemoryOfOneChunk() throws {
         let space = try Workspace()
         let (sparse, path) = (space.path("zeros"), space.path("bomb.opck"))
         let count = Self.budget + Self.budget / 4

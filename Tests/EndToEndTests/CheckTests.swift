@@ -8,7 +8,7 @@ struct CheckTests {
     /// A header that the reference library takes and the written format does not know.
     private static let list = #"{"t":["U8",[1],[0,1]]}"#
 
-    @Test func aLineForEachPath() throws {
+    @Test func everyPathHasALine() throws {
         let space = try Workspace()
         try space.makeMerged()
         let list = try space.makeFile("list.safetensors", "\u{16}\0\0\0\0\0\0\0" + Self.list + "x")

@@ -28,13 +28,13 @@ struct ChoiceTests {
         (["train", "--base", "a", "--data", "b", "--out", "c", "--precision", "b16"], "f32, bf16. Did you mean 'bf16'?"),
         (["mrege"], "Did you mean 'merge'?"), (["inspct", "a"], "Did you mean 'inspect'?"), (["Verify"], "Did you mean 'verify'?"),
     ])
-    func nearestWords(arguments: [String], words: String) throws {
+    func theNearestWordIsSuggested(arguments: [String], words: String) throws {
         let outcome = try Executable.run(arguments)
         #expect(outcome.status == 64 && outcome.output.isEmpty && outcome.errors.contains(words), "\(outcome.errors)")
     }
 
     /// Names that other tools have for the same thing.
-    @Test func otherToolsNames() throws {
+    @Test func namesOfOtherToolsAreTaken() throws {
         let space = try Workspace()
         try space.makeMerged()
         let adapter = space.path("adapter")

@@ -122,7 +122,7 @@ struct DiffTests {
     }
 
     /// A run is compared as the adapter that comes from it, and an adapter with nothing that is none.
-    @Test func runsAndModelsBesideAdapters() throws {
+    @Test func aRunIsComparedAsItsAdapter() throws {
         let space = try Workspace()
         try space.makeMerged()
         let (adapter, run) = (space.path("adapter"), space.path("run.opck"))

@@ -33,14 +33,14 @@ struct ExecutionTests {
         #expect(difference(right, try logits("adapted", ["--base", base] + named)) < 2e-4)
     }
 
-    @Test func magnitudes() throws {
+    @Test func magnitudesRunAsTheyMerge() throws {
         var adapter = PEFTAdapter(configuration: ["use_dora": true])
         try adapter.addFactors(["q_proj"])
         for layer in 0..<4 { adapter.add("model.layers.\(layer).self_attn.q_proj.lora_magnitude_vector", [128], spread: 0.2, around: 1) }
         try expectSameFunction([try adapter.write(to: space.path("adapter"))])
     }
 
-    @Test func wholeModules() throws {
+    @Test func wholeModulesRunAsTheyMerge() throws {
         var adapter = PEFTAdapter(configuration: ["modules_to_save": ["lm_head", "model.norm"]])
         try adapter.addFactors()
         adapter.add("lm_head.weight", [1024, 128])
@@ -48,14 +48,14 @@ struct ExecutionTests {
         try expectSameFunction([try adapter.write(to: space.path("adapter"))])
     }
 
-    @Test func embeddings() throws {
+    @Test func embeddingsRunAsTheyMerge() throws {
         var adapter = PEFTAdapter(configuration: ["target_modules": ["embed_tokens"]])
         adapter.add("model.embed_tokens.lora_embedding_A", [2, 1024])
         adapter.add("model.embed_tokens.lora_embedding_B", [128, 2])
         try expectSameFunction([try adapter.write(to: space.path("adapter"))])
     }
 
-    @Test func biases() throws {
+    @Test func biasesRunAsTheyMerge() throws {
         var generator = SeededGenerator(seed: 7)
         let base = try space.makeModel(configuration: ["attention_bias": true]) { tensors in
             for layer in 0..<4 {
@@ -76,13 +76,13 @@ struct ExecutionTests {
         try expectSameFunction([try trained.write(to: space.path("trained"))], base: base)
     }
 
-    @Test func interleavedRowsOfGGUF() throws {
+    @Test func interleavedRowsOfGGUFRunAsTheyMerge() throws {
         let adapter = try PEFTAdapter.write(to: space.path("adapter"), spread: 0.3)
         try space.succeed(["convert", adapter, "--to", "gguf", "--base", Repository.tinyLlama, "--out", space.path("adapter.gguf")])
         try expectSameFunction([space.path("adapter.gguf")])
     }
 
-    @Test func weightsAndSeveralAdapters() throws {
+    @Test func weightedAdaptersRunAsTheyMerge() throws {
         let (one, two) = (try PEFTAdapter.write(to: space.path("one")), try PEFTAdapter.write(to: space.path("two"), seed: 2))
         try expectSameFunction([one + ":0.5", two])
     }

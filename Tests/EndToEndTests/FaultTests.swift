@@ -45,7 +45,7 @@
         @Test(arguments: [
             Fault(call: "read", error: EIO), Fault(call: "read", error: EINTR, isHarmless: true), Fault(call: "read", error: 0, isHarmless: true),
         ])
-        func readingTheBase(_ fault: Fault) throws {
+        func aReadOfTheBaseThatFailsIsToldOrRepeated(_ fault: Fault) throws {
             try #require(FileSystem.exists(Self.library))
             let space = try Workspace()
             try space.makeMerged()
@@ -77,7 +77,7 @@
             #expect(fault.isHarmless || failed > 30, "\(failed) reads failed")
         }
 
-        @Test(arguments: faults) func oldOrNew(_ fault: Fault) throws {
+        @Test(arguments: faults) func aCallThatFailsLeavesTheOldOutputOrTheNewOne(_ fault: Fault) throws {
             try #require(FileSystem.exists(Self.library))
             let space = try Workspace()
             try space.succeed(space.trainArguments())

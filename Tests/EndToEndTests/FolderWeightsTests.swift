@@ -10,7 +10,7 @@ import Testing
 /// Folders whose weights have no index, or another name than others have, and configurations as Python writes them.
 struct FolderWeightsTests {
     /// A folder with one file of another name is what `merge` writes where the base is one file; every command goes on with it.
-    @Test func aFileOfAnotherName() throws {
+    @Test func aSingleFileMayHaveAnotherName() throws {
         let space = try Workspace()
         try space.makeMerged()
         try FileManager.default.copyItem(atPath: Repository.tinyLlama + "/model.safetensors", toPath: space.path("ltx.safetensors"))
@@ -20,7 +20,7 @@ struct FolderWeightsTests {
         try commandsGoOn(space, base: base, merged: merged)
     }
 
-    @Test func shardsWithoutAnIndex() throws {
+    @Test func shardsNeedNoIndex() throws {
         let space = try Workspace()
         try space.makeMerged()
         for (name, source) in [("base", Repository.tinyLlama), ("sharded", space.path("merged"))] {
@@ -63,7 +63,7 @@ struct FolderWeightsTests {
     }
 
     /// An adapter that is the only file of a folder is that adapter.
-    @Test func anAdapterOfAnotherName() throws {
+    @Test func theOnlyFileOfAFolderIsTheAdapter() throws {
         let space = try Workspace()
         try FileSystem.createFolder(space.path("in"))
         try writeSafetensors(
@@ -76,7 +76,7 @@ struct FolderWeightsTests {
         try space.succeed(["resize", space.path("in"), "--rank", "1", "--layout", "kohya", "--out", space.path("out.safetensors")])
     }
 
-    @Test func configurationsWithNumbersThatAreNotFinite() throws {
+    @Test func configurationsMayHoldNumbersThatAreNotFinite() throws {
         let space = try Workspace()
         try space.makeMerged()
         let model = try space.makeModel()

@@ -68,7 +68,7 @@ struct InputNatureTests {
     }
 
     /// The same where the file lies in a folder in the place of a part of a model or an adapter.
-    @Test func configurationsThatAreNone() throws {
+    @Test func configurationsThatAreNoneAreNamed() throws {
         let space = try Workspace()
         try space.makeMerged()
         let model = try space.makeModel()
@@ -112,7 +112,7 @@ struct InputNatureTests {
         #expect(verdict.status == 1 && verdict.errors.contains("fileNotFetched: \(name): this is a pointer of Git LFS"), "\(verdict.errors)")
     }
 
-    @Test func pointersAmongWhatAnAdapterBrings() throws {
+    @Test func pointersAmongWhatAnAdapterBringsAreRefused() throws {
         let space = try Workspace()
         let adapter = try PEFTAdapter.write(to: space.path("adapter"))
         for (name, text, words) in [
@@ -213,7 +213,7 @@ struct InputNatureTests {
         for word in folder.words { #expect(outcome.errors.contains(word), "lint: \(outcome.errors)") }
     }
 
-    @Test func pickledAdapters() throws {
+    @Test func pickledAdaptersAreNamedAsSuch() throws {
         let space = try Workspace()
         try FileSystem.createFolder(space.path("in"))
         try writeText(#"{"peft_type": "LORA", "r": 1, "lora_alpha": 1}"#, space.path("in/adapter_config.json"))
@@ -342,7 +342,7 @@ struct InputNatureTests {
 
     // MARK: Arguments
 
-    @Test func namesOfTheHub() throws {
+    @Test func namesOfTheHubAreNoPaths() throws {
         let space = try Workspace()
         let adapter = try PEFTAdapter.write(to: space.path("adapter"))
         for name in ["mistralai/Mistral-7B-v0.1", "Qwen/Qwen2.5-0.5B", "bigscience/bloom"] {
@@ -359,7 +359,7 @@ struct InputNatureTests {
         }
     }
 
-    @Test func linksToNothing() throws {
+    @Test func linksToNothingAreNamedAsSuch() throws {
         let space = try Workspace()
         try FileSystem.createFolder(space.path("base"))
         try FileManager.default.createSymbolicLink(atPath: space.path("base/model.safetensors"), withDestinationPath: "../blobs/0123")
@@ -378,7 +378,7 @@ struct InputNatureTests {
         }
     }
 
-    @Test func aBiasThatNoLayerHas() throws {
+    @Test func aBiasThatNoLayerHasIsRefused() throws {
         let space = try Workspace()
         var adapter = PEFTAdapter(configuration: ["lora_bias": true])
         try adapter.addFactors(["q_proj"])
@@ -412,7 +412,7 @@ struct InputNatureTests {
         #expect(outcome.status == 65 && outcome.errors.contains("--base \(adapter) is an adapter, not a model"), "\(outcome.errors)")
     }
 
-    @Test func filesAndFoldersInEachOthersPlace() throws {
+    @Test func filesAndFoldersInEachOthersPlaceAreNamed() throws {
         let space = try Workspace()
         let adapter = try PEFTAdapter.write(to: space.path("adapter"))
         try FileSystem.createFolder(space.path("folder"))
@@ -440,7 +440,7 @@ struct InputNatureTests {
         #expect(single.contains("adapter of one model in one file: 16 modules") && !single.contains("diffusers"), "\(single)")
     }
 
-    @Test func argumentsInEachOthersPlace() throws {
+    @Test func argumentsInEachOthersPlaceAreNamed() throws {
         let space = try Workspace()
         try space.makeMerged()
         let (base, adapter, merged, out) = (Repository.tinyLlama, space.path("adapter"), space.path("merged"), space.path("out"))
@@ -471,7 +471,7 @@ struct InputNatureTests {
     // MARK: What may not be read
 
     /// Root may read everything, so the program runs as somebody else where the tests are root's.
-    @Test func whatMayNotBeRead() throws {
+    @Test func whatMayNotBeReadIsNamed() throws {
         // Nobody may reach a program in a folder that is root's alone.
         guard try runUnprivileged(["--version"]).status == 0 else { return }
         let space = try Workspace()

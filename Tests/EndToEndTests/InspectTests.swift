@@ -39,7 +39,7 @@ struct InspectTests {
     }
 
     /// The numbers of a file that is made here, and a filter that keeps some.
-    @Test func statisticsOfKnownNumbers() throws {
+    @Test func statisticsAreThoseOfKnownNumbers() throws {
         let space = try Workspace()
         let floats: [Float] = [1, -3, 0, .nan, .infinity, 0.5]
         let integers: [Int16] = [-5, 7, 0]
@@ -72,7 +72,7 @@ struct InspectTests {
 
     // MARK: What it says
 
-    @Test func modelsByRoleAndLayer() throws {
+    @Test func modelsAreSummedUpByRoleAndLayer() throws {
         let space = try Workspace()
         let lines = try space.succeed(["inspect", Repository.tinyLlama]).lines.map { $0.split(separator: " ").joined(separator: " ") }
         for line in [
@@ -88,7 +88,7 @@ struct InspectTests {
         #expect(report["model"]?["layers"] == 4 && report["model"]?["architecture"] == "llama")
     }
 
-    @Test func adaptersWithTheirScales() throws {
+    @Test func adaptersAreShownWithTheirScales() throws {
         let space = try Workspace()
         try space.makeMerged()
         let adapter = try space.succeed(["inspect", space.path("adapter")])
@@ -172,7 +172,7 @@ struct InspectTests {
         return path
     }
 
-    @Test func filesOfGGUF() throws {
+    @Test func filesOfGGUFAreShown() throws {
         let space = try Workspace()
         let model = try space.succeed(["inspect", try makeGGUF(space)]).output
         #expect(model.contains("llama: 1 layers") && model.contains("Q8_0 [4,32]") && model.contains("F32 [32]"), "\(model)")
@@ -202,7 +202,7 @@ struct InspectTests {
     // MARK: Names from strangers
 
     /// Names that give orders to a terminal, or are markup, do neither.
-    @Test func hostileNames() throws {
+    @Test func hostileNamesGiveNoOrders() throws {
         let space = try Workspace()
         let path = space.path("hostile.safetensors")
         let name = "\u{1B}[2J<script>alert(1)</script>\u{202E}\"'\n"
@@ -218,7 +218,7 @@ struct InspectTests {
         #expect(!page.contains("<script") && !page.contains("\u{1B}") && !page.contains("\u{202E}") && page.contains("&lt;script&gt;"))
     }
 
-    @Test func pages() throws {
+    @Test func pagesHoldWhatIsPrinted() throws {
         let space = try Workspace()
         let page = space.path("page.html")
         try space.succeed(["inspect", "--stats", "--html", page, Repository.tinyLlama])
@@ -284,7 +284,7 @@ extension InspectTests {
     ]
 
     /// What an adapter does is said whether it can be merged or not.
-    @Test(arguments: methods) func methodsOfAdapters(_ method: Method) throws {
+    @Test(arguments: methods) func theMethodOfAnAdapterIsSaid(_ method: Method) throws {
         let space = try Workspace()
         let name = method.configuration == nil ? "mine.safetensors" : "adapter_model.safetensors"
         try writeSafetensors(method.tensors.map { TestTensor($0, .f32, [1, 1], values: [1]) }, to: space.path(name))
@@ -298,7 +298,7 @@ extension InspectTests {
         }
     }
 
-    @Test func mergesAndWhatIsQuantized() throws {
+    @Test func mergesAndQuantizedModelsAreSaidToBe() throws {
         let space = try Workspace()
         try space.makeMerged()
         let merged = try space.succeed(["inspect", space.path("merged")])

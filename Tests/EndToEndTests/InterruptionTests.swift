@@ -114,7 +114,7 @@ struct InterruptionTests {
         return date.map { $0 < Date(timeIntervalSince1970: 1000) } ?? false
     }
 
-    @Test func aFileThatIsCutWhileItIsRead() throws {
+    @Test func aFileThatIsCutWhileItIsReadIsNamed() throws {
         let before = try names, weights = model + "/model.safetensors"
         for command in longCommands() {
             try Self.makeZeros(weights)
@@ -213,7 +213,7 @@ struct InterruptionTests {
 
 /// An error of the system is not taken for another kind of file.
 struct UnreadableInputTests {
-    @Test func packOfAFileThatCannotBeRead() throws {
+    @Test func aPackOfAFileThatCannotBeReadIsNotWritten() throws {
         let library = FileSystem.join(FileSystem.parent(of: Executable.path), "libFaultyCalls.so")
         try #require(FileSystem.exists(library))
         let space = try Workspace()

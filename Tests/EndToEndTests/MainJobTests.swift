@@ -9,7 +9,7 @@ import Testing
 
 /// From a base model to a verified merge, through the executable.
 struct MainJobTests {
-    @Test func trainCollapseMergeVerify() throws {
+    @Test func aRunIsTrainedCollapsedMergedAndVerified() throws {
         let space = try Workspace()
         let training = try space.succeed(
             space.trainArguments("--eval-data", Repository.fixture("texts/adapt-heldout.txt"), "--json", "--seq-len", "128"))
@@ -99,7 +99,7 @@ struct MainJobTests {
 
     /// The end of a run does not tell whether, how often or how roughly it was stopped.
     @Test(arguments: zip([SIGKILL, SIGKILL, SIGINT, SIGTERM], ["op-lora", "lora", "op-lora", "lora"]))
-    func stoppedAndResumed(signal: Int32, method: String) throws {
+    func aRunThatIsStoppedAndResumedHasTheSameBytes(signal: Int32, method: String) throws {
         let space = try Workspace()
         let held = try space.makeFile("held.txt", String(repeating: "And it came to pass in those days. ", count: 20))
         func arguments(_ name: String) -> [String] {
@@ -119,7 +119,7 @@ struct MainJobTests {
     }
 
     /// Any one bit of any tensor of the merged model, adapted or not.
-    @Test(arguments: 0..<8) func flippedBit(seed: Int) throws {
+    @Test(arguments: 0..<8) func anyFlippedBitOfAMergedModelIsFound(seed: Int) throws {
         let space = try Workspace()
         try space.makeMerged()
         var generator = SeededGenerator(seed: UInt64(seed))

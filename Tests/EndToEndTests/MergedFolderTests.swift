@@ -222,7 +222,7 @@ struct MergedFolderTests {
     }
 
     /// What the receipt knows is said where a verdict turns on it.
-    @Test func anElementTypeThatTheReceiptHas() throws {
+    @Test func theElementTypeOfTheReceiptIsSaid() throws {
         let space = try Workspace()
         let models = ["--base", Repository.tinyLlama, "--adapter", try PEFTAdapter.write(to: space.path("adapter"))]
         try space.succeed(["merge"] + models + ["--dtype", "f16", "--out", space.path("merged"), "--no-fsync"])

@@ -144,7 +144,7 @@ struct OutputTests {
     // MARK: Names
 
     /// A name says what is in the file, and the system takes it.
-    @Test func namesThatCannotBe() throws {
+    @Test func namesThatCannotBeAreRefused() throws {
         let base = Repository.tinyLlama, before = try FileSystem.names(in: space.folder.path)
         let long = space.path(String(repeating: "n", count: 256))
         for (command, out, word) in [
@@ -160,7 +160,7 @@ struct OutputTests {
         #expect(try FileSystem.names(in: space.folder.path) == before)
     }
 
-    @Test func placesThatCannotBe() throws {
+    @Test func placesThatCannotBeAreRefused() throws {
         let copy = space.path("copy")
         try FileManager.default.copyItem(atPath: base, toPath: copy)
         let merge = ["merge", "--base", copy, "--adapter", space.path("adapter"), "--out"]
@@ -216,7 +216,7 @@ struct OutputTests {
     }
 
     /// The rule is the same for the tokenizer that an adapter brings.
-    @Test func linksAmongWhatAnAdapterBrings() throws {
+    @Test func linksAmongWhatAnAdapterBringsFollowTheSameRule() throws {
         func link(_ path: String, to target: String) throws {
             try FileManager.default.createSymbolicLink(atPath: path, withDestinationPath: target)
         }

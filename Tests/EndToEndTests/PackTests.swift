@@ -47,7 +47,7 @@ struct PackTests {
         }
     }
 
-    @Test func reports() throws {
+    @Test func reportsGiveTheSizesOfTheFiles() throws {
         let space = try Workspace()
         let (input, pack) = (Repository.tinyLlama + "/model.safetensors", space.path("file.opck"))
         let packed = try JSONValue(parsing: try space.succeed(["pack", input, "--out", pack, "--json"]).output)
@@ -58,7 +58,7 @@ struct PackTests {
         #expect(try ReportSchema("unpack").faults(of: unpacked) == [] && unpacked["bytes"]?.integerValue == bytes)
     }
 
-    @Test func modelsAdaptersAndFiles() throws {
+    @Test func modelsAdaptersAndFilesComeBack() throws {
         let space = try Workspace()
         try space.makeMerged()
         try roundTrip(Repository.tinyLlama, in: space, "model")
@@ -72,7 +72,7 @@ struct PackTests {
 
     /// Every type, with random bytes (NaN payloads, infinities, subnormals, -0) and lengths that fill nothing evenly; and
     /// what is no safetensors file, or an unusual one.
-    @Test(arguments: [UInt64(1)]) func anythingInAFolder(seed: UInt64) throws {
+    @Test(arguments: [UInt64(1)]) func anythingInAFolderComesBack(seed: UInt64) throws {
         var generator = SeededGenerator(seed: seed)
         let space = try Workspace()
         let folder = space.path("all")
@@ -107,7 +107,7 @@ struct PackTests {
         }
     }
 
-    @Test func aCheckpointAgainstTheOneBefore() throws {
+    @Test func aCheckpointIsSmallerAgainstTheOneBefore() throws {
         let space = try Workspace()
         try space.succeed(space.trainArguments(out: "first.opck", "--steps", "4"))
         try space.succeed(space.trainArguments(out: "second.opck", "--steps", "5"))
@@ -131,7 +131,7 @@ struct PackTests {
         #expect(try readAll(space.path("p2.opck")) == first && readAll(space.path("p5.opck")) == first)
     }
 
-    @Test func refusals() throws {
+    @Test func whatCannotBePackedOrUnpackedIsRefused() throws {
         let space = try Workspace()
         try space.makeMerged()
         let pack = space.path("pack.opck"), out = space.path("out")

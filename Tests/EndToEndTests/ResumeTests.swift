@@ -60,7 +60,7 @@ struct ResumeTests {
         #expect(outcome.status == 64 && outcome.errors.contains(sentence), "\(outcome.errors)")
     }
 
-    @Test func moreStepsWhereTheScheduleAllowsThem() throws {
+    @Test func moreStepsAreTakenWhereTheScheduleAllowsThem() throws {
         try space.succeed(space.trainArguments())
         for (option, value) in [("--steps", "20"), ("--epochs", "2")] {
             let outcome = try resume("run.opck", out: "more", option, value)

@@ -7,7 +7,7 @@ import Testing
 
 /// `salvage`: what is left of damaged files.
 struct SalvageTests {
-    @Test func aCheckpointCutShort() throws {
+    @Test func aCheckpointThatIsCutShortIsSavedUpToTheCut() throws {
         let space = try Workspace()
         try space.succeed(space.trainArguments())
         let whole = try space.succeed(["salvage", space.path("run.opck"), "--out", space.path("whole"), "--no-fsync"])
@@ -26,7 +26,7 @@ struct SalvageTests {
         for tensor in saved { #expect(tensors.contains { $0.name == tensor.name && $0.bytes == tensor.bytes }) }
     }
 
-    @Test func aPackWithDamage() throws {
+    @Test func aPackWithDamageKeepsItsWholeFiles() throws {
         let space = try Workspace()
         let pack = space.path("pack.opck")
         try space.succeed(["pack", Repository.tinyLlama, "--out", pack, "--no-fsync"])
@@ -48,7 +48,7 @@ struct SalvageTests {
     }
 
     /// The bytes of what was packed against a base come back with it, with the footer and without; another base does no harm.
-    @Test func aPackAgainstABase() throws {
+    @Test func aPackAgainstABaseComesBackWithIt() throws {
         let space = try Workspace()
         try space.makeMerged()
         let (pack, merged) = (space.path("pack.opck"), space.path("merged"))
@@ -72,7 +72,7 @@ struct SalvageTests {
         }
     }
 
-    @Test func refusals() throws {
+    @Test func whatCannotBeSavedIsRefused() throws {
         let space = try Workspace()
         let text = try space.makeFile("text.opck", "no checkpoint")
         let nothing = try Executable.run("salvage", text, "--out", space.path("out"))

@@ -54,7 +54,7 @@ struct UsageTests {
     }
 
     /// What follows `--` is no option.
-    @Test func namesThatBeginWithADash() throws {
+    @Test func namesThatBeginWithADashFollowTwo() throws {
         let outcome = try Executable.run("inspect", "--", "--adaptor")
         #expect(outcome.status == 66 && outcome.errors.contains("--adaptor"), "\(outcome.errors)")
     }
@@ -99,7 +99,7 @@ struct UsageTests {
             (["logits", "--base", "b", "--data", "d", "--out", "o"], "seq-len", ["0", "-1"]),
         ]
 
-    @Test func numbersOutOfRange() throws {
+    @Test func numbersOutOfRangeAreNamed() throws {
         for (command, option, values) in Self.ranges {
             for value in values {
                 let error = #expect(throws: (any Error).self, "--\(option) \(value)") {
@@ -117,7 +117,7 @@ struct UsageTests {
         }
     }
 
-    @Test func negativeNumbersWhereTheyMeanSomething() throws {
+    @Test func negativeNumbersAreTakenWhereTheyMeanSomething() throws {
         let space = try Workspace()
         try space.makeMerged()
         let merge = ["merge", "--base", Repository.tinyLlama, "--adapter", space.path("adapter") + ":-0.5", "--no-fsync", "--out"]
@@ -131,7 +131,7 @@ struct UsageTests {
             "\(strict.errors)")
     }
 
-    @Test func blanksBetweenTargets() throws {
+    @Test func blanksBetweenTargetsDoNotMatter() throws {
         let space = try Workspace()
         try space.succeed(space.trainArguments(out: "a", "--targets", "q_proj,v_proj"))
         try space.succeed(space.trainArguments(out: "b", "--targets", " q_proj , v_proj"))
@@ -141,7 +141,7 @@ struct UsageTests {
     // MARK: Receipts
 
     /// What is said of a model that was merged before: its receipt is kept, as the history of the new one, and what was taken out is not in it.
-    @Test func chainsOfReceipts() throws {
+    @Test func receiptsAreKeptAsAHistory() throws {
         let space = try Workspace()
         try space.makeMerged()
         let adapter = space.path("adapter")

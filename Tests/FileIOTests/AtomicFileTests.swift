@@ -1,6 +1,5 @@
 import FileIO
 import Foundation
-import TestModels
 import TestSupport
 import Testing
 
@@ -44,7 +43,7 @@ struct AtomicFileTests {
         #expect(try names == [])
     }
 
-    @Test func piecesOfAnySize() throws {
+    @Test func piecesOfAnySizeAreJoined() throws {
         var generator = SeededGenerator(seed: 1)
         let file = try AtomicFile(path: path, replacing: false)
         var expected: [UInt8] = []
@@ -94,7 +93,7 @@ struct AtomicFileTests {
         #expect(try readAll(path) == Array("target".utf8))
     }
 
-    @Test func aFolderInTheWay() throws {
+    @Test func aFolderIsNotReplacedByAFile() throws {
         try FileSystem.createFolder(path)
         #expect(throws: FileError.irreplaceable(path: path, reason: "it is a folder")) { try AtomicFile(path: path, replacing: true) }
         #expect(try names == ["out"])
@@ -113,7 +112,7 @@ struct AtomicFileTests {
         #expect(try names == ["out"])
     }
 
-    @Test func whatIsAStream() throws {
+    @Test func devicesAreStreamsAndFilesAreNot() throws {
         try writeText("", path)
         for name in ["/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fd/2", "/proc/self/fd/1"] { #expect(ByteStream(path: name) != nil, "\(name)") }
         for name in [path, folder.path, folder.path("new"), "/dev"] { #expect(ByteStream(path: name) == nil, "\(name)") }
@@ -123,7 +122,7 @@ struct AtomicFileTests {
         #expect(FileSystem.kind(of: "/dev/null") == .characterDevice)
     }
 
-    @Test(arguments: ["missing/out", "file/out"]) func noFolderToWriteIn(name: String) throws {
+    @Test(arguments: ["missing/out", "file/out"]) func aPathWithoutItsFolderIsRefused(name: String) throws {
         try writeText("", folder.path("file"))
         let error = #expect(throws: FileError.self) { try AtomicFile(path: folder.path(name), replacing: false) }
         guard case .cannotCreate(folder.path(name), let reason) = error else {
@@ -133,7 +132,7 @@ struct AtomicFileTests {
         #expect(!reason.isEmpty)
     }
 
-    @Test func twoWritersOfOneName() throws {
+    @Test func theLastOfTwoWritersOfOneNameStays() throws {
         let first = try AtomicFile(path: path, replacing: true), second = try AtomicFile(path: path, replacing: true)
         try first.write([1])
         try second.write([2, 2])

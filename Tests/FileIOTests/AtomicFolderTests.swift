@@ -1,6 +1,6 @@
 import FileIO
 import Foundation
-import TestModels
+import TestSupport
 import Testing
 
 struct AtomicFolderTests {
@@ -87,7 +87,7 @@ struct AtomicFolderTests {
         #expect(try FileSystem.names(in: folder.path("target")) == ["kept"])
     }
 
-    @Test func aFileInTheWay() throws {
+    @Test func aFileIsNotReplacedByAFolder() throws {
         try writeText("old", path)
         #expect(throws: FileError.irreplaceable(path: path, reason: "it is a file")) { try AtomicFolder(path: path, replacing: any) }
         #expect(throws: FileError.exists(path: path)) { try AtomicFolder(path: path, replacing: nil) }
@@ -128,7 +128,7 @@ struct AtomicFolderTests {
         #expect(try names == ["out"])
     }
 
-    @Test(arguments: ["missing/out", "file/out"]) func noFolderToWriteIn(name: String) throws {
+    @Test(arguments: ["missing/out", "file/out"]) func aPathWithoutItsFolderIsRefused(name: String) throws {
         try writeText("", folder.path("file"))
         let error = #expect(throws: FileError.self) { try AtomicFolder(path: folder.path(name), replacing: nil) }
         // The name in the error is the one that the user gave, not the working one.
@@ -151,7 +151,7 @@ struct AtomicFolderTests {
         #expect(try FileSystem.names(in: path) == (isEmpty ? [] : ["inner", "old"]))
     }
 
-    @Test func twoMakersOfOneName() throws {
+    @Test func theLastOfTwoMakersOfOneNameStays() throws {
         let first = try AtomicFolder(path: path, replacing: any), second = try AtomicFolder(path: path, replacing: any)
         try writeText("1", first.path(of: "first"))
         try writeText("2", second.path(of: "second"))
@@ -161,7 +161,7 @@ struct AtomicFolderTests {
         #expect(try names == ["out"])
     }
 
-    @Test func aSlashAtTheEnd() throws {
+    @Test func aSlashAtTheEndDoesNotMatter() throws {
         try AtomicFolder(path: path + "/", replacing: nil).publish(durable: false)
         #expect(try names == ["out"])
     }

@@ -1,6 +1,6 @@
 import FileIO
 import Foundation
-import TestModels
+import TestSupport
 import Testing
 
 struct FileSystemTests {
@@ -18,7 +18,7 @@ struct FileSystemTests {
         ("a", "b", "a/b"), ("a/", "b", "a/b"), ("/", "b", "/b"), ("", "b", "b"), (".", "b", "./b"), ("a/c", "b.txt", "a/c/b.txt"),
         ("a", "\u{301}b", "a/\u{301}b"),
     ])
-    func joining(folder: String, name: String, expected: String) {
+    func joiningPutsOneSlashBetween(folder: String, name: String, expected: String) {
         #expect(Array(FileSystem.join(folder, name).utf8) == Array(expected.utf8))
     }
 
@@ -28,7 +28,7 @@ struct FileSystemTests {
         ("/", "/", "/"), ("//", "/", "//"), ("", ".", ""), (".", ".", "."), ("./a", ".", "a"), ("../a", "..", "a"), ("a/é", "a", "é"),
         ("é/a", "é", "a"), ("a/\u{301}b", "a", "\u{301}b"),
     ])
-    func parentAndLastComponent(path: String, parent: String, last: String) {
+    func parentAndLastComponentArePartsOfThePath(path: String, parent: String, last: String) {
         #expect(Array(FileSystem.parent(of: path).utf8) == Array(parent.utf8))
         #expect(Array(FileSystem.lastComponent(path).utf8) == Array(last.utf8))
     }
@@ -40,7 +40,7 @@ struct FileSystemTests {
 
     // MARK: Questions
 
-    @Test func statusOfEachKind() throws {
+    @Test func statusTellsEachKindApart() throws {
         try writeText("abc", folder.path("file"))
         try link("link", to: "file")
         try link("dangling", to: "nowhere")
@@ -56,7 +56,7 @@ struct FileSystemTests {
         }
     }
 
-    @Test func existence() throws {
+    @Test func aDanglingLinkExistsAndIsNoFolder() throws {
         try writeText("", folder.path("file"))
         try link("dangling", to: "nowhere")
         try link("up", to: ".")
@@ -66,7 +66,7 @@ struct FileSystemTests {
         #expect(!FileSystem.isFolder(folder.path("file")) && !FileSystem.isFolder(folder.path("dangling")) && !FileSystem.isFolder(""))
     }
 
-    @Test func theSameFileUnderTwoNames() throws {
+    @Test func theSameFileIsKnownUnderTwoNames() throws {
         let file = folder.path("file")
         try writeText("content", file)
         try writeText("content", folder.path("copy"))
@@ -96,7 +96,7 @@ struct FileSystemTests {
         #expect(throws: FileError.self) { try FileSystem.names(in: folder.path("9")) }
     }
 
-    @Test func contentsUpToALimit() throws {
+    @Test func contentsAreReadUpToALimit() throws {
         let path = folder.path("file")
         try writeText("12345", path)
         #expect(try FileSystem.contents(of: path, limit: 5) == Array("12345".utf8))
@@ -111,7 +111,7 @@ struct FileSystemTests {
 
     // MARK: Changes
 
-    @Test func creatingAndRenaming() throws {
+    @Test func foldersAreMadeOnceAndRenamed() throws {
         let path = folder.path("folder")
         try FileSystem.createFolder(path)
         #expect(FileSystem.isFolder(path))

@@ -1,5 +1,4 @@
 import FileIO
-import TestModels
 import TestSupport
 import Testing
 
@@ -20,7 +19,7 @@ struct MappedFileTests {
         return unsafe file.bytes(in: range).withUnsafeBytes { unsafe Array($0) }
     }
 
-    @Test func allBytesAndRanges() throws {
+    @Test func everyRangeHasTheBytesOfTheFile() throws {
         var generator = SeededGenerator(seed: 1)
         let expected = generator.bytes(10_000)
         let mapped = try file(expected)
@@ -31,7 +30,7 @@ struct MappedFileTests {
         }
     }
 
-    @Test func anEmptyFile() throws {
+    @Test func anEmptyFileIsMapped() throws {
         let mapped = try file([])
         #expect(mapped.count == 0)
         #expect(bytes(mapped) == [] && bytes(mapped, in: 0..<0) == [])
@@ -56,7 +55,7 @@ struct MappedFileTests {
         #expect(bytes(old) == [1, 2, 3] && bytes(new) == [4])
     }
 
-    @Test func whatIsNoFile() throws {
+    @Test func whatIsNoFileIsRefused() throws {
         _ = try file([1])
         for name in ["missing", "file/inside"] {
             #expect(throws: FileError.missing(path: folder.path(name))) { try MappedFile(path: folder.path(name)) }

@@ -1,6 +1,6 @@
 import FileIO
 import Foundation
-import TestModels
+import TestSupport
 import Testing
 
 struct UnfinishedTests {
@@ -99,7 +99,7 @@ struct FolderListingTests {
         #expect(try FolderListing(of: folder.path).entries.map { "\($0.path) \($0.kind)" } == ["loop link"])
     }
 
-    @Test func linksThatBelongToAModel() throws {
+    @Test func onlyLinksThatBelongToAModelAreFollowed() throws {
         let folder = try TemporaryFolder()
         for name in ["hub", "hub/models--a--b", "hub/models--a--b/blobs", "hub/models--a--b/snapshots", "hub/models--a--b/snapshots/1", "other"] {
             try FileSystem.createFolder(folder.path(name))

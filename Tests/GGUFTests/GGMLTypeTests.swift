@@ -14,7 +14,7 @@ struct GGMLTypeTests {
         (40, "NVFP4", 64, 36), (41, "Q1_0", 128, 18), (42, "Q2_0", 64, 18),
     ]
 
-    @Test func tableOfTypes() {
+    @Test func everyTypeHasTheBlocksOfItsTable() {
         #expect(GGMLType.allCases.count == Self.table.count)
         for (number, name, elements, bytes) in Self.table {
             let type = GGMLType(rawValue: number)
@@ -23,7 +23,7 @@ struct GGMLTypeTests {
         }
     }
 
-    @Test func sizes() {
+    @Test func sizesAreWholeBlocksOrNone() {
         #expect(GGMLType.q4_K.byteCount(of: [3, 512]) == 3 * 2 * 144)
         #expect(GGMLType.q4_K.byteCount(of: [512, 3]) == nil)
         #expect(GGMLType.f32.byteCount(of: []) == 4)

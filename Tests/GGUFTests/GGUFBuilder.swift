@@ -75,9 +75,3 @@ struct GGUFBuilder {
 func little<Number: FixedWidthInteger>(_ number: Number) -> [UInt8] {
     (0..<Number.bitWidth / 8).map { UInt8(truncatingIfNeeded: number >> (8 * Number($0))) }
 }
-
-func write(_ bytes: [UInt8], _ path: String) throws {
-    let file = try AtomicFile(path: path, replacing: true)
-    try file.write(bytes)
-    try file.publish(durable: false)
-}

@@ -1,6 +1,5 @@
 import GGUF
 import OrderedCollections
-import TestModels
 import TestSupport
 import Testing
 
@@ -117,7 +116,7 @@ struct GGUFFileTests {
         Refusal(.dataPastEnd, "an offset near the largest") { $0.tensors[0].offset = UInt64(Int.max) - 63 },
     ]
 
-    @Test(arguments: refusals) func refuses(_ refusal: Refusal) throws {
+    @Test(arguments: refusals) func everyFaultIsRefusedByItsCode(_ refusal: Refusal) throws {
         var builder = GGUFBuilder.sound
         refusal.change(&builder)
         try write(builder.bytes, path)
@@ -127,7 +126,7 @@ struct GGUFFileTests {
     }
 
     /// A file that ends anywhere, or of which any byte is another, is refused or read, and never brings the program down.
-    @Test func hostileBytes() throws {
+    @Test func hostileBytesDoNoHarm() throws {
         let sound = GGUFBuilder.sound.bytes
         let headerEnd = sound.count - 580
         for count in 0..<headerEnd {

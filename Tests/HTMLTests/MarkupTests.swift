@@ -46,7 +46,7 @@ struct MarkupTests {
         #expect(page.html.contains("Content-Security-Policy") && page.html.hasPrefix("<!doctype html>"))
     }
 
-    @Test func decimals() {
+    @Test func decimalsHaveFourPlaces() {
         #expect(Markup.decimal(12.34567) == "12.3457" && Markup.decimal(0) == "0.0000" && Markup.decimal(-0.5) == "-0.5000")
         #expect(Markup.decimal(1e-9) == "0.0000" && Markup.decimal(.nan) == "0" && Markup.decimal(.infinity) == "0")
     }

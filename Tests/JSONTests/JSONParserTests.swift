@@ -24,7 +24,7 @@ private func fault(_ body: () throws -> Void) -> JSONError? {
         }
     }
 
-    @Test func pairsInKeysAndSideBySide() throws {
+    @Test func pairsMayStandInKeysAndSideBySide() throws {
         let value = try JSONValue(parsing: #"{"\ud83d\ude00":"\uD836\uDC00\ud836\udc00"}"#)
         #expect(value == ["😀": "\u{1D800}\u{1D800}"])
     }
@@ -36,7 +36,7 @@ private func fault(_ body: () throws -> Void) -> JSONError? {
         ("[1e999]", .badNumber), ("{\"a\":-1E400}", .badNumber),
         ("[1", .unterminated), ("", .empty), ("[\"\u{1}\"]", .badString), ("[nul]", .unexpectedCharacter),
     ])
-    func refused(text: String, code: JSONError.Code) {
+    func whatIsNoStrictJSONIsRefused(text: String, code: JSONError.Code) {
         #expect { try JSONValue(parsing: text) } throws: { ($0 as? JSONError)?.code == code }
     }
 

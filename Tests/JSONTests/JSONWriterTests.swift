@@ -14,7 +14,7 @@ struct JSONWriterTests {
         #expect(value.serialized().contains("\u{202E}") && value.serialized().contains("##vso["))
     }
 
-    @Test func numbersThatAreNotFinite() throws {
+    @Test func numbersThatAreNotFiniteStayInConfigurationsAlone() throws {
         let text = #"{"a": Infinity, "b": [-Infinity, NaN, 1.5]}"#
         let value = try JSONValue(configuration: Array(text.utf8))
         #expect(value == ["a": .real(.infinity), "b": [.real(-.infinity), .real(.nan), 1.5]])
@@ -28,7 +28,7 @@ struct JSONWriterTests {
         }
     }
 
-    @Test func configurationsThatAreNoJSON() {
+    @Test func configurationsThatAreNoJSONAreNamed() {
         for (text, words) in [
             ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"), ("", "empty"), ("<html>", "web page"), ("\u{1F}\u{8B}", "starts"),
         ] {

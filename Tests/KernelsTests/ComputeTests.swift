@@ -1,6 +1,5 @@
 import FileIO
 import Tensors
-import TestModels
 import TestSupport
 import Testing
 
@@ -35,7 +34,12 @@ struct StoredMatrix {
     /// The elements of `matrix` [rows, columns], rounded to `dtype`. They begin at an odd byte: a file need not align them.
     init(_ values: [Float], rows: Int, columns: Int, dtype: DType) throws {
         let folder = try TemporaryFolder()
-        let bytes: [UInt8] = [0xEE] + values.flatMap { encode(Double($0), dtype) as [UInt8] }
+        let bytes: [UInt8] =
+            [0xEE]
+            + values.flatMap { value in
+                let bits = MergeReference.bits(of: Double(value), in: dtype)
+                return (0..<dtype.bitWidth / 8).map { UInt8(truncatingIfNeeded: bits >> (8 * $0)) }
+            }
         let file = try AtomicFile(path: folder.path("weights"), replacing: false)
         try file.write(bytes)
         try file.publish(durable: false)
@@ -63,7 +67,7 @@ struct ComputeTests {
     }
 
     @Test(arguments: seeds)
-    func rmsNorm(seed: UInt64) {
+    func rmsNormIsTheReference(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for (rows, dim) in [(0, 4), (1, 1), (7, 5), (8, 16), (150, 9), (17, 65)] {
             let x = generator.values(rows * dim, spread: 3), weight = generator.values(dim, spread: 2), dy = generator.values(rows * dim, spread: 1)
@@ -81,7 +85,7 @@ struct ComputeTests {
     }
 
     @Test(arguments: seeds)
-    func elementwise(seed: UInt64) {
+    func elementwiseFunctionsAreTheReference(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for count in [0, 1, 7, 9, 130, 1000] {
             let gate = generator.values(count, spread: 6), up = generator.values(count, spread: 2), da = generator.values(count, spread: 1)
@@ -102,7 +106,7 @@ struct ComputeTests {
 
     /// The norms of the rows of weight + update, and what magnitudes do with them.
     @Test(arguments: seeds, types)
-    func magnitudes(seed: UInt64, dtype: DType) throws {
+    func magnitudesAreTheReference(seed: UInt64, dtype: DType) throws {
         var generator = SeededGenerator(seed: seed)
         for (out, input, rank, rows) in [(1, 1, 1, 1), (37, 19, 3, 5), (130, 65, 4, 33)] {
             let weight = try StoredMatrix(generator.values(out * input, spread: 1), rows: out, columns: input, dtype: dtype)
@@ -134,7 +138,7 @@ struct ComputeTests {
     }
 
     @Test(arguments: seeds, types)
-    func gather(seed: UInt64, dtype: DType) throws {
+    func gatheringTakesTheRowsOfTheTokens(seed: UInt64, dtype: DType) throws {
         var generator = SeededGenerator(seed: seed)
         let table = try StoredMatrix(generator.values(13 * 9, spread: 2), rows: 13, columns: 9, dtype: dtype)
         let tokens = (0..<70).map { _ in Int32.random(in: 0..<13, using: &generator) } + [0, 12]
@@ -144,7 +148,7 @@ struct ComputeTests {
     }
 
     @Test(arguments: seeds)
-    func sumOfSquares(seed: UInt64) {
+    func sumsOfSquaresAreTheReference(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for count in [0, 1, 1023, 1024, 1025, 5000] {
             let x = generator.values(count, spread: 2)
@@ -163,7 +167,7 @@ struct ComputeTests {
     }
 
     @Test(arguments: seeds)
-    func rotate(seed: UInt64) {
+    func rotationIsTheReference(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for (batch, sequence) in [(1, 1), (2, 7), (2, 8), (3, 37)] {
             let shape = AttentionShape(batch: batch, sequence: sequence, heads: 3, groups: 1, headDimension: 6)
@@ -189,7 +193,7 @@ struct ComputeTests {
         AttentionShape(batch: 3, sequence: 17, heads: 6, groups: 2, headDimension: 4),
         AttentionShape(batch: 1, sequence: 131, heads: 2, groups: 1, headDimension: 4),
     ])
-    func attention(shape: AttentionShape) {
+    func attentionIsTheReference(shape: AttentionShape) {
         for seed in seeds {
             var generator = SeededGenerator(seed: seed)
             let rows = shape.batch * shape.sequence, width = shape.heads * shape.headDimension, keyWidth = shape.groups * shape.headDimension
@@ -213,7 +217,7 @@ struct ComputeTests {
 
     /// A workspace made for a huge vocabulary takes 32 tokens at a time.
     @Test(arguments: seeds, types)
-    func crossEntropy(seed: UInt64, dtype: DType) throws {
+    func crossEntropyIsTheReference(seed: UInt64, dtype: DType) throws {
         for compute in computes { try crossEntropy(seed: seed, dtype: dtype, compute) }
     }
 
@@ -269,7 +273,7 @@ struct ComputeTests {
     ]
 
     @Test(arguments: linearCases, types)
-    func linear(sizes: LinearCase, dtype: DType) throws {
+    func linearLayersAreTheReference(sizes: LinearCase, dtype: DType) throws {
         for compute in computes { try linear(sizes: sizes, dtype: dtype, compute) }
     }
 
@@ -333,7 +337,7 @@ struct ComputeTests {
 
     /// Small whole numbers are exact in BF16 and so are their sums in F32: with them both precisions must agree to the bit.
     @Test(.enabled(if: Precision.bf16.isSupported, "the processor has no BF16 products"), arguments: linearCases, types)
-    func bf16Products(sizes: LinearCase, dtype: DType) throws {
+    func bf16ProductsOfWholeNumbersAreExact(sizes: LinearCase, dtype: DType) throws {
         let (m, n, k) = (sizes.rows, sizes.outputs, sizes.inputs)
         var generator = SeededGenerator(seed: 7)
         func whole(_ count: Int) -> [Float] { generator.values(count, spread: 8).map { $0.rounded() } }
@@ -353,7 +357,7 @@ struct ComputeTests {
     }
 
     /// What makes BF16 of activations, on every processor.
-    @Test func preparedInputs() throws {
+    @Test func preparedInputsAreRoundedToBF16() throws {
         let compute = try Compute(threads: 2, productInput: .bf16)
         var generator = SeededGenerator(seed: 3)
         let x = generator.values(7 * 33, spread: 4)
@@ -367,7 +371,7 @@ struct ComputeTests {
     }
 
     @Test(arguments: seeds)
-    func products(seed: UInt64) {
+    func productsWithVectorsAreTheReference(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for (rows, columns) in [(1, 1), (7, 5), (8, 16), (37, 33), (150, 9)] {
             let matrix = generator.values(rows * columns, spread: 1), x = generator.values(columns, spread: 1),
@@ -386,7 +390,7 @@ struct ComputeTests {
 
     /// Rows of 4100 are longer than the block that stays in the cache.
     @Test(arguments: seeds)
-    func adamW(seed: UInt64) {
+    func adamWIsTheReference(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for step in TrainingKernelTests.steps {
             for (rows, columns) in [(1, 1), (7, 5), (37, 33), (2, 4100)] {

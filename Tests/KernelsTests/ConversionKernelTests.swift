@@ -2,7 +2,6 @@ import CKernels
 import Foundation
 import Kernels
 import Tensors
-import TestModels
 import TestSupport
 import Testing
 

@@ -21,7 +21,7 @@ struct DeterminismTests {
     }
 
     @Test(arguments: seeds, [Float(0), 0.2])
-    func linear(seed: UInt64, rate: Float) throws {
+    func linearLayersDoNotDependOnThreads(seed: UInt64, rate: Float) throws {
         let (m, k, n, r) = (37, 170, 150, 5)
         var generator = SeededGenerator(seed: seed)
         let weight = try StoredMatrix(generator.values(n * k, spread: 1), rows: n, columns: k, dtype: .bf16).matrix
@@ -40,7 +40,7 @@ struct DeterminismTests {
     }
 
     @Test(arguments: seeds)
-    func attention(seed: UInt64) throws {
+    func attentionDoesNotDependOnThreads(seed: UInt64) throws {
         let shape = AttentionShape(batch: 2, sequence: 131, heads: 4, groups: 2, headDimension: 8), rows = 262
         var generator = SeededGenerator(seed: seed)
         let q = FloatView(generator.values(rows * 32, spread: 1)), gradient = FloatView(generator.values(rows * 32, spread: 1))
@@ -57,7 +57,7 @@ struct DeterminismTests {
     }
 
     @Test(arguments: seeds)
-    func crossEntropy(seed: UInt64) throws {
+    func crossEntropyDoesNotDependOnThreads(seed: UInt64) throws {
         let (rows, vocabulary, dim) = (50, 700, 24)
         var generator = SeededGenerator(seed: seed)
         let head = try StoredMatrix(generator.values(vocabulary * dim, spread: 1), rows: vocabulary, columns: dim, dtype: .f16).matrix
@@ -72,7 +72,7 @@ struct DeterminismTests {
     }
 
     @Test(arguments: seeds)
-    func sumsAndOptimizer(seed: UInt64) throws {
+    func sumsAndStepsDoNotDependOnThreads(seed: UInt64) throws {
         let (rows, columns) = (211, 90)
         var generator = SeededGenerator(seed: seed)
         let matrix = generator.values(rows * columns, spread: 1), moment = generator.values(rows * columns, spread: 0.1)
@@ -93,7 +93,7 @@ struct DeterminismTests {
     }
 
     @Test(arguments: seeds)
-    func rows(seed: UInt64) throws {
+    func functionsOfRowsDoNotDependOnThreads(seed: UInt64) throws {
         let (rows, dim) = (77, 31)
         var generator = SeededGenerator(seed: seed)
         let x = FloatView(generator.values(rows * dim, spread: 2)), dy = FloatView(generator.values(rows * dim, spread: 2))

@@ -1,7 +1,7 @@
 import FileIO
 import Kernels
 import Tensors
-import TestModels
+import TestSupport
 import Testing
 
 struct FloatBufferTests {

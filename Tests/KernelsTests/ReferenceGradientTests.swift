@@ -23,7 +23,7 @@ struct ReferenceGradientTests {
     private func dot(_ x: [Double], _ y: [Double]) -> Double { zip(x, y).reduce(0) { $0 + $1.0 * $1.1 } }
 
     @Test(arguments: seeds)
-    func rmsNorm(seed: UInt64) {
+    func theGradientOfRMSNormIsItsSlope(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         let x = generator.values(2 * 5, spread: 2).wide, weight = generator.values(5, spread: 2).wide, dy = generator.values(2 * 5, spread: 1).wide
         func scales(_ x: [Double]) -> [Double] { Reference.rmsNormScales(x, dim: 5, epsilon: 0.01) }
@@ -33,7 +33,7 @@ struct ReferenceGradientTests {
     }
 
     @Test(arguments: seeds)
-    func rotation(seed: UInt64) {
+    func theGradientOfRotationIsItsSlope(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         let (cosines, sines) = rotaryTables(positions: 4, half: 2)
         func turned(_ x: [Double], _ direction: Double) -> [Double] {
@@ -45,7 +45,7 @@ struct ReferenceGradientTests {
     }
 
     @Test(arguments: seeds, [1, 2, 4])
-    func attention(seed: UInt64, groups: Int) {
+    func theGradientOfAttentionIsItsSlope(seed: UInt64, groups: Int) {
         var generator = SeededGenerator(seed: seed)
         let shape = AttentionShape(batch: 2, sequence: 3, heads: 4, groups: groups, headDimension: 2)
         let q = generator.values(6 * 8, spread: 2).wide, gradient = generator.values(6 * 8, spread: 1).wide
@@ -57,7 +57,7 @@ struct ReferenceGradientTests {
     }
 
     @Test(arguments: seeds)
-    func swiglu(seed: UInt64) {
+    func theGradientOfSwiGLUIsItsSlope(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         let gate = generator.values(9, spread: 6).wide, up = generator.values(9, spread: 2).wide, da = generator.values(9, spread: 1).wide
         let (dgate, dup) = Reference.swigluBackward(da: da, gate: gate, up: up)
@@ -66,7 +66,7 @@ struct ReferenceGradientTests {
     }
 
     @Test(arguments: seeds)
-    func crossEntropy(seed: UInt64) {
+    func theGradientOfCrossEntropyIsItsSlope(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         let logits = generator.values(3 * 6, spread: 3).wide, targets: [Int32] = [0, 5, 2]
         expectGradient(Reference.crossEntropyBackward(logits, targets: targets, vocabulary: 6, scale: 0.5), at: logits, "logits") {
@@ -75,7 +75,7 @@ struct ReferenceGradientTests {
     }
 
     @Test(arguments: seeds)
-    func linear(seed: UInt64) {
+    func theGradientOfALinearLayerIsItsSlope(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         let layer = Reference.Linear(
             rows: 3, inputs: 4, outputs: 5, rank: 2, weight: generator.values(20, spread: 1).wide, bias: generator.values(5, spread: 1).wide,

@@ -3,7 +3,6 @@ import FileIO
 import Foundation
 import Kernels
 import Tensors
-import TestModels
 import TestSupport
 import Testing
 
@@ -148,7 +147,7 @@ struct TensorStatisticsTests {
 
     /// Both zeros, subnormal numbers, the ends of the range, infinities, quiet and signalling NaN of several payloads; and for
     /// integers the ends of the range.
-    @Test(arguments: measured) func specialNumbers(dtype: DType) throws {
+    @Test(arguments: measured) func specialNumbersAreCountedAndNotAveraged(dtype: DType) throws {
         let sign = UInt64(1) << UInt64(dtype.bitWidth - 1)
         let infinity: UInt64 =
             switch dtype {
@@ -185,7 +184,7 @@ struct TensorStatisticsTests {
     }
 
     /// A spread that a sum of squares would lose: small steps far from zero.
-    @Test func spreadFarFromZero() throws {
+    @Test func theSpreadFarFromZeroIsKept() throws {
         let values = (0..<3000).map { 1e9 + Double($0 % 2) }
         let actual = try #require(TensorStatistics.measure(Self.bytes(values.map(\.bitPattern), .f64), dtype: .f64))
         #expect(((actual.standardDeviation ?? .nan) - 0.5).magnitude < 1e-9 && actual.mean == 1e9 + 0.5)
@@ -208,12 +207,6 @@ struct TensorStatisticsTests {
             let pool = try #require(ThreadPool(threads: threads))
             #expect(TensorStatistics.measure([(file, info), nil, (file, info)], pool: pool) == [inMemory, nil, inMemory])
         }
-    }
-
-    private func write(_ bytes: [UInt8], _ path: String) throws {
-        let file = try AtomicFile(path: path, replacing: true)
-        try file.write(bytes)
-        try file.publish(durable: false)
     }
 
     @Test func otherTypesAreNotMeasured() throws {

@@ -37,7 +37,7 @@ struct ThreadPoolTests {
     /// Loops so short that a worker may come late to one, or be on its way to sleep: none may be missed or run twice, and
     /// what one loop wrote the next one sees.
     @Test(arguments: [2, 3, 5])
-    func manyShortLoops(threads: Int) throws {
+    func noShortLoopIsMissed(threads: Int) throws {
         let pool = try #require(ThreadPool(threads: threads))
         let sums = Counters(7)
         var expected = [Int](repeating: 0, count: 7)
@@ -123,7 +123,7 @@ struct PieceTests {
         #expect(unsafe order == Array(0..<41))
     }
 
-    @Test(arguments: [1, 2, 4]) func everyNumberOnceAndTheFirstFault(workers: Int) throws {
+    @Test(arguments: [1, 2, 4]) func everyNumberRunsOnceAndTheFirstFaultIsThrown(workers: Int) throws {
         let counters = Counters(300)
         try ThreadPool.forEach(300, threads: workers) { piece in counters.increment(piece) }
         #expect(counters.values == [Int](repeating: 1, count: 300))
@@ -137,7 +137,7 @@ struct PieceTests {
         }
     }
 
-    @Test func noPieces() throws {
+    @Test func nothingRunsWithoutPieces() throws {
         try ThreadPool.forEach(0, threads: 3) { _ in Issue.record("there is no piece") }
         try ThreadPool.runInOrder(0, threads: 3) {
         } make: { _, _ in

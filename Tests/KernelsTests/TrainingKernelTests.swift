@@ -18,7 +18,7 @@ struct TrainingKernelTests {
     }
 
     @Test(arguments: TrainingKernels.available, seeds)
-    func rmsNorm(kernels: TrainingKernels, seed: UInt64) {
+    func rmsNormIsTheReference(kernels: TrainingKernels, seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for dim in Self.sizes {
             for rows in [0, 1, 3] {
@@ -38,7 +38,7 @@ struct TrainingKernelTests {
     }
 
     @Test(arguments: TrainingKernels.available, seeds)
-    func rotate(kernels: TrainingKernels, seed: UInt64) {
+    func rotationIsTheReference(kernels: TrainingKernels, seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for half in [1, 2, 7, 8, 9, 16, 17, 32, 33] {
             for (rows, heads, first) in [(0, 1, 0), (1, 1, 0), (3, 2, 2), (2, 3, 5)] {
@@ -59,7 +59,7 @@ struct TrainingKernelTests {
 
     /// Spread 300 reaches the part where the exponential is flat.
     @Test(arguments: TrainingKernels.available, [Float(3), 300])
-    func causalSoftmax(kernels: TrainingKernels, spread: Float) {
+    func causalSoftmaxIsTheReference(kernels: TrainingKernels, spread: Float) {
         var generator = SeededGenerator(seed: seeds[1])
         for columns in Self.sizes {
             for (rows, firstRow) in [(0, 0), (1, 0), (columns, 0), (min(3, columns), columns - min(3, columns)), (2, columns + 4)] {
@@ -78,7 +78,7 @@ struct TrainingKernelTests {
 
     /// With a log-sum of 0 and a scale of 1 nothing is left but the exponential.
     @Test(arguments: TrainingKernels.available, seeds)
-    func exponential(kernels: TrainingKernels, seed: UInt64) {
+    func theExponentialIsTheReferenceAndFlatOutside(kernels: TrainingKernels, seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         let x: [Float] = [0, -0.0, 1e-30, 0.34657, -0.34657, 87.9, -86.9] + (0..<4000).map { _ in Float.random(in: -87...88, using: &generator) }
         func exponentials(_ x: [Float]) -> [Float] {
@@ -92,7 +92,7 @@ struct TrainingKernelTests {
 
     /// One difference and two products, none of which can be fused: the same bits everywhere.
     @Test(arguments: TrainingKernels.available, seeds)
-    func softmaxBackward(kernels: TrainingKernels, seed: UInt64) {
+    func theGradientOfSoftmaxHasTheSameBitsEverywhere(kernels: TrainingKernels, seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for columns in Self.sizes {
             for rows in [0, 1, 3] {
@@ -106,7 +106,7 @@ struct TrainingKernelTests {
     }
 
     @Test(arguments: TrainingKernels.available, seeds)
-    func swiglu(kernels: TrainingKernels, seed: UInt64) {
+    func swigluIsTheReference(kernels: TrainingKernels, seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         // As many as no other size has.
         let special: [Float] = [0, -0.0, 5, -5, 1e-3, -1e-3, 20, -20, 86.9, -86.9, 87.5, -87.5, 88.5, -88.5, 100, -100, 1000, -1000]
@@ -123,7 +123,7 @@ struct TrainingKernelTests {
     }
 
     @Test(arguments: TrainingKernels.available, seeds)
-    func crossEntropy(kernels: TrainingKernels, seed: UInt64) {
+    func crossEntropyIsTheReference(kernels: TrainingKernels, seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for vocabulary in Self.sizes + [1023, 1024, 1025, 2500] {
             for spread: Float in [4, 150] {
@@ -155,7 +155,7 @@ struct TrainingKernelTests {
 
     /// Columns that are scaled, and the sums of products of columns. Without a sum to fuse with, a product has one result.
     @Test(arguments: TrainingKernels.available, seeds)
-    func columns(kernels: TrainingKernels, seed: UInt64) {
+    func scaledColumnsAndTheirSumsAreTheReference(kernels: TrainingKernels, seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for size in Self.sizes + [0] {
             for rows in [0, 1, 5] {
@@ -185,7 +185,7 @@ struct TrainingKernelTests {
 
     /// Where a product and a sum may be fused, a result is one of two; everything else has one.
     @Test(arguments: TrainingKernels.available, seeds)
-    func axpyAndBias(kernels: TrainingKernels, seed: UInt64) {
+    func axpyAndBiasAreTheReference(kernels: TrainingKernels, seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for size in Self.sizes + [0] {
             let x = generator.values(size, spread: 2), y = generator.values(size, spread: 2), a: Float = 1.7
@@ -203,7 +203,7 @@ struct TrainingKernelTests {
     }
 
     @Test(arguments: TrainingKernels.available, seeds)
-    func sumsAndProducts(kernels: TrainingKernels, seed: UInt64) {
+    func sumsAndProductsAreTheReference(kernels: TrainingKernels, seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for size in Self.sizes + [0, 1000] {
             let x = generator.values(size, spread: 2), y = generator.values(size, spread: 2)
@@ -236,7 +236,7 @@ struct TrainingKernelTests {
     ]
 
     @Test(arguments: TrainingKernels.available, seeds)
-    func adamW(kernels: TrainingKernels, seed: UInt64) {
+    func adamWIsTheReference(kernels: TrainingKernels, seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         for step in Self.steps {
             for size in Self.sizes + [0] {

@@ -123,14 +123,14 @@ struct TransformerConfigurationTests {
             .init(.invalidConfiguration, scaling("original_max_position_embeddings", 8192.0), says: "original_max_position_embeddings"),
         ]
 
-    @Test(arguments: refusals) func refuses(_ refusal: ConfigurationRefusal) {
+    @Test(arguments: refusals) func whatIsNotRunIsRefusedByItsField(_ refusal: ConfigurationRefusal) {
         let error = #expect(throws: TransformerError.self) { try configuration(refusal.changes, without: refusal.absent) }
         #expect(error?.code == refusal.code)
         #expect(error?.message.contains(refusal.words) == true, "\(String(describing: error))")
         #expect(error?.description.hasPrefix("/model/config.json: ") == true)
     }
 
-    @Test func filesThatAreNoConfiguration() throws {
+    @Test func filesThatAreNoConfigurationAreRefused() throws {
         let folder = try TemporaryFolder()
         let path = folder.path("config.json")
         #expect(throws: FileError.missing(path: path)) { try TransformerConfiguration(folder: folder.path) }
@@ -147,7 +147,7 @@ struct TransformerConfigurationTests {
 
     // MARK: Accepted
 
-    @Test func theSmallModel() throws {
+    @Test func theSmallModelHasItsShape() throws {
         let c = try TransformerConfiguration(folder: Repository.tinyLlama)
         #expect(c.modelType == "llama" && c.hiddenSize == 128 && c.intermediateSize == 352 && c.layers == 4 && c.vocabularySize == 1024)
         #expect(c.heads == 4 && c.keyValueHeads == 2 && c.headDimension == 32 && c.queryWidth == 128 && c.keyWidth == 64)
@@ -168,7 +168,7 @@ struct TransformerConfigurationTests {
         #expect(try configuration(["hidden_act": "silu"]) == c && configuration(["hidden_act": "swish"]) == c)
     }
 
-    @Test(arguments: ["llama", "mistral", "smollm"]) func knownArchitectures(name: String) throws {
+    @Test(arguments: ["llama", "mistral", "smollm"]) func knownArchitecturesAreTaken(name: String) throws {
         #expect(try configuration(["model_type": .string(name)]).modelType == name)
     }
 
@@ -183,12 +183,12 @@ struct TransformerConfigurationTests {
     }
 
     /// As Mistral Nemo has it: heads that are not a part of the hidden size.
-    @Test func aHeadDimensionOfItsOwn() throws {
+    @Test func headsMayHaveADimensionOfTheirOwn() throws {
         let c = try configuration(["num_attention_heads": 3, "head_dim": 6])
         #expect(c.heads == 3 && c.keyValueHeads == 3 && c.headDimension == 6 && c.queryWidth == 18)
     }
 
-    @Test func rotarySettings() throws {
+    @Test func rotarySettingsAreReadInBothForms() throws {
         func theta(_ changes: OrderedDictionary<String, JSONValue>) throws -> Double { try configuration(changes).ropeTheta }
         #expect(try theta(["rope_parameters": ["rope_theta": 1e6, "rope_type": "default"]]) == 1e6)
         #expect(try theta(["rope_parameters": ["rope_theta": 1e6], "rope_theta": 5.0]) == 1e6)

@@ -119,15 +119,14 @@ struct TransformerWeightsTests {
 
     // MARK: Refused
 
-    @Test(arguments: names) func aMissingTensor(name: String) {
+    @Test(arguments: names) func aMissingTensorIsNamed(name: String) {
         let error = fault(tensors().filter { $0.name != name })
         #expect(error?.code == .missingTensor && error?.tensor == name)
         #expect(error?.description.contains("tensor \(name): the configuration calls for it") == true)
     }
 
-    @Test(arguments: shapes.map(\.name), ["a row more", "no rows", "a dimension more", "flat", "turned"]) func aWrongShape(name: String, how: String)
-        throws
-    {
+    @Test(arguments: shapes.map(\.name), ["a row more", "no rows", "a dimension more", "flat", "turned"])
+    func aWrongShapeIsNamed(name: String, how: String) throws {
         let shape = try #require(Self.shapes.first { $0.name == name }).shape
         let wrong =
             switch how {
@@ -142,7 +141,7 @@ struct TransformerWeightsTests {
         #expect(error?.message == "its shape is \(describe(shape: wrong)) and the configuration calls for \(describe(shape: shape))")
     }
 
-    @Test(arguments: [DType.f64, .i8, .f8E4M3, .u16]) func elementsOfAnotherType(dtype: DType) throws {
+    @Test(arguments: [DType.f64, .i8, .f8E4M3, .u16]) func elementsOfAnotherTypeAreRefused(dtype: DType) throws {
         for (name, shape) in Self.shapes {
             let bytes = [UInt8](repeating: 0, count: shape.reduce(1, *) * dtype.bitWidth / 8)
             let error = fault(changing(name) { $0 = TestTensor(name, dtype, shape, bytes: bytes) })
@@ -152,7 +151,7 @@ struct TransformerWeightsTests {
     }
 
     /// NaN and both infinities, at the first, the last and some inner element of every tensor.
-    @Test(arguments: [DType.f32, .bf16, .f16]) func aWeightThatIsNotFinite(dtype: DType) throws {
+    @Test(arguments: [DType.f32, .bf16, .f16]) func aWeightThatIsNotFiniteIsNamed(dtype: DType) throws {
         for (number, (name, shape)) in Self.shapes.enumerated() {
             let count = shape.reduce(1, *)
             for (turn, index) in [0, count - 1, count / 2 + 1].enumerated() {

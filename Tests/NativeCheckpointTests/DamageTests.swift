@@ -18,7 +18,7 @@ private func smallFile() throws -> [UInt8] {
 }
 
 @Suite struct DamageTests {
-    @Test func everyFlippedBit() throws {
+    @Test func everyFlippedBitIsFound() throws {
         try withTemporaryFolder { folder in
             let file = try smallFile()
             _ = try decoded(file, in: folder)
@@ -30,7 +30,7 @@ private func smallFile() throws -> [UInt8] {
         }
     }
 
-    @Test func everyTruncation() throws {
+    @Test func everyTruncationIsFound() throws {
         try withTemporaryFolder { folder in
             let file = try smallFile()
             for length in 0..<file.count {
@@ -41,7 +41,7 @@ private func smallFile() throws -> [UInt8] {
         }
     }
 
-    @Test func everyMissingByteAndAppendedBytes() throws {
+    @Test func everyMissingOrAddedByteIsFound() throws {
         try withTemporaryFolder { folder in
             let file = try smallFile()
             for position in file.indices {
@@ -60,7 +60,7 @@ private func smallFile() throws -> [UInt8] {
     }
 
     /// Damage that respects the checksums has to be caught by what they cover.
-    @Test func randomBytesWithFreshChecksums() throws {
+    @Test func damageUnderFreshChecksumsIsNeverReadAsRight() throws {
         try withTemporaryFolder { folder in
             let file = try smallFile()
             let original = try decoded(file, in: folder)

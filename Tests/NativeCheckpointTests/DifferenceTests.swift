@@ -44,7 +44,7 @@ private final class FailingBytes: ByteSource {
 @Suite struct DifferenceTests {
     /// A base that goes away between the coding of the differences and its hash leaves chunks that nothing counts: such a
     /// writer can only be given up.
-    @Test func aBaseThatGoesAway() throws {
+    @Test func aBaseThatGoesAwayLeavesNoFile() throws {
         try withTemporaryFolder { folder in
             var generator = SeededGenerator(seed: 4)
             let bytes = generator.bytes(100)
@@ -93,7 +93,7 @@ private final class FailingBytes: ByteSource {
         try writer.finish(durable: false)
     }
 
-    @Test(arguments: [64, 1024, 1 << 19]) func thereAndBack(chunkSize: Int) throws {
+    @Test(arguments: [64, 1024, 1 << 19]) func differencesComeBackWithTheirBase(chunkSize: Int) throws {
         let (now, before) = Self.samples(1)
         let base = Base(tensors: Dictionary(uniqueKeysWithValues: before.map { ($0.name, $0) }))
         try withTemporaryFolder { folder in
@@ -129,13 +129,13 @@ private final class FailingBytes: ByteSource {
             var files: [[UInt8]] = []
             for threads in [1, 3, 8] {
                 try Self.write(now, against: base, to: folder + "/file.opck", chunkSize: 256, threads: threads)
-                files.append(try contents(folder + "/file.opck"))
+                files.append(try readAll(folder + "/file.opck"))
             }
             #expect(files[0] == files[1] && files[0] == files[2])
         }
     }
 
-    @Test func theWrongBase() throws {
+    @Test func theWrongBaseIsRefused() throws {
         let (now, before) = Self.samples(3)
         let base = Base(tensors: Dictionary(uniqueKeysWithValues: before.map { ($0.name, $0) }))
         try withTemporaryFolder { folder in

@@ -1,4 +1,5 @@
 import Tensors
+import TestSupport
 import Testing
 
 @testable import NativeCheckpoint
@@ -35,7 +36,7 @@ import Testing
         }
     }
 
-    @Test func prologue() throws {
+    @Test func aBadPrologueIsRefused() throws {
         try expect(.notCheckpoint) { $0.bytes[1] = 0x50 }
         try expect(.notCheckpoint) { $0.bytes = Array("{\"a\":1}".utf8) }
         try expect(.fileTooShort) { $0.bytes = [] }
@@ -68,7 +69,7 @@ import Testing
         }
     }
 
-    @Test func trailer() throws {
+    @Test func aBadTrailerIsRefused() throws {
         try expect(.trailerMissing) { $0.bytes[$0.bytes.count - 1] = 0 }
         try expect(.footerDamaged) { $0.bytes[$0.trailer.lowerBound + 40] ^= 1 }
         let cases: [(offset: Int, value: UInt64, code: CheckpointError.Code)] = [
@@ -91,7 +92,7 @@ import Testing
         try expect(.limitChunks, limits: limits) { _ in }
     }
 
-    @Test func footerText() throws {
+    @Test func aFooterThatIsNotItsSyntaxIsRefused() throws {
         try expectText(.footerSyntax, "\"kind\":\"test\"", "\"kind\":\"test\",\"kind\":\"test\"")
         try expectText(.footerSyntax, "{\"format\"", "\u{FEFF}{\"format\"")
         try expectText(.footerSyntax, "\"chunkSize\":64", "\"chunkSize\":99999999999999999999")
@@ -121,7 +122,7 @@ import Testing
         }
     }
 
-    @Test func tensorTable() throws {
+    @Test func aBadTensorTableIsRefused() throws {
         try expectText(.footerField, "\"name\":\"a\"", "\"name\":1")
         try expectText(.footerField, "\"name\":\"a\"", "\"name\":\"a\",\"note\":1")
         try expectText(.footerField, "\"sha256\":\"", "\"sha256\":\"A")
@@ -150,7 +151,7 @@ import Testing
         try expect(.limitRank, limits: limits) { _ in }
     }
 
-    @Test func moreTensorsThanAllowed() throws {
+    @Test func moreTensorsThanAllowedAreRefused() throws {
         try expect(.limitTensors) {
             let text = String(decoding: $0.bytes[$0.text], as: UTF8.self)
             let head = text[..<text.firstRange(of: "\"tensors\":")!.upperBound]
@@ -175,7 +176,7 @@ import Testing
         }
     }
 
-    @Test func chunkTable() throws {
+    @Test func aBadChunkTableIsRefused() throws {
         func expectRow(_ code: CheckpointError.Code, _ row: Int, _ offset: Int, _ change: (UInt64) -> UInt64, bytes: Int) throws {
             try expect(code) {
                 let place = $0.table.lowerBound + row * Format.tableRowSize + offset
@@ -206,7 +207,7 @@ import Testing
         }
     }
 
-    @Test func packedFiles() throws {
+    @Test func badListsOfPackedFilesAreRefused() throws {
         let file = try withTemporaryFolder { folder in
             let path = folder + "/pack.opck"
             var writer = try CheckpointWriter(
@@ -217,7 +218,7 @@ import Testing
                 TensorContent(name: "x", dtype: .u8, shape: [2], file: 1, bytes: MemoryBytes([6, 7])),
             ])
             try writer.finish(durable: false)
-            return try contents(path)
+            return try readAll(path)
         }
         func expect(_ code: CheckpointError.Code?, _ old: String, _ new: String, location: SourceLocation = #_sourceLocation) throws {
             try withTemporaryFolder { folder in
@@ -247,7 +248,7 @@ import Testing
         try expect(.chunkHeader, "\"path\":\"c\"", "\"path\":\"e\"")
     }
 
-    @Test func chunkHeader() throws {
+    @Test func aBadChunkHeaderIsRefused() throws {
         for offset in 0..<32 {
             try expect(.chunkHeader) {
                 $0.bytes[32 + offset] ^= 1
@@ -266,7 +267,7 @@ import Testing
         try expectText(.chunkHeader, "\"name\":\"a\"", "\"name\":\"c\"")
     }
 
-    @Test func planes() throws {
+    @Test func badPlanesAreRefused() throws {
         // Chunk 0: header 32, descriptor 2 + 1 + 1 + 3 + 1 + 8 + 4 + 2 = 22.
         let plane = 32 + 32 + 22
         for word: UInt32 in [4 << 29, 7 << 29, 1 << 24 | 16, 15, 17, 0, 0xFF_FFFF] {
@@ -301,7 +302,7 @@ import Testing
         }
     }
 
-    @Test func tensorHash() throws {
+    @Test func aWrongHashOfATensorIsFound() throws {
         try expect(.tensorHash) {
             let text = String(decoding: $0.bytes[$0.text], as: UTF8.self)
             let hash = text.firstRange(of: "\"sha256\":\"")!.upperBound
@@ -324,7 +325,7 @@ import Testing
     }
 
     /// DEFLATE streams that are cut, go on after their end, or give fewer or more bytes than the plane has.
-    @Test func deflateStreams() throws {
+    @Test func badDeflateStreamsAreRefused() throws {
         let good = Self.plane
         let deflater = Deflater()
         func stream(_ bytes: [UInt8]) throws -> [UInt8] {
@@ -380,7 +381,7 @@ import Testing
     }
 
     /// Planes of several streams, by literals or by matches, and lengths and shared bytes that cannot be.
-    @Test func severalStreams() throws {
+    @Test func badPlanesOfSeveralStreamsAreRefused() throws {
         let good = Self.plane
         let deflater = Deflater()
         func part(_ count: Int) -> [UInt8] {
@@ -422,7 +423,7 @@ import Testing
     }
 
     /// Planes of few values by their numbers.
-    @Test func packedPlanes() throws {
+    @Test func badPackedPlanesAreRefused() throws {
         let numbers = [UInt8](repeating: 0b1010_1010, count: 8)
         let (error, raw) = decodedPlane(.packed, 1, Array("ab".utf8) + numbers)
         #expect(error == nil && raw == Self.plane)

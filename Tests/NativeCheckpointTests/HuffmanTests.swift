@@ -119,7 +119,7 @@ private let lengths = [
 ]
 
 @Suite struct HuffmanTests {
-    @Test(arguments: Distribution.allCases, [UInt64(1), 2]) func streamsOfEveryKind(_ distribution: Distribution, seed: UInt64) throws {
+    @Test(arguments: Distribution.allCases, [UInt64(1), 2]) func streamsOfEveryKindComeBack(_ distribution: Distribution, seed: UInt64) throws {
         var generator = SeededGenerator(seed: seed)
         let (encoder, decoder, inflater) = (HuffmanEncoder(), HuffmanDecoder(), Inflater())
         for count in lengths {
@@ -141,7 +141,7 @@ private let lengths = [
     }
 
     /// The limit on the code's length costs little, and one code for the whole plane too.
-    @Test func sizesNearZlib() throws {
+    @Test func sizesAreNearThoseOfZlib() throws {
         var generator = SeededGenerator(seed: 3)
         for distribution in [Distribution.geometric, .normal, .fibonacci, .rare] {
             let plane = distribution.bytes(300_000, &generator)
@@ -182,7 +182,7 @@ private let lengths = [
     }
 
     /// A sample has all bytes of the plane, those too that lie outside of it, and its code is nearly as good.
-    @Test(arguments: Distribution.allCases) func samples(_ distribution: Distribution) throws {
+    @Test(arguments: Distribution.allCases) func aSampleStandsForItsPlane(_ distribution: Distribution) throws {
         var generator = SeededGenerator(seed: 10)
         let (encoder, decoder) = (HuffmanEncoder(), HuffmanDecoder())
         for count in [32_767, 32_768, 50_001, 262_144, 300_000] {
@@ -203,7 +203,7 @@ private let lengths = [
     }
 
     /// A plane whose sampled blocks are unlike the others is refused with the sample's code, and takes that of all bytes.
-    @Test func misleadingSamples() throws {
+    @Test func aMisleadingSampleIsNotTaken() throws {
         var generator = SeededGenerator(seed: 11)
         var plane = Distribution.geometric.bytes(262_144, &generator)
         let encoder = HuffmanEncoder()
@@ -227,7 +227,7 @@ private let lengths = [
     }
 
     /// A plane with bytes that the plan has no code for gives bytes that mean nothing, inside the room.
-    @Test(arguments: [false, true]) func otherPlanesThanCounted(isPortable: Bool) throws {
+    @Test(arguments: [false, true]) func aPlaneThatWasNotCountedStaysInsideTheRoom(isPortable: Bool) throws {
         var generator = SeededGenerator(seed: 5)
         let encoder = HuffmanEncoder(isPortable: isPortable)
         for (counted, written) in [(Distribution.geometric, Distribution.uniform), (.twoSymbols, .normal), (.uniform, .rare)] {
@@ -249,7 +249,7 @@ private let lengths = [
         }
     }
 
-    @Test(arguments: [1, 4]) func everyTruncationAndEveryBit(streams: Int) throws {
+    @Test(arguments: [1, 4]) func damagedStreamsAreReadAsByZlibOrRefused(streams: Int) throws {
         var generator = SeededGenerator(seed: 6)
         let (encoder, decoder, inflater) = (HuffmanEncoder(), HuffmanDecoder(), Inflater())
         let plane = Distribution.normal.bytes(400, &generator)
@@ -283,7 +283,7 @@ private let lengths = [
         #expect(Payload(parts: [[UInt8]](repeating: [], count: streams)).decoded(400, by: decoder) == nil)
     }
 
-    @Test(arguments: [UInt64(7), 8]) func randomBytes(seed: UInt64) {
+    @Test(arguments: [UInt64(7), 8]) func randomBytesAreReadAsByZlibOrRefused(seed: UInt64) {
         var generator = SeededGenerator(seed: seed)
         let (decoder, inflater) = (HuffmanDecoder(), Inflater())
         for round in 0..<3000 {

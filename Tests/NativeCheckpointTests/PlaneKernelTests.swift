@@ -67,7 +67,7 @@ import Testing
         #expect(checksum(Array("123456789".utf8).rawBytes) == 0xCBF4_3926)
     }
 
-    @Test func planesOfFewValues() throws {
+    @Test func planesOfFewValuesComeBack() throws {
         var generator = SeededGenerator(seed: 4)
         for (values, bits) in [(1, 1), (2, 1), (3, 2), (4, 2), (5, 4), (16, 4)] {
             for length in [64, 65, 66, 67, 1000, 4099] {

@@ -11,7 +11,7 @@ import Testing
 @Suite struct RoundTripTests {
     /// Every type at lengths around the borders of chunks (64 bytes here), with random bytes: NaN payloads, infinities
     /// and subnormals among them.
-    @Test(arguments: DType.allCases) func everyType(_ dtype: DType) throws {
+    @Test(arguments: DType.allCases) func everyTypeComesBack(_ dtype: DType) throws {
         var generator = SeededGenerator(seed: UInt64(dtype.bitWidth) &* 31 &+ UInt64(dtype.rawValue.utf8.count))
         // Sub-byte types fill whole bytes only in multiples of four elements.
         let unit = dtype.bitWidth < 8 ? 4 : 1
@@ -37,7 +37,7 @@ import Testing
         }
     }
 
-    @Test func scalarsAndSpecialNumbers() throws {
+    @Test func scalarsAndSpecialNumbersComeBack() throws {
         let patterns: [UInt32] = [
             0, 0x8000_0000, 0x3F80_0000, 0xBF80_0000, 0x7F80_0000, 0xFF80_0000, 0x7FC0_0001, 0xFFA5_A5A5, 0x7F80_0001, 1, 0x807F_FFFF,
             0xFFFF_FFFF,
@@ -52,7 +52,7 @@ import Testing
     }
 
     /// More than one chunk of the usual size, in data that takes every plane method.
-    @Test func usualChunks() throws {
+    @Test func severalChunksOfTheUsualSizeComeBack() throws {
         var generator = SeededGenerator(seed: 7)
         let weights = (0..<300_001).map { _ in Float(generator.normal()) }
         let moments = (0..<300_001).map { $0 < 150_000 ? 0 : Float(generator.normal() * 1e-6) }
@@ -107,7 +107,7 @@ import Testing
         #expect(chunk(after: []) == chunk(after: [generator.bytes(8000), [UInt8](repeating: 3, count: 400), skewed]))
     }
 
-    @Test func metadataAndTable() throws {
+    @Test func metadataAndTableComeBack() throws {
         try withTemporaryFolder { folder in
             let path = folder + "/run.opck"
             let metadata: JSONValue = [
@@ -126,12 +126,12 @@ import Testing
             #expect(Array(file.tensors.keys) == ["b", "a"])
             let tensor = try #require(file.tensors["b"])
             #expect(tensor.dtype == .f16 && tensor.shape == [2, 3] && tensor.byteCount == 12 && tensor.elementCount == 6)
-            #expect(try file.byteCount == contents(path).count)
+            #expect(try file.byteCount == readAll(path).count)
             try file.requireRewritable()
         }
     }
 
-    @Test func readingIntoTheCallersMemory() throws {
+    @Test func tensorsAreReadIntoTheCallersMemory() throws {
         try withTemporaryFolder { folder in
             let path = folder + "/file.opck"
             try write([Sample(name: "x", dtype: .f32, shape: [3], bytes: littleEndian([1, -2, 3]))], to: path)
@@ -173,7 +173,7 @@ import Testing
         }
     }
 
-    @Test func refusals() throws {
+    @Test func whatNoFileCanHoldIsRefused() throws {
         try withTemporaryFolder { folder in
             let path = folder + "/file.opck"
             func code(kind: String = "test", metadata: JSONValue = [:]) -> CheckpointError.Code? {
@@ -222,11 +222,11 @@ import Testing
         }
     }
 
-    @Test func publishing() throws {
+    @Test func theOldFileStaysUntilTheNewOneIsWhole() throws {
         try withTemporaryFolder { folder in
             let path = folder + "/file.opck"
             try write([Sample(name: "x", dtype: .u8, shape: [1], bytes: [7])], to: path)
-            let before = try contents(path)
+            let before = try readAll(path)
 
             // Not to be replaced; dropped unfinished; both leave the old file, and nothing else.
             #expect(
@@ -237,18 +237,18 @@ import Testing
                 var writer = try CheckpointWriter(path: path, replacing: true, options: CheckpointWriter.Options(kind: "test"))
                 try writer.append(name: "y", dtype: .u8, shape: [1], bytes: ([8] as [UInt8]).rawBytes)
             }
-            #expect(try contents(path) == before)
+            #expect(try readAll(path) == before)
             #expect(try FileSystem.names(in: folder) == ["file.opck"])
 
             var writer = try CheckpointWriter(path: path, replacing: true, options: CheckpointWriter.Options(kind: "test"))
             try writer.append(name: "y", dtype: .u8, shape: [1], bytes: ([8] as [UInt8]).rawBytes)
             let size = try writer.finish(durable: true)
-            #expect(try contents(path).count == size)
+            #expect(try readAll(path).count == size)
             #expect(try CheckpointFile(path: path).read("y") == [8])
         }
     }
 
-    @Test func missingFile() {
+    @Test func aMissingFileIsNamed() {
         let error = #expect(throws: CheckpointError.self) { try CheckpointFile(path: "/nonexistent/file.opck") }
         #expect(error?.code == .inputOutput)
         #expect(error?.fileError == .missing(path: "/nonexistent/file.opck"))

@@ -17,7 +17,7 @@ import Testing
     }
 
     /// The chapter's table and the enumeration name the same codes.
-    @Test func codes() throws {
+    @Test func theSpecificationListsEveryCode() throws {
         let text = try Self.specification()
         let chapter = try #require(text.firstRange(of: "## 9. Errors"))
         let end = try #require(text[chapter.upperBound...].firstRange(of: "\n## "))
@@ -39,7 +39,7 @@ import Testing
 
     private static let example = Sample(name: "w", dtype: .bf16, shape: [3], bytes: [0x80, 0x3F, 0x00, 0xC0, 0xC0, 0x3F])
 
-    @Test func workedExample() throws {
+    @Test func theWorkedExampleIsWhatIsWritten() throws {
         let file = try encoded([Self.example])
         let chunk = try Self.bytes(after: "### 5.4 Worked example")
         #expect(Array(file[32..<(32 + chunk.count)]) == chunk)
@@ -72,7 +72,7 @@ import Testing
                 #expect(try python(["list", path]).status == 0)
                 #expect(try python(["extract", path, "--out", out]).status == 0)
 
-                let extracted = try contents(out)
+                let extracted = try readAll(out)
                 let headerLength = Int(extracted.rawBytes.integer(at: 0, as: UInt64.self))
                 let header = try JSONValue(parsing: Array(extracted[8..<(8 + headerLength)]))
                 for sample in samples {

@@ -3,6 +3,7 @@ import Foundation
 import JSON
 import OrderedCollections
 import Tensors
+import TestSupport
 
 @testable import NativeCheckpoint
 
@@ -16,10 +17,9 @@ struct Sample {
 
 /// Runs `body` with a fresh folder and removes it afterwards.
 func withTemporaryFolder<Result>(_ body: (String) throws -> Result) throws -> Result {
-    let path = NSTemporaryDirectory() + "/opck-\(UUID().uuidString)"
-    try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-    defer { try? FileManager.default.removeItem(atPath: path) }
-    return try body(path)
+    let folder = try TemporaryFolder()
+    // It is removed when nothing holds it any more, and the body has only its path.
+    return try withExtendedLifetime(folder) { try body(folder.path) }
 }
 
 /// The bytes of floats as they lie in a file.
@@ -49,12 +49,8 @@ func encoded(
     try withTemporaryFolder { folder in
         let path = folder + "/file.opck"
         try write(samples, to: path, metadata: metadata, chunkSize: chunkSize, prologue: prologue)
-        return try contents(path)
+        return try readAll(path)
     }
-}
-
-func contents(_ path: String) throws -> [UInt8] {
-    try FileSystem.contents(of: path, limit: 1 << 30)
 }
 
 /// Opens a file of the given bytes and checks all of it; the tensors' bytes by name.

@@ -6,7 +6,6 @@ import NativeCheckpoint
 import OrderedCollections
 import Packing
 import Synchronization
-import TestModels
 import TestSupport
 import Testing
 

@@ -6,7 +6,6 @@ import OrderedCollections
 import Packing
 import Safetensors
 import Tensors
-import TestModels
 import TestSupport
 import Testing
 
@@ -32,7 +31,7 @@ struct SalvageTests {
     }
 
     /// Cut anywhere: exactly the tensors are whole whose last byte is there, and a file when it is known to have ended.
-    @Test(arguments: names) func cutShort(name: String) throws {
+    @Test(arguments: names) func whatIsWholeBeforeACutIsSaved(name: String) throws {
         let subject = try Subject(name)
         let ends = subject.tensorEnds
         let lengths = Set(stride(from: 0, to: subject.bytes.count, by: max(1, subject.bytes.count / 60))).union(
@@ -58,7 +57,7 @@ struct SalvageTests {
     }
 
     /// A changed byte of a chunk costs its tensor and no other, whether the footer is there or not.
-    @Test(arguments: names, [true, false]) func aByteChanged(name: String, hasFooter: Bool) throws {
+    @Test(arguments: names, [true, false]) func aChangedByteCostsItsTensorAlone(name: String, hasFooter: Bool) throws {
         let subject = try Subject(name)
         let footer = try #require(subject.tensorEnds.values.max())
         for position in stride(from: 32, to: footer, by: max(1, footer / 70)) {
@@ -93,7 +92,7 @@ struct SalvageTests {
     }
 
     /// Two chunks for one place: the first counts, the other is reported.
-    @Test func duplicates() throws {
+    @Test func theFirstOfTwoChunksForOnePlaceCounts() throws {
         let subject = try Subject("chunks")
         let end = try #require(subject.tensorEnds.values.max())
         let saved = try #require(try subject.salvage(Array(subject.bytes[..<end]) + Array(subject.bytes[32..<end])))
@@ -113,7 +112,7 @@ struct SalvageTests {
     }
 
     /// A lost first chunk takes the names of the others with it.
-    @Test func orphans() throws {
+    @Test func chunksWithoutTheirFirstHaveNoName() throws {
         let subject = try Subject("chunks")
         var damaged = subject.bytes
         damaged[40] ^= 1
@@ -142,7 +141,7 @@ struct SalvageTests {
     }
 
     /// Of a file and a folder of one name the first stays, and the other's tensors are saved beside it.
-    @Test func pathsInEachOthersWay() throws {
+    @Test func pathsInEachOthersWayAreBothSaved() throws {
         let folder = try TemporaryFolder()
         var writer = try CheckpointWriter(
             path: folder.path("a.opck"), replacing: false,
@@ -174,7 +173,7 @@ struct SalvageTests {
         #expect(try salvage(Array(pack.prefix(inner.count / 2))) == nil)
     }
 
-    @Test func nothing() throws {
+    @Test func nothingIsSavedOfWhatIsNoCheckpoint() throws {
         for bytes in [[], Array("no checkpoint at all".utf8), [UInt8](repeating: 0, count: 5000)] { #expect(try salvage(bytes) == nil) }
         // Headers that promise much and hold nothing end the search soon.
         var header: [UInt8] = [0x8B, 0x43, 0x48, 0x4B]

@@ -1,7 +1,6 @@
 import FileIO
 import Foundation
 import Hashing
-import TestModels
 import TestSupport
 
 /// The SHA-256 of bytes, in 64 lower-case hexadecimal digits.

@@ -94,7 +94,7 @@ struct BitFlipTests {
         return reading
     }
 
-    @Test func everyBitOfAFile() throws {
+    @Test func noFlippedBitOfAFileDoesHarm() throws {
         let original = try #require(try read(Self.small))
         var counts = Counts()
         for bit in 0..<8 * Self.small.count {
@@ -110,7 +110,7 @@ struct BitFlipTests {
     }
 
     /// An index and its two shards: each name stands in both, so that no name changes unseen.
-    @Test func everyBitOfAModelInShards() throws {
+    @Test func noFlippedBitOfAModelInShardsDoesHarm() throws {
         let shards = ["a": ["x"], "b": ["y", "z"]]
         var map: OrderedDictionary<String, JSONValue> = [:]
         for (shard, names) in shards.sorted(by: { $0.key < $1.key }) {

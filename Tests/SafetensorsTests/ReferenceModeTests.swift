@@ -82,7 +82,7 @@ struct ReferenceModeTests {
         Case("bytes missing", #"{"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, 2, reference: .dataPastEnd, strict: .dataPastEnd),
     ]
 
-    @Test(arguments: cases) func bothModes(_ example: Case) throws {
+    @Test(arguments: cases) func eachModeGivesItsVerdict(_ example: Case) throws {
         let folder = try TemporaryFolder()
         let path = folder.path("model.safetensors")
         try write(example.bytes, path)

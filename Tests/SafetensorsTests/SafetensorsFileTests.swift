@@ -152,7 +152,7 @@ struct SafetensorsFileTests {
             #"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#, four, tensor: "b"),
     ]
 
-    @Test(arguments: refusals) func refuses(_ refusal: Refusal) throws {
+    @Test(arguments: refusals) func everyFaultIsRefusedByItsCode(_ refusal: Refusal) throws {
         try write(refusal.bytes, path)
         let error = fault { _ = try SafetensorsFile(path: path) }
         #expect(error?.code == refusal.code, "\(String(describing: error))")
@@ -178,7 +178,7 @@ struct SafetensorsFileTests {
         #expect(Set(Self.refusals.map(\.code)).union(others) == Set(SafetensorsError.Code.allCases))
     }
 
-    @Test func placesInTheFile() {
+    @Test func faultsAreGivenWithTheirPlace() {
         func offset(_ bytes: [UInt8]) -> Int? {
             fault { _ = try SafetensorsHeader.parse(unsafe bytes.span.bytes, path: "") }?.offset
         }
@@ -254,7 +254,7 @@ struct SafetensorsFileTests {
         return try SafetensorsFile(path: path)
     }
 
-    @Test func noTensors() throws {
+    @Test func aFileMayHoldNoTensors() throws {
         for header in ["{}", "{}      ", "{ }", #"{"__metadata__":{}}"#] {
             let file = try opened(header)
             #expect(file.tensors.isEmpty && file.metadata.isEmpty && file.path == path)
@@ -267,7 +267,7 @@ struct SafetensorsFileTests {
         #expect(Array(file.metadata.keys) == ["z", "a", "é\n"])
     }
 
-    @Test func scalarsAndTensorsOfNoSize() throws {
+    @Test func scalarsAndTensorsOfNoSizeAreRead() throws {
         let file = try opened(
             #"{"first":{"dtype":"F64","shape":[0],"data_offsets":[0,0]},"scalar":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"#
                 + #""between":{"dtype":"F32","shape":[3,0,2],"data_offsets":[4,4]},"one":{"dtype":"U8","shape":[1,1,1],"data_offsets":[4,5]},"#
@@ -305,7 +305,7 @@ struct SafetensorsFileTests {
         ("F8_E4M3FNUZ", 8), ("F8_E8M0", 8), ("I16", 16), ("U16", 16), ("F16", 16), ("BF16", 16), ("I32", 32), ("U32", 32), ("F32", 32),
         ("C64", 64), ("F64", 64), ("I64", 64), ("U64", 64),
     ])
-    func elementTypes(name: String, count: Int) throws {
+    func everyElementTypeHasItsSize(name: String, count: Int) throws {
         let data = (0..<count).map { UInt8($0) }
         let file = try opened(#"{"t":{"dtype":"\#(name)","shape":[2,4],"data_offsets":[0,\#(count)]}}"#, data)
         #expect(file.tensors["t"]?.dtype.rawValue == name && file.bytes("t") == data)

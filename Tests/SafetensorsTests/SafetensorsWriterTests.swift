@@ -27,7 +27,7 @@ struct SafetensorsWriterTests {
 
     // MARK: Bytes
 
-    @Test func everyByteOfASmallFile() throws {
+    @Test func aSmallFileHasItsBytes() throws {
         try writeSafetensors(
             [
                 TestTensor("b", .u8, [3], bytes: [7, 8, 9]), TestTensor("a", .f32, [1, 2], values: [1, -2]),
@@ -44,7 +44,7 @@ struct SafetensorsWriterTests {
     }
 
     /// As the reference library's own tests have them.
-    @Test func filesWithoutTensors() throws {
+    @Test func filesWithoutTensorsHaveTheirBytes() throws {
         try writeSafetensors([], to: path, metadata: [:])
         #expect(try readAll(path) == [8, 0, 0, 0, 0, 0, 0, 0, 0x7B, 0x7D, 32, 32, 32, 32, 32, 32])
         try writeSafetensors([], to: path, metadata: ["framework": "pt"])
@@ -69,7 +69,7 @@ struct SafetensorsWriterTests {
         #expect(try readAll(path) == readAll(Repository.fixture(name)))
     }
 
-    @Test func orderOfTheTensors() throws {
+    @Test func tensorsStandInTheOrderOfTheReferenceLibrary() throws {
         // The element types from the last to the first of the reference library's list, whatever the names.
         let types: [DType] = [
             .u64, .i64, .f64, .c64, .f32, .u32, .i32, .bf16, .f16, .u16, .i16, .f8E8M0, .f8E4M3FNUZ, .f8E5M2FNUZ, .f8E4M3, .f8E5M2, .i8, .u8, .f6E3M2,
@@ -140,7 +140,7 @@ struct SafetensorsWriterTests {
 
     // MARK: Refused
 
-    @Test func entriesThatNoFileCanHold() throws {
+    @Test func entriesThatNoFileCanHoldAreRefused() throws {
         func refusal(_ entries: (String, DType, [Int])...) -> SafetensorsError? {
             fault { _ = try writer(entries.map { .init(name: $0.0, dtype: $0.1, shape: $0.2) }) }
         }

@@ -10,12 +10,6 @@ public func fileBytes(_ header: [UInt8], _ data: [UInt8] = []) -> [UInt8] {
 
 public func fileBytes(_ header: String, _ data: [UInt8] = []) -> [UInt8] { fileBytes(Array(header.utf8), data) }
 
-public func write(_ bytes: [UInt8], _ path: String) throws {
-    let file = try AtomicFile(path: path, replacing: true)
-    try file.write(bytes)
-    try file.publish(durable: false)
-}
-
 extension SafetensorsFile {
     /// The bytes of a tensor; empty when there is none of that name.
     public func bytes(_ name: String) -> [UInt8] {

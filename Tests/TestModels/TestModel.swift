@@ -8,20 +8,6 @@ public import Tensors
 public import TestSupport
 public import Weights
 
-/// A folder that is gone when the test is.
-public final class TemporaryFolder {
-    public let path: String
-
-    public init() throws {
-        path = "/tmp/oplora-test-\(UInt64.random(in: 0 ... .max))"
-        try FileSystem.createFolder(path)
-    }
-
-    deinit { try? FileSystem.remove(path) }
-
-    public func path(_ name: String) -> String { FileSystem.join(path, name) }
-}
-
 /// A tensor on its way into a file.
 public struct TestTensor {
     public var name: String
@@ -53,12 +39,6 @@ public func bits(_ bytes: [UInt8], _ dtype: DType, _ index: Int) -> UInt64 {
     return (0..<width).reduce(0) { $0 | UInt64(bytes[index * width + $1]) << (8 * $1) }
 }
 
-public func writeText(_ text: String, _ path: String) throws {
-    let file = try AtomicFile(path: path, replacing: true)
-    try file.write(Array(text.utf8))
-    try file.publish(durable: false)
-}
-
 public func writeSafetensors(_ tensors: [TestTensor], to path: String, metadata: [String: String] = ["format": "pt"]) throws {
     let writer = try SafetensorsWriter(
         path: path, entries: tensors.map { .init(name: $0.name, dtype: $0.dtype, shape: $0.shape) }, metadata: metadata, replacing: true)
@@ -75,8 +55,6 @@ public func read(_ name: String, from files: ModelWeights) throws -> [UInt8] {
     try weight.read(bytes: 0..<weight.byteCount, into: &bytes)
     return bytes
 }
-
-public func readAll(_ path: String) throws -> [UInt8] { try FileSystem.contents(of: path, limit: 1 << 24) }
 
 /// A model of two layers in two shards with everything that a model folder has.
 public enum TestModel {

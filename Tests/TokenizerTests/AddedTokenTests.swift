@@ -9,7 +9,7 @@ import Tokenizer
         try Tokenizer(json: tokenizerJSON(added: .array(added)), name: "test").encode(text)
     }
 
-    @Test func leftmostThenLongest() throws {
+    @Test func theLeftmostTokenCountsAndThenTheLongest() throws {
         let added = [addedToken(256, "<a"), addedToken(257, "<a>"), addedToken(258, "<a>b")]
         let tokenizer = try Tokenizer(json: tokenizerJSON(added: .array(added)), name: "test")
         #expect(tokenizer.encode("<a>b") == [258])
@@ -19,7 +19,7 @@ import Tokenizer
         #expect(tokenizer.encode("") == [])
     }
 
-    @Test func strippingLeft() throws {
+    @Test func spacesBeforeATokenAreStripped() throws {
         let token = addedToken(256, "<m>", "lstrip")
         #expect(try encode("x  <m> y", token) == [120, 256, 32, 121])
         #expect(try encode("\u{3000}<m>", token) == [256])
@@ -27,7 +27,7 @@ import Tokenizer
         #expect(try encode(" <m> <m>", token) == [256, 256])
     }
 
-    @Test func strippingRight() throws {
+    @Test func spacesAfterATokenAreStripped() throws {
         let token = addedToken(256, "<m>", "rstrip")
         #expect(try encode("x <m>  y", token) == [120, 32, 256, 121])
         #expect(try encode("<m>\u{2003}\n", token) == [256])
@@ -37,7 +37,7 @@ import Tokenizer
         #expect(try encode("<m>  x", token, addedToken(257, " x")) == [256, 257])
     }
 
-    @Test func singleWords() throws {
+    @Test func aSingleWordIsNoPartOfAnother() throws {
         let token = addedToken(256, "zz", "single_word")
         #expect(try encode("zz", token) == [256])
         #expect(try encode("a zz b", token) == [97, 32, 256, 32, 98])

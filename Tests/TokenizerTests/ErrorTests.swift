@@ -21,7 +21,7 @@ import Tokenizer
 
     @Test func theBaseIsGood() { #expect(code([:]) == nil) }
 
-    @Test func unreadable() {
+    @Test func aFileThatCannotBeReadIsNamed() {
         for path in [Repository.root + "/no-such-file.json", Repository.root] {
             #expect { try Tokenizer(contentsOf: path) } throws: { error in
                 let error = error as? TokenizerError
@@ -30,11 +30,11 @@ import Tokenizer
         }
     }
 
-    @Test func notJSON() {
+    @Test func aFileThatIsNoJSONIsRefused() {
         #expect { try Tokenizer(contentsOf: #filePath) } throws: { ($0 as? TokenizerError)?.code == .invalidJSON }
     }
 
-    @Test func topLevel() {
+    @Test func badTopLevelsAreRefused() {
         #expect(code(file: []) == .invalidField)
         #expect(code(file: [:]) == .invalidField)
         #expect(code(["version": "2.0"]) == .unsupportedVersion)
@@ -45,7 +45,7 @@ import Tokenizer
         #expect(code(["post_processor": ["type": "TemplateProcessing"]]) == nil)
     }
 
-    @Test func otherKinds() {
+    @Test func otherKindsOfTokenizersAreRefused() {
         #expect(code(["normalizer": ["type": "NFC"]]) == .unsupportedNormalizer)
         #expect(code(["normalizer": ["type": "Sequence", "normalizers": [["type": "Lowercase"]]]]) == .unsupportedNormalizer)
         #expect(code(["normalizer": ["type": "Sequence", "normalizers": []]]) == nil)
@@ -62,7 +62,7 @@ import Tokenizer
         #expect(code(model: ["ignore_merges": 1]) == .invalidField)
     }
 
-    @Test func preTokenizers() {
+    @Test func badPreTokenizersAreRefused() {
         #expect(code(["pre_tokenizer": .null]) == .unsupportedPreTokenizer)
         #expect(code(["pre_tokenizer": ["type": "Whitespace"]]) == .unsupportedPreTokenizer)
         #expect(code(["pre_tokenizer": ["type": "Metaspace"]]) == .unsupportedPreTokenizer)
@@ -80,7 +80,7 @@ import Tokenizer
         #expect(code(["pre_tokenizer": sequence(split(llama3Regex, behavior: "MergedWithNext"), wholeText)]) == .unsupportedPreTokenizer)
     }
 
-    @Test func vocabularies() {
+    @Test func badVocabulariesAreRefused() {
         func vocabulary(_ change: (inout OrderedDictionary<String, JSONValue>) -> Void) -> OrderedDictionary<String, JSONValue> {
             var entries = tokenizerJSON()["model"]?["vocab"]?.objectValue ?? [:]
             change(&entries)
@@ -107,7 +107,7 @@ import Tokenizer
         #expect(code(model: lacking) == .unsupportedOption)
     }
 
-    @Test func merges() {
+    @Test func badMergesAreRefused() {
         #expect(code(model: ["merges": [:]]) == .invalidField)
         for bad: JSONValue in ["ab", "a b c", "a  b", "", 3, [], ["a"], ["a", "b", "c"], ["a", 1], .null] {
             #expect(code(model: ["merges": [bad]]) == .invalidMerge, "\(bad)")
@@ -120,7 +120,7 @@ import Tokenizer
         #expect(code(file: tokenizerJSON(tokens: ["œœ"], merges: [["œ", "œ"]])) == .unknownMergeToken)
     }
 
-    @Test func addedTokens() {
+    @Test func badAddedTokensAreRefused() {
         func code(_ added: JSONValue...) -> TokenizerError.Code? { self.code(file: tokenizerJSON(tokens: ["ab"], added: .array(added))) }
         #expect(code(addedToken(257, "<x>"), addedToken(258, "<y>")) == nil)
         #expect(code(addedToken(256, "ab")) == nil)
@@ -148,7 +148,7 @@ import Tokenizer
             ([0xF4, 0x90, 0x80, 0x80], 0),
             ([0xC3, 0xA9, 0xF0, 0x9F, 0x98], 2), ([0xFF], 0),
         ] as [([UInt8], Int)])
-    func invalidUTF8(_ bytes: [UInt8], _ offset: Int) throws {
+    func invalidUTF8IsRefusedAtItsByte(_ bytes: [UInt8], _ offset: Int) throws {
         let tokenizer = try Tokenizer(json: tokenizerJSON(), name: "test")
         do throws(TokenizerError) {
             _ = try tokenizer.encode(utf8: bytes.span, from: "text.txt")

@@ -82,7 +82,7 @@ import Tokenizer
         #expect(unknown.missingBytes == [])
     }
 
-    @Test func tokensAndIDs() throws {
+    @Test func tokensAndIDsNameEachOther() throws {
         let json = tokenizerJSON(tokens: ["Ġthe"], added: [addedToken(257, "<｜end｜>", "special"), addedToken(258, "œuf")])
         let tokenizer = try Tokenizer(json: json, name: "test")
         #expect(tokenizer.vocabularySize == 259)
@@ -92,7 +92,7 @@ import Tokenizer
         #expect(tokenizer.id(of: " the") == nil && tokenizer.id(of: "") == nil)
     }
 
-    @Test func decoding() throws {
+    @Test func decodingRepairsWhatIsCutAndSkipsWhatIsSpecial() throws {
         let added: JSONValue = [addedToken(256, "<｜end｜>", "special"), addedToken(257, "œuf")]
         let tokenizer = try Tokenizer(json: tokenizerJSON(added: added), name: "test")
         #expect(tokenizer.decode([97, 256, 257, 98]) == "a<｜end｜>œufb")

@@ -42,7 +42,7 @@ import Tokenizer
         #expect(try pieces("it's\n", qwen2) == ["it", "'s", "\n"])
     }
 
-    @Test func digits() throws {
+    @Test func digitsAreCutOneByOneOrInRuns() throws {
         let single: JSONValue = ["type": "Digits", "individual_digits": true]
         let runs: JSONValue = ["type": "Digits", "individual_digits": false]
         #expect(try pieces("a 12½ b", sequence(single, gpt2)) == ["a", " ", "1", "2", "½", " b"])
@@ -53,7 +53,7 @@ import Tokenizer
         #expect(try pieces("\u{11DE1}\u{11DE2}!", gpt2) == ["\u{11DE1}\u{11DE2}!"])
     }
 
-    @Test func prefixSpace() throws {
+    @Test func aSpaceIsPutBeforeAText() throws {
         let prefixed: JSONValue = ["type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true]
         let tokenizer = try Tokenizer(json: tokenizerJSON(preTokenizer: prefixed, added: [addedToken(256, "<m>")]), name: "test")
         #expect(tokenizer.encode("") == [])
@@ -68,7 +68,7 @@ import Tokenizer
 
     /// The classes against Swift's own, for scalars that were assigned before the versions of either: merges show whether
     /// a scalar stands in one piece with a letter, a digit or a sign before it.
-    @Test func characterClasses() throws {
+    @Test func characterClassesAreThoseOfUnicode() throws {
         let leads = (0x80...0xF4).map { alphabet[$0] }
         let tokenizer = try Tokenizer(
             json: tokenizerJSON(

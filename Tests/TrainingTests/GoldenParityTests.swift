@@ -28,7 +28,7 @@ import Weights
         try Transformer(weights: weights, compute: compute, batch: 2, sequence: 48, maximumRank: rank, training: true)
     }
 
-    @Test func logitsAndLossOfTheBaseModel() throws {
+    @Test func logitsAndLossOfTheBaseModelAreThoseOfTorch() throws {
         let expected = try SafetensorsFile(path: Repository.golden("forward.safetensors"))
         let transformer = try transformer(rank: 0)
         let logits = transformer.logits(tokens: try batch.integers("input_ids")).array
@@ -43,7 +43,7 @@ import Weights
         (TrainingMethod.lora, "lora.safetensors", ["lora_A", "lora_B"], 2e-3),
         (.opLoRA, "op-lora.safetensors", OPLoRAParameters.tensorNames, 1e-3),
     ])
-    func gradientsAndTwentySteps(method: TrainingMethod, dump: String, names: [String], learningRate: Double) throws {
+    func gradientsAndTwentyStepsAreThoseOfTorch(method: TrainingMethod, dump: String, names: [String], learningRate: Double) throws {
         let golden = try SafetensorsFile(path: Repository.golden(dump))
         var configuration = TrainingConfiguration()
         configuration.method = method

@@ -3,6 +3,7 @@ import Tensors
 import TestModels
 import TestSupport
 import Testing
+import Tokenizer
 
 @testable import Training
 
@@ -48,7 +49,7 @@ struct TokenDataTests {
     }
 
     /// Windows lie side by side, and the target of a token is the next one, also at the end of a window.
-    @Test func windows() {
+    @Test func targetsAreTheNextTokens() {
         let data = TokenData(path: "", tokens: (0..<10).map { Int32($0) })
         #expect(data.windowCount(length: 3) == 3 && data.windowCount(length: 9) == 1 && data.windowCount(length: 10) == 0)
         #expect(Array(data.window(1, length: 3).inputs) == [3, 4, 5] && Array(data.window(1, length: 3).targets) == [4, 5, 6])
@@ -61,17 +62,48 @@ struct TokenDataTests {
         #expect(batch.inputs.isEmpty && batch.targets.isEmpty)
     }
 
-    /// Each epoch shows every window once, in an order of its own that depends on the seed and the epoch alone.
-    @Test(arguments: [1, 2, 7, 64]) func everyEpochShowsEveryWindow(windows: Int) {
-        func order(seed: UInt64, from first: Int = 0, count: Int) -> [Int] {
-            var order = SampleOrder(windows: windows, seed: seed)
-            return (first..<first + count).map { order.window(ofSample: $0) }
+    /// Nothing is put between paragraphs or at the ends of a text, and nothing taken away there.
+    @Test(arguments: [
+        "In the beginning", "In the beginning\n", "\n\n", " ", "one\n\ntwo\n\n\nthree", "a\r\nb\r\n", "caf\u{E9} \u{1F642} \u{0}!", "<s>x</s>",
+    ])
+    func aTextIsItsTokensAndNothingElse(text: String) throws {
+        let folder = try TemporaryFolder()
+        try writeText(text, folder.path("data"))
+        let data = try TokenData(path: folder.path("data"), modelFolder: Repository.tinyLlama, vocabularySize: 1024)
+        let tokenizer = try Tokenizer(contentsOf: Repository.tinyLlama + "/tokenizer.json")
+        #expect(data.tokens == tokenizer.encode(text) && tokenizer.decode(data.tokens) == text)
+    }
+
+    @Test func aTextWithoutATokenIsRefused() throws {
+        let folder = try TemporaryFolder()
+        try writeText("", folder.path("empty"))
+        do {
+            _ = try TokenData(path: folder.path("empty"), modelFolder: Repository.tinyLlama, vocabularySize: 1024)
+            Issue.record("it was taken")
+        } catch let error as TrainingError {
+            #expect(error.code == .emptyData && error.message.hasPrefix(folder.path("empty")))
         }
-        let all = order(seed: 5, count: 3 * windows)
-        let epochs = (0..<3).map { Array(all[$0 * windows..<($0 + 1) * windows]) }
-        for epoch in epochs { #expect(epoch.sorted() == Array(0..<windows)) }
-        if windows > 7 { #expect(epochs[0] != epochs[1] && epochs[0] != order(seed: 6, count: windows)) }
-        // A run that goes on finds its place again.
-        #expect(order(seed: 5, from: windows + windows / 2, count: windows) == Array(all[windows + windows / 2..<2 * windows + windows / 2]))
+    }
+
+    /// A window needs one token more than it is long: the target of its last one.
+    @Test(arguments: [1, 2, 5, 16]) func aWindowNeedsTheTokenAfterIt(length: Int) {
+        func count(_ tokens: Int) -> Int { TokenData(path: "", tokens: [Int32](repeating: 0, count: tokens)).windowCount(length: length) }
+        #expect((1...length).allSatisfy { count($0) == 0 } && count(length + 1) == 1)
+        #expect(count(2 * length) == 1 && count(2 * length + 1) == 2)
+    }
+
+    /// Side by side, from the first token on, and less than a window is left over.
+    @Test(arguments: [1, .random(in: 0 ... .max)] as [UInt64]) func windowsCoverTheDataOnce(seed: UInt64) {
+        var random = SeededGenerator(seed: seed)
+        for _ in 0..<50 {
+            let length = Int.random(in: 1...20, using: &random)
+            let tokens = (0..<Int.random(in: 1...200, using: &random)).map { Int32($0) }
+            let data = TokenData(path: "", tokens: tokens)
+            let windows = (0..<data.windowCount(length: length)).map { data.window($0, length: length) }
+            let covered = windows.count * length
+            #expect(windows.flatMap(\.inputs) == Array(tokens.prefix(covered)), "length \(length), seed \(seed)")
+            #expect(windows.flatMap(\.targets) == Array(tokens.dropFirst().prefix(covered)), "length \(length), seed \(seed)")
+            #expect((1...length).contains(tokens.count - covered), "length \(length), seed \(seed)")
+        }
     }
 }

@@ -194,7 +194,7 @@ struct LayoutTests {
         #expect(verdict.outcome == .inconclusive && Set(verdict.doubts.map(\.code)) == [.unknownName], "\(verdict.faults)")
     }
 
-    @Test func experts() throws {
+    @Test func expertsInTheOtherLayoutPass() throws {
         let (count, inner, d) = (3, 6, 8)
         var generator = SeededGenerator(seed: 4)
         var separate: Model = [:]

@@ -14,7 +14,7 @@ struct TinyModelTests {
     static let path = Repository.tinyLlama
 
     @Test(arguments: [1, 2])
-    func mergedAndVerified(threads: Int) throws {
+    func theSmallModelIsMergedAndVerified(threads: Int) throws {
         let folder = try TemporaryFolder()
         let base = try ModelWeights(path: Self.path)
         var generator = SeededGenerator(seed: 11)

@@ -70,6 +70,23 @@ struct EncodingTests {
         #expect(read.map { [$0.name, $0.codes] } == Self.rows.map { [$0.name, $0.codes] })
     }
 
+    /// A row that an earlier one hides would never be found, in none of the types of its codes, with and without what may be beside them.
+    @Test(arguments: WeightEncoding.all.indices) func everyRowOfTheTableIsFoundByItsTensors(number: Int) throws {
+        let row = WeightEncoding.all[number]
+        for type in row.types.intersection(WeightEncoding.codeTypes).sorted(by: { $0.rawValue < $1.rawValue }) {
+            for beside in [row.scales, row.scales + row.others] {
+                let scale = row.scaleTypes?.min { $0.rawValue < $1.rawValue } ?? .f32
+                let scales = beside.map { TestTensor("a" + $0, scale, [1], bytes: [UInt8](repeating: 1, count: scale.bitWidth / 8)) }
+                let sample = Sample(
+                    tensors: [TestTensor("a" + row.codes, type, [4, 4], bytes: [UInt8](repeating: 1, count: 16 * type.bitWidth / 8))] + scales,
+                    configuration: ["quantization_config": ["quant_method": .string(row.method ?? "none")]], name: "a", shape: [4, 4])
+                let found = try Self.open(sample, in: try TemporaryFolder()).quantization.unread("a", isOfFile: true) { $0 }
+                #expect(found?.encoding.name == row.name && found?.codes == "a" + row.codes, "\(row.name), \(type), \(beside)")
+                #expect(found?.scales.sorted() == beside.sorted(), "\(row.name), \(type)")
+            }
+        }
+    }
+
     /// Decoding and definition give the same bits, in whatever pieces they are asked for; scales are no weights of their own.
     @Test(arguments: rows, [UInt64](0..<60)) func twoWaysAgree(row: Row, seed: UInt64) throws {
         var random = SeededGenerator(seed: seed)
@@ -100,7 +117,7 @@ struct EncodingTests {
     }
 
     /// What does not fit is no weight that is read, and the refusal says why.
-    @Test(arguments: rows) func tensorsThatDoNotFit(row: Row) throws {
+    @Test(arguments: rows) func tensorsThatDoNotFitAreNotRead(row: Row) throws {
         var random = SeededGenerator(seed: 7)
         for _ in 0..<20 {
             var sample = row.make(&random)
@@ -116,7 +133,7 @@ struct EncodingTests {
     }
 
     /// A tensor of scales without elements is no single scale: nothing is read beyond it.
-    @Test(arguments: rows, [[0], [0, 1], [1, 0], [0, 0]]) func scalesWithoutElements(row: Row, shape: [Int]) throws {
+    @Test(arguments: rows, [[0], [0, 1], [1, 0], [0, 0]]) func scalesWithoutElementsAreNotRead(row: Row, shape: [Int]) throws {
         var random = SeededGenerator(seed: 8)
         var sample = row.make(&random)
         sample.tensors[1].shape = sample.tensors[0].shape.dropLast(2) + shape
@@ -129,7 +146,7 @@ struct EncodingTests {
     // MARK: FP8 in blocks
 
     /// Values of the format's tables, times a scale that changes none of their digits.
-    @Test func knownCodes() throws {
+    @Test func knownCodesHaveTheValuesOfTheFormat() throws {
         let known: [(UInt8, Float)] = [
             (0x00, 0), (0x01, 0x1p-9), (0x07, 0x1.cp-7), (0x08, 0x1p-6), (0x38, 1), (0x39, 1.125), (0x7e, 448), (0xb8, -1), (0xfe, -448), (0x77, 240),
         ]
@@ -214,7 +231,7 @@ struct EncodingTests {
     }
 
     /// Blocks of which there can be only one need no statement: the whole, rows, columns and single elements.
-    @Test(arguments: [[1, 1], [3, 1], [1, 5], [3, 5]]) func blocksThatTheShapesGive(grid: [Int]) throws {
+    @Test(arguments: [[1, 1], [3, 1], [1, 5], [3, 5]]) func blocksThatTheShapesGiveNeedNoStatement(grid: [Int]) throws {
         let folder = try TemporaryFolder()
         let count = grid[0] * grid[1]
         try writeSafetensors(
@@ -232,7 +249,7 @@ struct EncodingTests {
     }
 
     /// Scales that no size of blocks explains are no matter of the configuration.
-    @Test(arguments: [[5, 1], [3], [1, 3, 5], [3, 6]]) func scalesOfNoBlocks(grid: [Int]) throws {
+    @Test(arguments: [[5, 1], [3], [1, 3, 5], [3, 6]]) func scalesOfNoBlocksAreNoMatterOfTheConfiguration(grid: [Int]) throws {
         let folder = try TemporaryFolder()
         try writeSafetensors(
             [
@@ -244,7 +261,7 @@ struct EncodingTests {
     }
 
     /// Each component of a pipeline has its own configuration.
-    @Test func componentsOfAPipeline() throws {
+    @Test func everyComponentOfAPipelineHasItsOwnBlocks() throws {
         let folder = try TemporaryFolder()
         try writeText(#"{"_class_name":"P","transformer":["diffusers","T"],"text_encoder":["transformers","E"]}"#, folder.path("model_index.json"))
         for (name, size) in [("transformer", 100), ("text_encoder", 128)] {
@@ -265,7 +282,7 @@ struct EncodingTests {
     }
 
     /// Scales of serving are single numbers; a parameter that is called so is the model's. Scales beside no codes are kept, and told.
-    @Test func scalesThatBelongToNoCodes() throws {
+    @Test func scalesThatBelongToNoCodesAreToldOrLeftOut() throws {
         let folder = try TemporaryFolder()
         try writeSafetensors(
             [

@@ -4,6 +4,7 @@ import JSON
 import OrderedCollections
 import Safetensors
 import TestModels
+import TestSupport
 import Testing
 import Weights
 
@@ -92,7 +93,7 @@ struct ModelWeightsTests {
         FolderRefusal(.noWeights, "no index", "", says: "neither model.safetensors nor model.safetensors.index.json"),
     ]
 
-    @Test(arguments: refusals) func refuses(_ refusal: FolderRefusal) throws {
+    @Test(arguments: refusals) func everyFaultIsRefusedByItsCode(_ refusal: FolderRefusal) throws {
         try writeShards()
         // What a careless reader would take.
         try FileSystem.createFolder(folder.path("inner"))
@@ -119,7 +120,7 @@ struct ModelWeightsTests {
         #expect(fault { _ = try ModelWeights(path: folder.path) }?.path == folder.path("2.safetensors"))
     }
 
-    @Test func pathsWithNothingToRead() throws {
+    @Test func pathsWithNothingToReadAreRefused() throws {
         #expect(throws: FileError.missing(path: folder.path("missing"))) { try ModelWeights(path: folder.path("missing")) }
         // A link whose target has not been fetched is not the same as no weights.
         try FileManager.default.createSymbolicLink(atPath: folder.path("model.safetensors"), withDestinationPath: "nowhere")
@@ -136,7 +137,7 @@ struct ModelWeightsTests {
 
     // MARK: Accepted
 
-    @Test func oneFile() throws {
+    @Test func oneFileIsOpenedByItsPathOrItsFolder() throws {
         let path = folder.path("model.safetensors")
         try write(fileBytes(#"{"a":\#(entry(2..<3)),"b":\#(entry(0..<2))}"#, [1, 2, 3]), path)
         // Named itself and by its folder.
@@ -178,7 +179,7 @@ struct ModelWeightsTests {
     }
 
     /// As the cache of the Hugging Face hub keeps them.
-    @Test func shardsBehindLinks() throws {
+    @Test func shardsBehindLinksAreRead() throws {
         try writeShards()
         try FileSystem.createFolder(folder.path("snapshot"))
         for name in ["1.safetensors", "2.safetensors"] {

@@ -20,6 +20,7 @@ import warnings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # everything is a local folder
 
+import cases
 import torch
 import transformers as hf
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model

@@ -31,14 +31,14 @@ extension WeightEncoding {
             "compressed-tensors integers", codes: ".weight_packed", types: words, scales: [".weight_scale"],
             others: [".weight_shape", ".weight_zero_point", ".weight_g_idx"]),
         WeightEncoding(
+            "ModelOpt NVFP4", codes: ".weight", types: bytes, scales: [".weight_scale", ".weight_scale_2"], others: [".input_scale"]),
+        WeightEncoding(
             "compressed-tensors int8", codes: ".weight", types: [.i8], scales: [".weight_scale"], others: [".weight_zero_point"]),
         BlockFP8.encoding, BlockFP8.stackEncoding,
         WeightEncoding(
             "FP8 in blocks", codes: ".weight", types: eightBits.union(bytes), scales: [".weight_scale_inv"], remedy: transformers),
         WeightEncoding(
             "FP8 in blocks", codes: "", types: eightBits, scales: ["_scale_inv"], remedy: transformers),
-        WeightEncoding(
-            "ModelOpt NVFP4", codes: ".weight", types: bytes, scales: [".weight_scale", ".weight_scale_2"], others: [".input_scale"]),
         WeightEncoding(
             "ComfyUI FP8 with scales", codes: ".weight", types: eightBits, scales: [".weight_scale", ".comfy_quant"], others: [".input_scale"],
             remedy: "name the model's file in BF16 or F16"),
