@@ -68,7 +68,9 @@ let package = Package(
         module("Methods", ["Weights", "Safetensors", "Kernels", "FileIO", "Tensors"]),
         module("LanguageModel", ["Families", "Kernels", "Weights", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("Tokenizer", ["JSON", "FileIO", orderedCollections]),
-        module("Adapters", ["Families", "Methods", "Weights", "Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
+        module(
+            "Adapters",
+            ["Families", "Methods", "Weights", "Safetensors", "GGUF", "Kernels", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("Packing", ["NativeCheckpoint", "Weights", "Safetensors", "JSON", "FileIO", "Tensors", orderedCollections]),
         module("NativeCheckpoint", ["Kernels", "CKernels", "CZlib", "JSON", "FileIO", "Tensors", "Hashing", orderedCollections]),
         module("GGUF", ["FileIO", "Tensors", orderedCollections]),
@@ -110,7 +112,8 @@ let package = Package(
         tests(
             "AdaptersTests",
             [
-                "TestModels", "TestSupport", "Methods", "Adapters", "Verification", "Weights", "GGUF", "Safetensors", "Kernels", "CKernels", "JSON", "FileIO",
+                "TestModels", "TestSupport", "Methods", "Adapters", "Verification", "Weights", "GGUF", "Safetensors", "Kernels", "CKernels", "JSON",
+                "FileIO",
                 "Tensors",
                 "Hashing",
                 orderedCollections,
@@ -118,7 +121,8 @@ let package = Package(
         tests(
             "VerificationTests",
             [
-                "TestModels", "TestSupport", "Verification", "Methods", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors", "Hashing",
+                "TestModels", "TestSupport", "Verification", "Methods", "Adapters", "Weights", "Safetensors", "Kernels", "JSON", "FileIO", "Tensors",
+                "Hashing",
                 orderedCollections,
             ]),
         tests(

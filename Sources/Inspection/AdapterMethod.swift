@@ -38,7 +38,9 @@ package struct AdapterMethod {
 
     /// The method of a tensor by the components of its name; `nil` where none is known.
     private static func method(of words: [Substring]) -> String? {
-        if let last = words.last, let method = UpdateMethods.all.first(where: { ($0.parts + $0.sharedParts).contains(String(last)) }) { return method.name }
+        if let last = words.last, let method = UpdateMethods.all.first(where: { ($0.parts + $0.sharedParts).contains(String(last)) }) {
+            return method.name
+        }
         if let marker = markers.first(where: { marker in words.contains { $0.hasPrefix(marker.prefix) } }) { return marker.method }
         guard let last = words.last else { return nil }
         if differenceEndings.contains(last) { return "full differences" }

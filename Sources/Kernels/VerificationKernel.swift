@@ -78,7 +78,8 @@ public enum VerificationKernel {
                 }
                 if let magnitude {
                     for row in 0..<count {
-                        workspace.factors[row] = scale(row: first + row, at: row * stride, width: width, magnitude, firstRow: updates[0].firstRow, &workspace)
+                        workspace.factors[row] = scale(
+                            row: first + row, at: row * stride, width: width, magnitude, firstRow: updates[0].firstRow, &workspace)
                     }
                 }
                 judge(shape, rows: first..<first + count, column: column, width: width, updates, &workspace, &tally)
@@ -191,7 +192,8 @@ public enum VerificationKernel {
             widen(merged, to, start, rows: 1, columns, columns, stride, into: &workspace.merged, path)
             evaluateRow(row, columns, magnitude, firstRow: firstRow, &workspace, evaluate)
             call(
-                shape, rows: row..<row + 1, at: 0, column: 0, width: columns, one.span, workspace.bound.span, scale: 0, roundings: adapters, workspace,
+                shape, rows: row..<row + 1, at: 0, column: 0, width: columns, one.span, workspace.bound.span, scale: 0, roundings: adapters,
+                workspace,
                 &tally)
         }
     }

@@ -54,7 +54,10 @@ struct TrainingConfigurationTests {
         let inside: [Value]
         let outside: [Value]
 
-        init(_ setting: TrainingConfiguration.Setting, _ field: any WritableKeyPath<TrainingConfiguration, Value> & Sendable, inside: [Value], outside: [Value]) {
+        init(
+            _ setting: TrainingConfiguration.Setting, _ field: any WritableKeyPath<TrainingConfiguration, Value> & Sendable, inside: [Value],
+            outside: [Value]
+        ) {
             (self.setting, self.field, self.inside, self.outside) = (setting, field, inside, outside)
         }
 

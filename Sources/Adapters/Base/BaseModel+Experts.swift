@@ -1,6 +1,6 @@
 internal import Families
-internal import Methods
 internal import JSON
+internal import Methods
 internal import OrderedCollections
 internal import Safetensors
 internal import Tensors

@@ -45,7 +45,9 @@ extension BaseModel {
                     )
                 }
                 named.append(
-                    own.changing { ($0.component, $0.path, $0.updates, $0.isInterleaved) = (component, path, [part.lowRank.map { LoRA($0) } ?? part], false) })
+                    own.changing {
+                        ($0.component, $0.path, $0.updates, $0.isInterleaved) = (component, path, [part.lowRank.map { LoRA($0) } ?? part], false)
+                    })
             }
         }
         // PEFT stores what an adapted embedding has itself beside the update.

@@ -123,14 +123,16 @@ public enum Kohya {
             }
             let own = try parts.alpha.map { alpha throws(AdapterError) in try scalar(alpha, in: file) }
             // Without a rank LyCORIS takes the scale one, whatever the alpha is.
-            let (alpha, scale) = try update.rank.map { rank throws(AdapterError) in
-                try alphas.alpha(own: own, rank: rank, component: component, module: name)
-            } ?? (1, 1)
+            let (alpha, scale) =
+                try update.rank.map { rank throws(AdapterError) in
+                    try alphas.alpha(own: own, rank: rank, component: component, module: name)
+                } ?? (1, 1)
             return AdapterModule(
                 component: component, path: path, kind: .linear, updates: [update], alpha: alpha, scale: scale,
                 magnitude: try parts.doraScale.map { scale throws(AdapterError) in
                     // The inputs of a convolution are not told from the positions of its kernel.
-                    let inputs = update.mayBeOfConvolution ? scale.shape.dropFirst().first.flatMap { $0 > 0 && update.inputs % $0 == 0 ? $0 : nil } : nil
+                    let inputs =
+                        update.mayBeOfConvolution ? scale.shape.dropFirst().first.flatMap { $0 > 0 && update.inputs % $0 == 0 ? $0 : nil } : nil
                     return try magnitude(scale, outputs: update.outputs, inputs: inputs ?? update.inputs, in: file)
                 })
         }

@@ -23,10 +23,25 @@ public struct LoKr: UpdateMethod {
         case whole(FactorMatrix)
         case product(LowRankFactors)
 
-        var rows: Int { switch self { case .whole(let matrix): matrix.rows case .product(let factors): factors.b.rows } }
-        var columns: Int { switch self { case .whole(let matrix): matrix.columns case .product(let factors): factors.a.columns } }
+        var rows: Int {
+            switch self {
+            case .whole(let matrix): matrix.rows
+            case .product(let factors): factors.b.rows
+            }
+        }
+        var columns: Int {
+            switch self {
+            case .whole(let matrix): matrix.columns
+            case .product(let factors): factors.a.columns
+            }
+        }
         var rank: Int? { if case .product(let factors) = self { factors.rank } else { nil } }
-        var isZero: Bool { switch self { case .whole(let matrix): matrix.isZero case .product(let factors): factors.a.isZero || factors.b.isZero } }
+        var isZero: Bool {
+            switch self {
+            case .whole(let matrix): matrix.isZero
+            case .product(let factors): factors.a.isZero || factors.b.isZero
+            }
+        }
         var transposed: Factor {
             switch self {
             case .whole(let matrix): .whole(matrix.transposed)
@@ -105,8 +120,18 @@ extension LoKr: EvaluatedUpdate {
             }
         }
 
-        var rows: Int { switch self { case .whole(_, let rows, _): rows case .product(let factors): factors.outputs } }
-        var columns: Int { switch self { case .whole(_, _, let columns): columns case .product(let factors): factors.inputs } }
+        var rows: Int {
+            switch self {
+            case .whole(_, let rows, _): rows
+            case .product(let factors): factors.outputs
+            }
+        }
+        var columns: Int {
+            switch self {
+            case .whole(_, _, let columns): columns
+            case .product(let factors): factors.inputs
+            }
+        }
 
         subscript(_ row: Int) -> ArraySlice<Double> {
             switch self {

@@ -49,7 +49,8 @@ public struct AdaptedWeights {
                 )
             }
             let isPlain =
-                tensor.isOfBase && tensor.rows.isEmpty && active.allSatisfy { $0.magnitude == nil && $0.lowRank != nil && $0.rows == 0..<(tensor.shape.first ?? 0) }
+                tensor.isOfBase && tensor.rows.isEmpty
+                && active.allSatisfy { $0.magnitude == nil && $0.lowRank != nil && $0.rows == 0..<(tensor.shape.first ?? 0) }
             if isPlain, linear.contains(tensor.name) {
                 beside[tensor.name] = Self.sum(active)
             } else {
