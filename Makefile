@@ -46,6 +46,7 @@ bench: build
 lint:
 	swift format lint --strict --recursive $(swift_sources)
 	scripts/lint-messages.py
+	scripts/lint-checks.sh
 
 format:
 	swift format --in-place --recursive $(swift_sources)

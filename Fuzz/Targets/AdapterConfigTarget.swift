@@ -11,7 +11,7 @@ func fuzzAdapterConfig(_ bytes: [UInt8]) {
     require(configuration.rank > 0, "a rank of \(configuration.rank) was accepted")
     for module in modules {
         require(configuration.rank(of: module) > 0, "\(module) has a rank of \(configuration.rank(of: module))")
-        let alpha = configuration.alpha(of: module)
+        let alpha = configuration.alpha(of: module, rank: configuration.rank)
         require(alpha.isFinite, "\(module) has an alpha of \(alpha)")
         for (pattern, _) in configuration.rankPattern where pattern.key == module.text || pattern.key == module.lastComponent {
             require(pattern.matches(module), "\(pattern.key) does not match \(module)")

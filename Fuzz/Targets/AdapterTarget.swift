@@ -1,6 +1,7 @@
 import Adapters
 import FileIO
 import JSON
+import Methods
 import OrderedCollections
 import Safetensors
 import Tensors
@@ -68,7 +69,7 @@ private let isBaseWritten: Bool = {
 func fuzzAdapter(_ bytes: [UInt8]) {
     guard isBaseWritten, let first = bytes.first, let (adapter, tensors) = adapter(kind: Int(first) % 4, Array(bytes.dropFirst())) else { return }
     for module in adapter.modules {
-        require(module.rank > 0 && module.scale.isFinite, "\(module.label) has rank \(module.rank) and scale \(module.scale)")
+        require((module.rank > 0 || !module.isLowRank) && module.scale.isFinite, "\(module.label) has rank \(module.rank) and scale \(module.scale)")
     }
     if let tensors { requireUse(of: tensors, in: adapter) }
     requireReadingBack(adapter)
@@ -124,10 +125,10 @@ private func entries(_ text: ArraySlice<UInt8>) -> [SafetensorsWriter.Entry]? {
 private func requireUse(of tensors: [SafetensorsWriter.Entry], in adapter: Adapter) {
     var used: [String: Int] = [:]
     // VeRA's frozen matrices are many modules'.
-    guard !adapter.modules.contains(where: \.sharesInputs) else { return }
+    guard !adapter.modules.contains(where: \.takesInputsOfWeight) else { return }
     for module in adapter.modules {
-        let matrices = [module.loraA, module.loraB] + [module.magnitude?.values, module.bias].compactMap { $0 }
-        for matrix in matrices { used[matrix.name, default: 0] += 1 }
+        // The experts of a stack are parts of the same tensors.
+        for name in Set(module.matrices.map(\.name)) { used[name, default: 0] += 1 }
     }
     for replacement in adapter.replacements { used[replacement.values.name, default: 0] += 1 }
     for tensor in tensors { require(used[tensor.name] == 1, "\(tensor.name) is used \(used[tensor.name] ?? 0) times") }

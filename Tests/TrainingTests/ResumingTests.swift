@@ -78,9 +78,9 @@ struct ResumingTests {
     @Test func otherDataIsRefused() throws {
         #expect(try fault { $0.dataFingerprint = "d1" }?.code == .otherData)
         let other = try fault { $0.evaluationFingerprint = "e1" }
-        #expect(other?.code == .otherData && other?.message.contains("than --eval-data") == true)
+        #expect(other?.code == .otherEvaluationData && other?.message.contains("other held-out data") == true)
         let none = try fault { $0.evaluationFingerprint = nil }
-        #expect(none?.code == .otherData && none?.message.contains("give the same --eval-data") == true)
+        #expect(none?.code == .otherEvaluationData && none?.message.contains("none is given") == true)
     }
 
     @Test func aRunMayBeginToMeasure() throws {
@@ -115,7 +115,7 @@ struct ResumingTests {
         #expect(try fault(warmup: 0, done: 0, asked: 20) == nil && fault(warmup: 0, done: 1, asked: 20) == nil)
         // The second step is where they part.
         let parted = try fault(warmup: 0, done: 2, asked: 20)
-        #expect(parted?.code == .invalidOption && parted?.message.contains("in step 2, which is done") == true, "\(String(describing: parted))")
+        #expect(parted?.code == .otherSteps && parted?.message.contains("in step 2, which is done") == true, "\(String(describing: parted))")
         // A warm-up of five steps for nine and for ten.
         #expect(try fault(warmup: 0.5, done: 5, asked: 9) == nil && fault(warmup: 0.5, done: 6, asked: 9) == nil)
         #expect(try fault(warmup: 0.5, done: 7, asked: 9) != nil && fault(warmup: 0.5, done: 5, asked: 12) != nil)

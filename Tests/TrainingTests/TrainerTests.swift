@@ -211,15 +211,14 @@ struct TrainerTests {
         #expect(throws: (any Error).self) { try readAll(folder.path("run.opck")) }
     }
 
-    @Test func tooLittleDataIsRefusedByItsOption() throws {
+    @Test func tooLittleDataIsRefusedByItsKind() throws {
         try writeIDs(Array(ids.prefix(8)), "held")
         let heldOut = #expect(throws: TrainingError.self) { try trainer(Self.configuration, heldOut: "held") }
-        #expect(heldOut?.code == .emptyData && heldOut?.message.contains("8 tokens are not enough") == true)
-        #expect(heldOut?.message.contains("--eval-data") == true)
+        #expect(heldOut?.code == .tooLittleEvaluationData && heldOut?.message.contains("8 tokens are not enough") == true)
         var configuration = Self.configuration
         configuration.sequenceLength = 95
         let data = #expect(throws: TrainingError.self) { try trainer(configuration) }
-        #expect(data?.code == .emptyData && data?.message.contains("more text with --data") == true)
+        #expect(data?.code == .tooLittleData && data?.message.contains("tokens are not enough") == true)
         configuration.sequenceLength = 94
         #expect(throws: Never.self) { try trainer(configuration) }
     }

@@ -47,6 +47,10 @@ extension BaseModel {
                 named.append(
                     own.changing {
                         ($0.component, $0.path, $0.updates, $0.isInterleaved) = (component, path, [part.lowRank.map { LoRA($0) } ?? part], false)
+                        // The tensors of some methods do not tell a convolution, and its weight does.
+                        if !$0.isLowRank, let shape = source(of: place.tensor)?.shape, shape.count > 2 {
+                            ($0.kind, $0.kernel) = (.convolution, Array(shape.dropFirst(2)))
+                        }
                     })
             }
         }

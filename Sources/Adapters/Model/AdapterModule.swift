@@ -44,7 +44,7 @@ public struct AdapterModule: Sendable {
     public var parameterCount: Int { matrices.reduce(0) { $0 + $1.rows * $1.columns } }
 
     /// Everything that the adapter stores for it.
-    var matrices: [FactorMatrix] { updates.flatMap(\.matrices) + [magnitude?.values, bias].compactMap(\.self) }
+    public var matrices: [FactorMatrix] { updates.flatMap(\.matrices) + [magnitude?.values, bias].compactMap(\.self) }
 
     /// - Precondition: there are updates.
     public init(
