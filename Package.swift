@@ -176,7 +176,8 @@ if Context.environment["OPLORA_FUZZ"] != nil {
         .executableTarget(
             name: "Fuzz",
             dependencies: [
-                "Adapters", "Methods", "Verification", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "CKernels", "CZlib", "JSON", "Hashing",
+                "Adapters", "Methods", "Verification", "Tokenizer", "NativeCheckpoint", "Weights", "Safetensors", "CKernels", "CZlib", "JSON",
+                "Hashing",
                 "FileIO",
                 "Tensors",
                 orderedCollections,
