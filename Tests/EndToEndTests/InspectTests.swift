@@ -264,8 +264,9 @@ extension InspectTests {
             "DoRA", peft + "lora_A.weight", peft + "lora_B.weight", peft + "lora_magnitude_vector",
             configuration: #"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "use_dora": true}"#),
         Method(
-            "LoHa", peft + "hada_w1_a", peft + "hada_w1_b", peft + "hada_w2_a", peft + "hada_w2_b", configuration: #"{"peft_type": "LOHA", "r": 1}"#),
-        Method("LoKr", peft + "lokr_w1", peft + "lokr_w2_a", peft + "lokr_w2_b", configuration: #"{"peft_type": "LOKR", "r": 1}"#),
+            "LoHa", peft + "hada_w1_a", peft + "hada_w1_b", peft + "hada_w2_a", peft + "hada_w2_b",
+            configuration: #"{"peft_type": "LOHA", "r": 1, "alpha": 1}"#),
+        Method("LoKr", peft + "lokr_w1", peft + "lokr_w2_a", peft + "lokr_w2_b", configuration: #"{"peft_type": "LOKR", "r": 1, "alpha": 1}"#),
         Method("OFT", peft + "oft_R.weight", configuration: #"{"peft_type": "OFT", "r": 1}"#),
         Method("IA³", peft + "ia3_l", configuration: #"{"peft_type": "IA3"}"#),
         Method("VB-LoRA", peft + "vblora_logits_A", configuration: #"{"peft_type": "VBLORA"}"#),
