@@ -33,7 +33,8 @@ struct ResizeCommand: ParsableCommand {
         let model = try base.map { try BaseModel(path: $0) }
         let given = try reading.readUnweighted([adapter], naming: model)[0]
         let (resized, modules) = try given.resized(to: choice, dtype: dtype.dtype)
-        let isSame = modules.allSatisfy { $0.rank == $0.rankBefore }
+        // Of another method than LoRA a LoRA was made, of whatever rank.
+        let isSame = given.modules.allSatisfy(\.isLowRank) && modules.allSatisfy { $0.rank == $0.rankBefore }
         Terminal.show(
             modules, notes: given.remarks + (isSame ? ["no module has a lower rank than before"] : []) + (try written.write(resized, base: model)),
             schema: "oplora.resize/1", to: written.out, output: output)

@@ -1,6 +1,6 @@
 internal import Tensors
 
-extension LowRankFactors {
+extension FactorMatrix {
     /// The most elements that a factor with a core in it may have; half a gigabyte.
     private static let maximumCount = 1 << 26
 

@@ -166,10 +166,10 @@ struct UpdateMethodTests {
     }
 
     @Test(arguments: samples.indices)
-    func boundOfTheVerifierHoldsForSumsInBinary32(index: Int) throws {
+    func boundOfTheVerifierCoversFactorsThatAreAllOneRoundingOff(index: Int) throws {
         let (sample, seed) = (Self.samples[index], UInt64.random(in: 0...UInt64.max))
         let (update, values) = try Self.make(sample, seed: seed)
-        // Every factor one unit off in binary32 moves the result as the roundings of a chain in binary32 do, or more.
+        // As if each number had been rounded to binary32 once more, all upwards.
         let shifted = values.mapValues { $0.map { $0 * (1 + 0x1p-24) } }
         for row in 0..<sample.outputs {
             let zeros = [Double](repeating: 0, count: sample.inputs)

@@ -284,6 +284,31 @@ struct LayoutTests {
         for (name, values) in wanted { #expect(again[name]?.numbers == values.numbers, "\(name)") }
     }
 
+    /// A method whose updates are no products of two factors is cut into query, key and value, and its halves are exchanged, row by row.
+    @Test(arguments: ["LoHa", "LoKr"]) func otherMethodsAreMergedIntoBothLayouts(method: String) throws {
+        var generator = SeededGenerator(seed: 11)
+        let tensors = Self.authorsModules.flatMap { name, shape in
+            let stem = "lora_unet_" + name.replacing(".", with: "_")
+            let parts: [(String, [Int])] =
+                method == "LoHa"
+                ? [("hada_w1_a", [shape[0], 2]), ("hada_w1_b", [2, shape[1]]), ("hada_w2_a", [shape[0], 3]), ("hada_w2_b", [3, shape[1]])]
+                : [("lokr_w1", [4, 2]), ("lokr_w2_a", [shape[0] / 4, 2]), ("lokr_w2_b", [2, shape[1] / 2])]
+            return parts.map { TestTensor("\(stem).\($0)", .f32, $1, values: generator.values($1[0] * $1[1], spread: 1)) }
+        }
+        let path = folder.path("other.safetensors")
+        try writeSafetensors(tensors, to: path)
+        let (own, adapter) = (authors(), try Adapter.read(path: path))
+        let (base, other) = (try write(own, "base"), try write(diffusers(own), "base-diffusers", className: "FluxTransformer2DModel"))
+        let right = try merged(base, adapter)
+        #expect(right["double_blocks.0.img_attn.qkv.weight"]?.numbers != own["double_blocks.0.img_attn.qkv.weight"]?.numbers)
+        let (found, wanted) = (try merged(other, adapter), try diffusers(right))
+        for (name, values) in wanted { #expect(found[name]?.numbers == values.numbers, "\(name)") }
+        for (base, result) in [(base, right), (other, wanted), (base, wanted), (other, right)] {
+            let verdict = try verify(base, adapter, try write(result, "result"))
+            #expect(verdict.passes && verdict.modules.count == 6, "\(base): \(verdict.diagnosis) \(verdict.faults) \(verdict.doubts)")
+        }
+    }
+
     // MARK: extract
 
     @Test func theSameIsExtractedFromEveryPairOfLayouts() throws {

@@ -156,7 +156,7 @@ public enum Kohya {
             }
             kernel = Array(mid.shape.dropFirst(2))
             do throws(UpdateFault) {
-                a = try LowRankFactors.composed(core: FactorMatrix(mid, in: file), inner: a)
+                a = try FactorMatrix.composed(core: FactorMatrix(mid, in: file), inner: a)
             } catch {
                 throw AdapterError(error, path: file.path)
             }

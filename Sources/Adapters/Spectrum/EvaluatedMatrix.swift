@@ -1,6 +1,6 @@
 internal import Methods
 
-/// s·ΔW of an update that is evaluated by its method.
+/// ΔW, without the scale, of an update that is evaluated by its method.
 struct EvaluatedMatrix: StreamedMatrix {
     let rows: Int
     let columns: Int

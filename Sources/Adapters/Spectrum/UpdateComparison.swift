@@ -49,13 +49,17 @@ public struct UpdateComparison: Sendable {
                 reshaped.append((name, shape, otherShape))
                 continue
             }
-            guard let relative = try? Self.relative(module, other) else {
+            guard (module.updates + other.updates).allSatisfy(\.isSum) else {
                 throw AdapterError(
                     .unsupportedFeature, path: first.path, subject: name,
                     "what one of the methods, \(module.methodName) and \(other.methodName), does to a weight depends on the weight; merge both adapters and compare the models"
                 )
             }
-            entries.append(Entry(name: name, ranks: [module.rank, other.rank], relative: relative))
+            do throws(UpdateFault) {
+                entries.append(Entry(name: name, ranks: [module.rank, other.rank], relative: try Self.relative(module, other)))
+            } catch {
+                throw AdapterError(error, path: first.path)
+            }
             entries += Self.entry("\(name) (magnitude)", module.magnitude?.values, other.magnitude?.values)
             entries += Self.entry(
                 "\(name) (bias)", module.bias?.scaled(rows: [module.scale]), other.bias?.scaled(rows: [other.scale]))
@@ -151,9 +155,10 @@ public struct UpdateComparison: Sendable {
 extension UpdateMethod {
     /// Rows of scale·ΔW by their numbers.
     ///
-    /// - Throws: `UpdateFault` where there is no ΔW without a W.
+    /// - Precondition: it is a sum with W.
+    /// - Throws: `UpdateFault.notFinite`.
     fileprivate func streamed(scale: Double) throws(UpdateFault) -> (_ row: Int) -> [Double] {
-        guard isSum else { throw UpdateFault(.shape, Self.name, "it is no sum") }
+        precondition(isSum)
         let columns = inputs
         switch form {
         case .lowRank(let factors):

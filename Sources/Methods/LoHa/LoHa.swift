@@ -40,7 +40,7 @@ public struct LoHa: UpdateMethod {
     private static func factors(_ number: String, of parts: UpdateParts) throws(UpdateFault) -> LowRankFactors {
         let (a, b) = (try parts.required("hada_w\(number)_a"), try parts.required("hada_w\(number)_b"))
         guard let core = parts["hada_t\(number)"] else { return try LowRankFactors(left: a, right: b) }
-        return try LowRankFactors(left: a.transposed, right: try LowRankFactors.composed(core: core, inner: b))
+        return try LowRankFactors(left: a.transposed, right: try FactorMatrix.composed(core: core, inner: b))
     }
 
     public var outputs: Int { first.b.rows }
@@ -51,17 +51,6 @@ public struct LoHa: UpdateMethod {
     public var isZero: Bool { [first, second].contains { $0.a.isZero || $0.b.isZero } }
     public var mayBeOfConvolution: Bool { isOfKernel }
     public var form: UpdateForm { .evaluated(self) }
-}
-
-extension LowRankFactors {
-    /// - Throws: `UpdateFault.shape` for matrices that cannot be multiplied.
-    init(left: FactorMatrix, right: FactorMatrix) throws(UpdateFault) {
-        guard left.columns == right.rows, left.rows > 0, left.columns > 0, right.columns > 0 else {
-            throw UpdateFault(
-                .shape, left.name, "\(describe(shape: left.shape)) and \(right.name) \(describe(shape: right.shape)) cannot be multiplied")
-        }
-        self.init(a: right, b: left)
-    }
 }
 
 /// y = W + (s·(acc₁·acc₂)), each operation rounded to binary64; acc₁ and acc₂ are the sums of the products over the rank in ascending

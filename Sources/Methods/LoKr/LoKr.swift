@@ -86,7 +86,7 @@ public struct LoKr: UpdateMethod {
         }
         let (a, b) = (try parts.required(products[0]), try parts.required(products[1]))
         guard let core = parts[products[2]] else { return .product(try LowRankFactors(left: a, right: b)) }
-        return .product(try LowRankFactors(left: a.transposed, right: try LowRankFactors.composed(core: core, inner: b)))
+        return .product(try LowRankFactors(left: a.transposed, right: try FactorMatrix.composed(core: core, inner: b)))
     }
 
     public var outputs: Int { first.rows * second.rows }

@@ -1,3 +1,5 @@
+internal import Tensors
+
 /// W + s·B·A.
 ///
 /// Source: Hu et al. 2021, section 4.1.
@@ -43,6 +45,18 @@ public struct LowRankFactors: Sendable {
     public init(a: FactorMatrix, b: FactorMatrix) {
         precondition(a.rows == b.columns)
         (self.a, self.b) = (a, b)
+    }
+
+    /// - Throws: `UpdateFault.shape` for tensors that are no matrices, or cannot be multiplied.
+    init(left: FactorMatrix, right: FactorMatrix) throws(UpdateFault) {
+        guard left.tensorShape.count >= 2, right.tensorShape.count >= 2, left.columns == right.rows, left.rows > 0, left.columns > 0,
+            right.columns > 0
+        else {
+            throw UpdateFault(
+                .shape, left.name,
+                "\(describe(shape: left.tensorShape)) and \(right.name) \(describe(shape: right.tensorShape)) cannot be multiplied")
+        }
+        self.init(a: right, b: left)
     }
 
     public var rank: Int { a.rows }

@@ -44,7 +44,8 @@ public struct VeRA: UpdateMethod {
     ///   - b: [1, outputs].
     public init(d: FactorMatrix, b: FactorMatrix, sharedA: FactorMatrix, sharedB: FactorMatrix, module: String) throws(UpdateFault) {
         let (rank, outputs) = (sharedA.rows, b.columns)
-        guard d.rows == 1, b.rows == 1, d.columns == rank, sharedB.columns == rank, outputs <= sharedB.rows, rank > 0, sharedA.columns > 0,
+        guard sharedA.tensorShape.count == 2, sharedB.tensorShape.count == 2, d.rows == 1, b.rows == 1, d.columns == rank, sharedB.columns == rank,
+            outputs <= sharedB.rows, rank > 0, sharedA.columns > 0,
             outputs > 0
         else {
             throw UpdateFault(
