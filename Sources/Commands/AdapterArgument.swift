@@ -59,6 +59,6 @@ extension CollapsedRun {
         }
         let configuration = checkpoint.subject.configuration
         return CollapseVerifier.verify(
-            run: try verifierModules(), alpha: configuration.alpha, isRankStabilised: configuration.rankStabilized, adapter: adapter)
+            run: try verifierModules(), alpha: configuration.alpha, isRankStabilized: configuration.rankStabilized, adapter: adapter)
     }
 }

@@ -22,6 +22,9 @@ package struct AdapterMethod {
         }
     }
 
+    /// Whether adapters of a method, as `name` says it, are read here.
+    static func isRead(_ name: String) -> Bool { name.contains("DoRA") || UpdateMethods.all.contains { name.contains($0.name) } }
+
     /// The methods of tensors, as their names tell; `nil` where one is of no adapter.
     private static func methods(_ tensors: some Sequence<String>) -> [String]? {
         var found: [String] = []

@@ -58,9 +58,9 @@ package final class InspectedFile {
                 } catch let error as AdapterError where error.isOfWhatIsNotSupported {
                     remarks.append("cannot be merged here: " + describe(error))
                 } catch let error as AdapterError where error.code == .missingFile || error.code == .unknownDialect {
-                    // A file without the configuration of a LoRA need not be one.
-                    let isLoRA = method?.contains("LoRA") == true || method?.contains("DoRA") == true
-                    remarks.append("cannot be merged here: " + (isLoRA ? describe(error) : "the method is not one that is read"))
+                    // A file without the configuration of an adapter need not be one.
+                    let isRead = AdapterMethod.isRead(method ?? "")
+                    remarks.append("cannot be merged here: " + (isRead ? describe(error) : "the method is not one that is read"))
                 }
             }
         } else if !status.isFolder, CheckpointFile.claims(path) {

@@ -107,8 +107,8 @@ public enum CollapseVerifier {
     /// significant bits adds 2⁻ᵖ of the magnitude, or half the least step of the type.
     ///
     /// - Parameters:
-    ///   - alpha: of the run; the scale must be alpha/rank, or alpha/√rank if `isRankStabilised`.
-    public static func verify(run: some Sequence<RunModule>, alpha: Double, isRankStabilised: Bool = false, adapter: Adapter) -> CollapseVerdict {
+    ///   - alpha: of the run; the scale must be alpha/rank, or alpha/√rank if `isRankStabilized`.
+    public static func verify(run: some Sequence<RunModule>, alpha: Double, isRankStabilized: Bool = false, adapter: Adapter) -> CollapseVerdict {
         var faults: [Fault] = []
         var modules: [CollapseVerdict.Module] = []
         var rest = Dictionary(uniqueKeysWithValues: adapter.modules.map { ($0.path, $0) })
@@ -117,7 +117,7 @@ public enum CollapseVerifier {
                 faults.append(Fault(.missingModule, source.path.text, "the run trained it and the adapter does not hold it"))
                 continue
             }
-            let expectedScale = isRankStabilised ? alpha / Double(source.rank).squareRoot() : alpha / Double(source.rank)
+            let expectedScale = isRankStabilized ? alpha / Double(source.rank).squareRoot() : alpha / Double(source.rank)
             if module.scale != expectedScale {
                 faults.append(Fault(.scaleDiffers, source.path.text, "its scale is \(module.scale) and the run's \(expectedScale)"))
             }

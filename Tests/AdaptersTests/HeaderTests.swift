@@ -69,6 +69,16 @@ struct HeaderTests {
         }
     }
 
+    /// LyCORIS takes the scale one where both matrices are whole.
+    @Test func whereNoTensorHasARankNoAlphaIsDividedByOne() throws {
+        let tensors = [tensor("lora_unet_a.lokr_w1", [2, 2]), tensor("lora_unet_a.lokr_w2", [3, 3]), tensor("lora_unet_a.alpha", [], 7)]
+        #expect(try read(tensors).modules[0].scale == 1)
+        for alpha in [AlphaChoice.rank, .number(7), .number(1)] {
+            let error = #expect(throws: AdapterError.self) { try read(tensors, alpha: alpha) }
+            #expect(error?.code == .invalidScale && error?.message.contains("none of its tensors has a rank") == true)
+        }
+    }
+
     @Test func aGivenAlphaDoesNotContradictTheFile() throws {
         let tensors = pair("transformer.a") + [tensor("transformer.a.alpha", [], 2)]
         #expect(try read(tensors, alpha: .number(2)).modules[0].scale == 0.5)

@@ -284,6 +284,16 @@ extension InspectTests {
         Method("VeRA", peft + "vera_lambda_b", peft + "vera_lambda_d"),
     ]
 
+    @Test func whyAMethodThatIsReadCannotBeReadIsSaid() throws {
+        let space = try Workspace()
+        let tensors = ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"].map { TestTensor(Self.peft + $0, .f32, [1, 1], values: [1]) }
+        try writeSafetensors(tensors, to: space.path("adapter_model.safetensors"))
+        let text = try space.succeed(["inspect", space.path("adapter_model.safetensors")]).output
+        #expect(
+            text.contains("method: LoHa") && text.contains("cannot be merged here") && !text.contains("the method is not one that is read"), "\(text)"
+        )
+    }
+
     /// What an adapter does is said whether it can be merged or not.
     @Test(arguments: methods) func theMethodOfAnAdapterIsSaid(_ method: Method) throws {
         let space = try Workspace()

@@ -13,8 +13,14 @@ public enum AlphaChoice: Sendable, Equatable {
 
     var number: Double? { if case .number(let value) = self { value } else { nil } }
 
-    /// - Throws: `AdapterError.invalidScale` where the file gives a module another alpha.
-    func check(_ own: Double, rank: Int, module: String, path: String) throws(AdapterError) {
+    /// - Throws: `AdapterError.invalidScale` where the file gives a module another alpha, or a module has no rank to divide one by.
+    func check(_ own: Double, rank: Int?, module: String, path: String) throws(AdapterError) {
+        guard let rank else {
+            guard self != .ofFile else { return }
+            throw AdapterError(
+                .invalidScale, path: path, subject: module, "none of its tensors has a rank, and an alpha that is asked for would be divided by one",
+                cause: .hasOwnAlpha)
+        }
         guard let wanted = self == .rank ? Double(rank) : number, wanted != own else { return }
         throw AdapterError(
             .invalidScale, path: path, subject: module,
@@ -45,7 +51,7 @@ struct FileAlphas {
     private struct Stated {
         let field: String
         let alpha: Double
-        let isRankStabilised: Bool
+        let isRankStabilized: Bool
     }
 
     private static let fields = ["lora_alpha", "network_alpha", "alpha"]
@@ -61,12 +67,12 @@ struct FileAlphas {
         }
         if let given = choice == .rank ? Double(rank) : choice.number {
             // The header is read by some programs and not by others, so that somebody must be able to say what counts.
-            if let stated = try? stated(component), stated.alpha != given || stated.isRankStabilised { overruled = stated.field }
+            if let stated = try? stated(component), stated.alpha != given || stated.isRankStabilized { overruled = stated.field }
             return (given, given / Double(rank))
         }
         if let stated = try stated(component) {
             taken[stated.field, default: (stated.alpha, 0)].count += 1
-            return (stated.alpha, stated.alpha / (stated.isRankStabilised ? Double(rank).squareRoot() : Double(rank)))
+            return (stated.alpha, stated.alpha / (stated.isRankStabilized ? Double(rank).squareRoot() : Double(rank)))
         }
         try refuseUnsettled(rank: rank)
         guard !mustBeGiven else {
@@ -89,14 +95,14 @@ struct FileAlphas {
                     .unsupportedFeature, path: path, subject: field.0 + "alpha_pattern", "alphas by pattern in the header are not supported")
             }
             let isStabilised = ["true", "1"].contains(metadata[field.0 + "use_rslora"]?.lowercased() ?? "")
-            found.append(Stated(field: name, alpha: alpha, isRankStabilised: isStabilised))
+            found.append(Stated(field: name, alpha: alpha, isRankStabilized: isStabilised))
         }
         // finetrainers writes its configuration as one object.
         if let text = metadata["lora_config"], let object = try? JSONValue(parsing: Array(text.utf8)), let alpha = object["lora_alpha"]?.doubleValue {
-            found.append(Stated(field: "lora_config", alpha: alpha, isRankStabilised: object["use_rslora"]?.boolValue == true))
+            found.append(Stated(field: "lora_config", alpha: alpha, isRankStabilized: object["use_rslora"]?.boolValue == true))
         }
         guard let first = found.first else { return nil }
-        if let other = found.first(where: { $0.alpha != first.alpha || $0.isRankStabilised != first.isRankStabilised }) {
+        if let other = found.first(where: { $0.alpha != first.alpha || $0.isRankStabilized != first.isRankStabilized }) {
             throw AdapterError(
                 .invalidScale, path: path, subject: other.field,
                 "the header says \(first.field) \(first.alpha.plain) and \(other.field) \(other.alpha.plain)", cause: .hasSeveralAlphas)

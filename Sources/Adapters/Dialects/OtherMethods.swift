@@ -20,7 +20,7 @@ enum OtherMethods {
         if let claim = UpdateMethods.claim(name) {
             return AdapterError(
                 .unsupportedFeature, path: path, subject: name,
-                "it is of \(claim.method.name), which is read in PEFT's layout and in kohya's, and not with names like this one")
+                "it is of \(claim.method.name), which is read from folders of PEFT and from files of kohya's layout, and this is neither")
         }
         let components = name.split(separator: ".")
         if let last = components.last, differences.contains(last) {

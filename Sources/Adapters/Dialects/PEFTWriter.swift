@@ -63,7 +63,7 @@ extension PEFT {
         private(set) var tensors: [OutputTensor] = []
         private let modules: [AdapterModule]
         private let alphas: [Double]
-        private let isRankStabilised: Bool
+        private let isRankStabilized: Bool
         private let usesMagnitudes: Bool
         private let hasFactorBias: Bool
         private let saved: [String]
@@ -100,10 +100,10 @@ extension PEFT {
                     "PEFT takes this name for the experts' in models of this family, and reaches the layer only as a parameter, which has no \(module.magnitude == nil ? "bias" : "magnitude (DoRA)"); write another layout"
                 )
             }
-            isRankStabilised =
+            isRankStabilized =
                 modules.allSatisfy { $0.scale == $0.alpha / Double($0.rank).squareRoot() }
                 && modules.contains { $0.scale != $0.alpha / Double($0.rank) }
-            alphas = isRankStabilised ? modules.map(\.alpha) : modules.map(\.plainAlpha)
+            alphas = isRankStabilized ? modules.map(\.alpha) : modules.map(\.plainAlpha)
             usesMagnitudes = modules.contains { $0.magnitude != nil }
             hasFactorBias = modules.contains { $0.bias != nil }
             if let (module, alpha) = zip(modules, alphas).first(where: { !$1.isFinite }) {
@@ -298,7 +298,7 @@ extension PEFT {
                 "use_bdlora": .null,
                 "use_dora": .bool(usesMagnitudes),
                 "use_qalora": false,
-                "use_rslora": .bool(isRankStabilised),
+                "use_rslora": .bool(isRankStabilized),
                 "velora_config": .null,
             ]
         }

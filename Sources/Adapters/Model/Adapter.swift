@@ -121,7 +121,7 @@ public struct Adapter: Sendable {
             throw AdapterError(nature.isMissing ? .missingFile : .unknownDialect, path: path, nature.explanation)
         }
         if adapter.dialect != .opLoRA {
-            for module in adapter.modules { try alpha.check(module.alpha, rank: module.rank, module: module.label.text, path: path) }
+            for module in adapter.modules { try alpha.check(module.alpha, rank: module.update.rank, module: module.label.text, path: path) }
         }
         guard let twice = firstTwice(adapter.modules) else { return adapter }
         throw AdapterError(.unexpectedTensor, path: path, subject: twice.label.text, "the adapter has two updates of the same parameter")
